@@ -1,0 +1,173 @@
+package sallyport
+
+import (
+	"fmt"
+	"net/http"
+	"path"
+	"slices"
+	"strings"
+	"sync"
+)
+
+// Gate enforces a rule in front of a handler: it authenticates the request,
+// decides, and hands on a request whose context holds the Principal.
+type Gate interface {
+	Require(Rule) func(http.Handler) http.Handler
+}
+
+// Route is one registered route.
+type Route struct {
+	Method string `json:"method"` // "*" if the pattern names none
+	Path   string `json:"path"`   // with the host, if the pattern names one
+	Rule   Rule   `json:"rule"`
+}
+
+// Mux routes requests as http.ServeMux does, with one difference: a route
+// cannot be registered without a Rule, and the rule is what is enforced. There
+// is no way to add a bare handler. Unknown paths and methods are answered with
+// problem details.
+type Mux struct {
+	gate    Gate
+	mux     *http.ServeMux
+	entries []entry
+	mounted bool
+}
+
+type entry struct {
+	route   Route
+	handler http.Handler // behind its gate
+}
+
+// NewMux returns an empty Mux whose rules g enforces.
+func NewMux(g Gate) *Mux {
+	if g == nil {
+		panic("sallyport: NewMux needs a Gate")
+	}
+	return &Mux{gate: g, mux: http.NewServeMux()}
+}
+
+// Handle registers a handler under a pattern of http.ServeMux and a rule. Like
+// ServeMux it panics on a mistake that the programmer must mend: no rule, an
+// invalid rule, an invalid or conflicting pattern.
+func (m *Mux) Handle(pattern string, rule Rule, h http.Handler) {
+	if err := rule.Check(); err != nil {
+		panic(fmt.Sprintf("sallyport: route %q: %v", pattern, err))
+	}
+	if h == nil {
+		panic(fmt.Sprintf("sallyport: route %q: nil handler", pattern))
+	}
+	method, p := splitPattern(pattern)
+	m.add(entry{Route{method, p, rule}, m.gate.Require(rule)(h)})
+}
+
+// HandleFunc is Handle for a function.
+func (m *Mux) HandleFunc(pattern string, rule Rule, f func(http.ResponseWriter, *http.Request)) {
+	m.Handle(pattern, rule, http.HandlerFunc(f))
+}
+
+// Mount adds every route of sub under a prefix ("/" for none). It takes a Mux
+// and nothing else, so that what is mounted has rules too. Afterwards sub is
+// closed: registering on it panics instead of being forgotten.
+func (m *Mux) Mount(prefix string, sub *Mux) {
+	if !strings.HasPrefix(prefix, "/") || path.Clean(prefix) != prefix && prefix != "/" {
+		panic(fmt.Sprintf("sallyport: mount prefix %q: must begin with / and be clean", prefix))
+	}
+	sub.mounted = true
+	for _, e := range sub.entries {
+		if prefix != "/" {
+			if !strings.HasPrefix(e.route.Path, "/") {
+				panic(fmt.Sprintf("sallyport: route %q names a host and cannot be mounted under %q", e.route.Path, prefix))
+			}
+			e.route.Path = prefix + e.route.Path
+		}
+		m.add(e)
+	}
+}
+
+func (m *Mux) add(e entry) {
+	if m.mounted {
+		panic(fmt.Sprintf("sallyport: route %q: this Mux has been mounted and is closed", e.route.Path))
+	}
+	pattern := e.route.Path
+	if e.route.Method != "*" {
+		pattern = e.route.Method + " " + pattern
+	}
+	h := e.handler
+	m.mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+		h.ServeHTTP(w.(*missWriter).release(), r)
+	})
+	m.entries = append(m.entries, e)
+}
+
+// Routes returns every route in order of path and method.
+func (m *Mux) Routes() []Route {
+	out := make([]Route, len(m.entries))
+	for i, e := range m.entries {
+		out[i] = e.route
+	}
+	slices.SortFunc(out, func(a, b Route) int {
+		if c := strings.Compare(a.Path, b.Path); c != 0 {
+			return c
+		}
+		return strings.Compare(a.Method, b.Method)
+	})
+	return out
+}
+
+// ServeHTTP routes the request.
+func (m *Mux) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	mw := missWriters.Get().(*missWriter)
+	mw.ResponseWriter = w
+	m.mux.ServeHTTP(mw, r)
+	if mw.ResponseWriter != nil { // no route of ours ran
+		mw.release()
+	}
+}
+
+// missWriter stands between ServeMux and the client only for ServeMux's own
+// answers (404, 405, redirects to the clean path): a registered handler takes
+// the real writer out before it runs.
+type missWriter struct {
+	http.ResponseWriter
+	replaced bool
+}
+
+var missWriters = sync.Pool{New: func() any { return new(missWriter) }}
+
+func (w *missWriter) release() http.ResponseWriter {
+	inner := w.ResponseWriter
+	w.ResponseWriter, w.replaced = nil, false
+	missWriters.Put(w)
+	return inner
+}
+
+func (w *missWriter) WriteHeader(status int) {
+	var e *Error
+	switch status {
+	case http.StatusNotFound:
+		e = &Error{Status: status, Code: "not_found", Message: "There is nothing at this path. The list of operations is at /openapi.json."}
+	case http.StatusMethodNotAllowed:
+		e = &Error{Status: status, Code: "method_not_allowed", Message: "This path does not accept this method. The Allow header lists those that it does."}
+	case http.StatusBadRequest:
+		e = &Error{Status: status, Code: "bad_request", Message: "The request target is not valid."}
+	default:
+		w.ResponseWriter.WriteHeader(status)
+		return
+	}
+	w.replaced = true
+	WriteError(w.ResponseWriter, e)
+}
+
+func (w *missWriter) Write(b []byte) (int, error) {
+	if w.replaced {
+		return len(b), nil
+	}
+	return w.ResponseWriter.Write(b)
+}
+
+func splitPattern(pattern string) (method, rest string) {
+	if i := strings.IndexAny(pattern, " \t"); i >= 0 {
+		return pattern[:i], strings.TrimLeft(pattern[i:], " \t")
+	}
+	return "*", pattern
+}

@@ -1,0 +1,171 @@
+package sallyport
+
+import (
+	"iter"
+	"log/slog"
+	"maps"
+	"slices"
+	"time"
+)
+
+// Kind is a kind of credential: how a caller proved who it is.
+type Kind string
+
+// The kinds of credential a principal may have come with.
+const (
+	KindNone   Kind = ""       // anonymous
+	KindBearer Kind = "bearer" // an access token (RFC 6750)
+)
+
+// Set is an immutable set of names. Its zero value is empty.
+type Set struct{ m map[string]struct{} }
+
+// NewSet returns the set of the given names.
+func NewSet(names ...string) Set {
+	if len(names) == 0 {
+		return Set{}
+	}
+	m := make(map[string]struct{}, len(names))
+	for _, n := range names {
+		m[n] = struct{}{}
+	}
+	return Set{m}
+}
+
+// Has reports whether name is in the set. Names match exactly: no wildcards,
+// no folding of case.
+func (s Set) Has(name string) bool { _, ok := s.m[name]; return ok }
+
+// Len returns the number of names.
+func (s Set) Len() int { return len(s.m) }
+
+// All yields the names in no particular order.
+func (s Set) All() iter.Seq[string] { return maps.Keys(s.m) }
+
+// Names returns the names in sorted order, never nil.
+func (s Set) Names() []string {
+	out := slices.AppendSeq(make([]string, 0, len(s.m)), maps.Keys(s.m))
+	slices.Sort(out)
+	return out
+}
+
+// Claims is what one verified credential says. It is made by the first door
+// (package authn), only after verification, and is never changed afterwards.
+type Claims struct {
+	Subject string // id of the account or machine client
+	Session string // id of the session, if the credential belongs to one
+	Client  string // OAuth client the credential was issued to, if any
+	Kind    Kind
+
+	// Scoped tells whether the credential was limited to Scopes when it was
+	// issued. An unscoped credential may do what its subject may do.
+	Scoped bool
+	Scopes Set
+
+	MFA      bool      // a second factor was used in this session
+	AuthTime time.Time // when the person last proved who they are (OpenID Connect auth_time)
+	Expires  time.Time
+}
+
+// Grants is what a subject may do: its roles and permissions, with those that
+// come through roles resolved. It is immutable and shared between requests.
+type Grants struct {
+	everything  bool
+	roles       Set
+	permissions Set
+}
+
+// NewGrants returns grants of exactly these roles and permissions.
+func NewGrants(roles, permissions []string) *Grants {
+	return &Grants{roles: NewSet(roles...), permissions: NewSet(permissions...)}
+}
+
+// NewAdminGrants returns grants that include every permission there is or will
+// be, and these roles.
+func NewAdminGrants(roles, permissions []string) *Grants {
+	g := NewGrants(roles, permissions)
+	g.everything = true
+	return g
+}
+
+// Everything reports whether every permission is held.
+func (g *Grants) Everything() bool { return g != nil && g.everything }
+
+// Roles returns the roles held, directly or through other roles.
+func (g *Grants) Roles() Set {
+	if g == nil {
+		return Set{}
+	}
+	return g.roles
+}
+
+// Permissions returns the named permissions held. With Everything it is not
+// the whole truth: ask Holds.
+func (g *Grants) Permissions() Set {
+	if g == nil {
+		return Set{}
+	}
+	return g.permissions
+}
+
+// Holds reports whether the permission is held.
+func (g *Grants) Holds(permission string) bool {
+	return g != nil && (g.everything || g.permissions.Has(permission))
+}
+
+// Principal is who is calling: the claims of one verified credential and the
+// current grants of its subject. It is a value, opaque and immutable; the zero
+// Principal is anonymous and may do nothing that is not public.
+type Principal struct {
+	claims Claims
+	grants *Grants
+}
+
+// NewPrincipal returns the principal of a verified credential. Only code that
+// has verified c may call it: the first door, and tests.
+func NewPrincipal(c Claims, g *Grants) Principal { return Principal{claims: c, grants: g} }
+
+// Anonymous reports whether nobody was authenticated.
+func (p Principal) Anonymous() bool { return p.claims.Subject == "" }
+
+// ID returns the subject's id, or "" for an anonymous principal.
+func (p Principal) ID() string { return p.claims.Subject }
+
+// SessionID returns the id of the session the credential belongs to, or "".
+func (p Principal) SessionID() string { return p.claims.Session }
+
+// Kind returns the kind of credential.
+func (p Principal) Kind() Kind { return p.claims.Kind }
+
+// Claims returns what the credential said.
+func (p Principal) Claims() Claims { return p.claims }
+
+// Grants returns the subject's grants; nil for an anonymous principal. They
+// are not limited by the credential's scope: use Can and HasRole to decide.
+func (p Principal) Grants() *Grants { return p.grants }
+
+// Can reports whether the principal may use a permission with this credential:
+// the subject holds it, and the credential's scope, if it has one, lists it.
+func (p *Principal) Can(permission string) bool {
+	return p.grants.Holds(permission) && (!p.claims.Scoped || p.claims.Scopes.Has(permission))
+}
+
+// HasRole reports whether the principal has a role with this credential. A
+// scoped credential has a role only if it was granted the scope "role:NAME".
+func (p *Principal) HasRole(name string) bool {
+	return p.grants.Roles().Has(name) && (!p.claims.Scoped || p.claims.Scopes.Has(roleScope(name)))
+}
+
+func roleScope(name string) string { return "role:" + name }
+
+// LogValue implements slog.LogValuer: identity only.
+func (p Principal) LogValue() slog.Value {
+	if p.Anonymous() {
+		return slog.StringValue("anonymous")
+	}
+	return slog.GroupValue(
+		slog.String("id", p.claims.Subject),
+		slog.String("session", p.claims.Session),
+		slog.String("kind", string(p.claims.Kind)),
+	)
+}
