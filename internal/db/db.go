@@ -1,0 +1,226 @@
+// Package db is the one way to the database: a handle with transactions,
+// reads, and migrations, over one SQL text for SQLite and PostgreSQL.
+//
+// It decides how work becomes transactions: on SQLite one writer groups
+// concurrent transactions into one durable commit; on PostgreSQL each runs
+// serializable and is retried. It stores nothing of its own but the schema
+// version, and it never builds SQL: statements are compile-time constants.
+//
+// The text both databases accept: TEXT, BIGINT, BOOLEAN and BYTEA columns; $1
+// placeholders; ON CONFLICT, RETURNING, row-value comparison. Times are Unix
+// microseconds (see Micros), ids lower-case text. Uniqueness is ON CONFLICT DO
+// NOTHING and zero rows.
+package db
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+)
+
+// query is unexported so that other packages can only pass constants.
+type query string
+
+// Dialect tells the two databases apart in the few spots where they differ.
+type Dialect string
+
+// The databases.
+const (
+	SQLite   Dialect = "sqlite"
+	Postgres Dialect = "postgres"
+)
+
+// Error is a failure of the database, not of the caller's request: callers
+// over HTTP answer 503.
+type Error struct {
+	Op  string
+	Err error
+}
+
+func (e *Error) Error() string { return "database: " + e.Op + ": " + e.Err.Error() }
+func (e *Error) Unwrap() error { return e.Err }
+
+// ErrClosed is returned after Close.
+var ErrClosed = errors.New("the database handle is closed")
+
+func wrap(op string, err error) error {
+	if err == nil {
+		return nil
+	}
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	return &Error{op, err}
+}
+
+// DB is an open database. Package store/sqlite and store/postgres open it.
+type DB struct {
+	dialect Dialect
+	name    string
+	dir     string
+	readers *sql.DB
+	write   func(context.Context, func(*Tx) error) error
+	close   func() error
+	stmts   *stmtCache // nil: the driver caches statements itself
+	migrate migrator
+}
+
+// Dialect returns which database it is.
+func (d *DB) Dialect() Dialect { return d.dialect }
+
+// Name returns what to call the database in messages: a path, or a URL without
+// its password.
+func (d *DB) Name() string { return d.name }
+
+// Dir returns the folder of a SQLite file, "" for PostgreSQL.
+func (d *DB) Dir() string { return d.dir }
+
+// Close waits for the transactions that have begun and closes the database.
+func (d *DB) Close() error { return d.close() }
+
+// Write runs fn in a transaction and returns when its outcome is known and
+// durable.
+//
+// The contract: fn may run more than once, so it does no hashing, no I/O and
+// keeps no state from an earlier run; it sees a serializable database; the
+// first SQL error sticks, and the transaction is then rolled back whatever fn
+// returns; an error or panic of fn undoes its work alone. ctx is checked before
+// fn runs and not afterwards: a write that has begun is awaited, because a
+// committed write must be reported as such.
+func (d *DB) Write(ctx context.Context, fn func(*Tx) error) error {
+	return d.write(ctx, fn)
+}
+
+// View returns a Reader whose statements each see the latest committed state.
+func (d *DB) View(ctx context.Context) View { return View{d, ctx} }
+
+// Ping reports whether the database answers.
+func (d *DB) Ping(ctx context.Context) error {
+	var one int
+	_, err := d.View(ctx).Row("SELECT 1", nil, &one)
+	return err
+}
+
+// Reader reads: a Tx inside a transaction, a View outside.
+type Reader interface {
+	// Row scans the first row into dst and reports whether there was one.
+	Row(q query, args []any, dst ...any) (bool, error)
+	// Rows calls each for every row, in order. An error of each ends it.
+	Rows(q query, args []any, each func(scan func(dst ...any) error) error) error
+}
+
+// Scan is what Rows hands to its callback.
+type Scan = func(dst ...any) error
+
+// View reads outside a transaction.
+type View struct {
+	d   *DB
+	ctx context.Context
+}
+
+var (
+	_ Reader = View{}
+	_ Reader = (*Tx)(nil)
+)
+
+// query runs a read. SQLite's are local and short, and a cancellable context
+// would cost a goroutine each: there the context is only checked first.
+func (v View) query(q query, args []any) (*sql.Rows, error) {
+	if err := v.ctx.Err(); err != nil {
+		return nil, err
+	}
+	if v.d.stmts == nil {
+		return v.d.readers.QueryContext(v.ctx, string(q), args...)
+	}
+	s, err := v.d.stmts.get(q)
+	if err != nil {
+		return nil, err
+	}
+	return s.Query(args...)
+}
+
+// Row implements Reader.
+func (v View) Row(q query, args []any, dst ...any) (bool, error) {
+	rows, err := v.query(q, args)
+	if err != nil {
+		return false, wrap("read", err)
+	}
+	ok, err := first(rows, dst)
+	return ok, wrap("read", err)
+}
+
+// Rows implements Reader.
+func (v View) Rows(q query, args []any, each func(Scan) error) error {
+	rows, err := v.query(q, args)
+	if err != nil {
+		return wrap("read", err)
+	}
+	return all(rows, each, func(err error) error { return wrap("read", err) })
+}
+
+func first(rows *sql.Rows, dst []any) (bool, error) {
+	ok := rows.Next()
+	if ok {
+		if err := rows.Scan(dst...); err != nil {
+			rows.Close()
+			return false, err
+		}
+	}
+	return ok, errors.Join(rows.Err(), rows.Close())
+}
+
+// all tells the callback's errors from the database's: only the latter go
+// through dbErr.
+func all(rows *sql.Rows, each func(Scan) error, dbErr func(error) error) error {
+	for rows.Next() {
+		if err := each(rows.Scan); err != nil {
+			rows.Close()
+			return err
+		}
+	}
+	return dbErr(errors.Join(rows.Err(), rows.Close()))
+}
+
+// stmtCache prepares each constant once per connection; database/sql does the
+// second half.
+type stmtCache struct {
+	db *sql.DB
+	m  sync.Map // query → *sql.Stmt
+}
+
+func (c *stmtCache) get(q query) (*sql.Stmt, error) {
+	if s, ok := c.m.Load(q); ok {
+		return s.(*sql.Stmt), nil
+	}
+	s, err := c.db.Prepare(string(q))
+	if err != nil {
+		return nil, err
+	}
+	if old, loaded := c.m.LoadOrStore(q, s); loaded {
+		s.Close()
+		return old.(*sql.Stmt), nil
+	}
+	return s, nil
+}
+
+// Micros returns t as the database stores it.
+func Micros(t time.Time) int64 { return t.UnixMicro() }
+
+// Time returns a stored time, in UTC.
+func Time(micros int64) time.Time { return time.UnixMicro(micros).UTC() }
+
+// OpenError says why a database could not be opened and what to do. Nothing
+// was changed.
+type OpenError struct {
+	What        string // which database
+	Why         string
+	Fix         string
+	Unreachable bool // it may be there later; otherwise the configuration is wrong
+	Err         error
+}
+
+func (e *OpenError) Error() string { return fmt.Sprintf("%s: %s. %s", e.What, e.Why, e.Fix) }
+func (e *OpenError) Unwrap() error { return e.Err }

@@ -1,0 +1,74 @@
+package db
+
+import (
+	"context"
+	"database/sql"
+	"math/rand/v2"
+	"time"
+)
+
+// Retries of a serializable transaction: PostgreSQL refuses one of two that
+// would not have been possible one after the other, and says "again".
+const (
+	maxAttempts = 30
+	maxBackoff  = 50 * time.Millisecond
+	// writeLimit bounds one attempt of a transaction; its statements are few
+	// and short, so this is only reached when the server hangs.
+	writeLimit = 15 * time.Second
+)
+
+// NewPooled returns a DB over a pool of PostgreSQL connections. retry tells
+// the errors after which a transaction that was rolled back may run again.
+func NewPooled(name string, pool *sql.DB, retry func(error) bool, m Migrations) *DB {
+	p := &pooled{pool, retry}
+	return &DB{
+		dialect: Postgres, name: name, readers: pool,
+		write: p.write, close: pool.Close, migrate: migrator{m},
+	}
+}
+
+type pooled struct {
+	pool  *sql.DB
+	retry func(error) bool
+}
+
+func (p *pooled) write(ctx context.Context, fn func(*Tx) error) error {
+	for attempt := 1; ; attempt++ {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		err := p.once(ctx, fn)
+		if err == nil || attempt == maxAttempts || !p.retry(err) {
+			return err
+		}
+		backoff := min(time.Millisecond<<min(attempt, 10), maxBackoff)
+		time.Sleep(rand.N(backoff) + time.Millisecond/2)
+	}
+}
+
+func (p *pooled) once(ctx context.Context, fn func(*Tx) error) error {
+	// The caller's cancellation ends the wait for a connection, nothing later.
+	conn, err := p.pool.Conn(ctx)
+	if err != nil {
+		return wrap("connect", err)
+	}
+	defer conn.Close()
+	bound, cancel := context.WithTimeout(context.WithoutCancel(ctx), writeLimit)
+	defer cancel()
+	tx, err := conn.BeginTx(bound, &sql.TxOptions{Isolation: sql.LevelSerializable})
+	if err != nil {
+		return &Error{"begin", err}
+	}
+	err, panicked := (&Tx{c: tx}).run(fn)
+	if err != nil {
+		_ = tx.Rollback()
+		if panicked != nil {
+			panic(panicked)
+		}
+		return err
+	}
+	if err := tx.Commit(); err != nil {
+		return &Error{"commit", err}
+	}
+	return nil
+}

@@ -1,0 +1,113 @@
+package db
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+)
+
+// Tx is a transaction. Its methods take no context on purpose: see DB.Write.
+type Tx struct {
+	c     txConn
+	stmts map[query]*sql.Stmt // of SQLite's one writer; nil elsewhere
+	err   error               // the first SQL error sticks
+}
+
+type txConn interface {
+	ExecContext(context.Context, string, ...any) (sql.Result, error)
+	QueryContext(context.Context, string, ...any) (*sql.Rows, error)
+	PrepareContext(context.Context, string) (*sql.Stmt, error)
+}
+
+func (t *Tx) stmt(q query) (*sql.Stmt, error) {
+	s := t.stmts[q]
+	if s == nil {
+		var err error
+		if s, err = t.c.PrepareContext(context.Background(), string(q)); err != nil {
+			return nil, err
+		}
+		t.stmts[q] = s
+	}
+	return s, nil
+}
+
+func (t *Tx) fail(err error) error {
+	if err != nil && t.err == nil {
+		t.err = &Error{"transaction", err}
+	}
+	return t.err
+}
+
+// Exec runs a statement and returns how many rows it changed.
+func (t *Tx) Exec(q query, args ...any) (int64, error) {
+	if t.err != nil {
+		return 0, t.err
+	}
+	var res sql.Result
+	var err error
+	if t.stmts != nil {
+		var s *sql.Stmt
+		if s, err = t.stmt(q); err == nil {
+			res, err = s.Exec(args...)
+		}
+	} else {
+		res, err = t.c.ExecContext(context.Background(), string(q), args...)
+	}
+	if err != nil {
+		return 0, t.fail(err)
+	}
+	n, err := res.RowsAffected()
+	return n, t.fail(err)
+}
+
+func (t *Tx) query(q query, args []any) (*sql.Rows, error) {
+	if t.stmts == nil {
+		return t.c.QueryContext(context.Background(), string(q), args...)
+	}
+	s, err := t.stmt(q)
+	if err != nil {
+		return nil, err
+	}
+	return s.Query(args...)
+}
+
+// Row implements Reader.
+func (t *Tx) Row(q query, args []any, dst ...any) (bool, error) {
+	if t.err != nil {
+		return false, t.err
+	}
+	rows, err := t.query(q, args)
+	if err != nil {
+		return false, t.fail(err)
+	}
+	ok, err := first(rows, dst)
+	return ok, t.fail(err)
+}
+
+// Rows implements Reader.
+func (t *Tx) Rows(q query, args []any, each func(Scan) error) error {
+	if t.err != nil {
+		return t.err
+	}
+	rows, err := t.query(q, args)
+	if err != nil {
+		return t.fail(err)
+	}
+	return all(rows, each, t.fail)
+}
+
+// run calls fn and makes the sticky error its result. A panic comes back as a
+// value, so that the transaction can be undone before it goes on.
+func (t *Tx) run(fn func(*Tx) error) (err error, panicked any) {
+	defer func() {
+		if p := recover(); p != nil {
+			err, panicked = errPanic, p
+		}
+	}()
+	if err := fn(t); err != nil {
+		return err, nil
+	}
+	return t.err, nil
+}
+
+var errPanic = errors.New("the transaction's function panicked")

@@ -1,0 +1,123 @@
+// Package postgres opens a PostgreSQL database as Sallyport's database.
+//
+// It decides what is worth trying again: transactions that PostgreSQL refused
+// as not serializable or deadlocked, and nothing else. It never prints the
+// password of a URL.
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/stdlib"
+	"github.com/pressly/goose/v3/lock"
+
+	"github.com/sallyport/sallyport/internal/db"
+)
+
+// Limits of the pool and of single operations.
+const (
+	maxConns       = 16
+	connectTimeout = 5 * time.Second
+	// statementTimeout ends a statement on the server; ours take microseconds.
+	statementTimeout = 10 * time.Second
+)
+
+// Open connects to a URL (postgres://user:password@host:port/name) and checks
+// that the server answers. Errors are *db.OpenError.
+func Open(ctx context.Context, rawURL string) (*db.DB, error) {
+	cfg, name, err := parse(rawURL)
+	if err != nil {
+		return nil, err
+	}
+	pool := stdlib.OpenDB(*cfg)
+	pool.SetMaxOpenConns(maxConns)
+	pool.SetMaxIdleConns(maxConns)
+	pool.SetConnMaxIdleTime(5 * time.Minute)
+	if err := pool.PingContext(ctx); err != nil {
+		return nil, errors.Join(unreachable(name, err), pool.Close())
+	}
+	locker, err := lock.NewPostgresSessionLocker()
+	if err != nil {
+		return nil, errors.Join(err, pool.Close())
+	}
+	return db.NewPooled(name, pool, retry, db.Migrations{Pool: pool, Locker: locker}), nil
+}
+
+func parse(rawURL string) (*pgx.ConnConfig, string, error) {
+	const want = "Write it as postgres://USER:PASSWORD@HOST:5432/DATABASE."
+	u, err := url.Parse(rawURL)
+	if err != nil {
+		// url.Error quotes its input, which may hold a password.
+		return nil, "", &db.OpenError{What: "database", Why: "the URL cannot be parsed", Fix: want}
+	}
+	if u.Scheme != "postgres" && u.Scheme != "postgresql" {
+		return nil, "", &db.OpenError{What: "database", Why: fmt.Sprintf("the URL's scheme is %q", u.Scheme), Fix: want}
+	}
+	name := (&url.URL{Scheme: "postgres", Host: u.Host, Path: u.Path}).String()
+	if u.Path == "" || u.Path == "/" {
+		return nil, "", &db.OpenError{What: name, Why: "the URL names no database", Fix: want}
+	}
+	cfg, err := pgx.ParseConfig(rawURL)
+	if err != nil {
+		return nil, "", &db.OpenError{What: name, Why: "the URL is not valid: " + redact(err, u), Fix: want}
+	}
+	if cfg.ConnectTimeout == 0 {
+		cfg.ConnectTimeout = connectTimeout
+	}
+	for key, value := range map[string]string{
+		"application_name":  "sallyport",
+		"statement_timeout": fmt.Sprint(statementTimeout.Milliseconds()),
+		"timezone":          "UTC",
+	} {
+		if _, set := cfg.RuntimeParams[key]; !set {
+			cfg.RuntimeParams[key] = value
+		}
+	}
+	return cfg, name, nil
+}
+
+func redact(err error, u *url.URL) string {
+	s := err.Error()
+	if pw, ok := u.User.Password(); ok && pw != "" {
+		s = strings.ReplaceAll(s, pw, "***")
+	}
+	if _, after, found := strings.Cut(s, "`: "); found { // pgx quotes the whole URL first
+		s = after
+	}
+	return s
+}
+
+// Codes: https://www.postgresql.org/docs/current/errcodes-appendix.html
+const (
+	serializationFailure = "40001"
+	deadlockDetected     = "40P01"
+)
+
+func retry(err error) bool {
+	e, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && (e.Code == serializationFailure || e.Code == deadlockDetected)
+}
+
+func unreachable(name string, err error) error {
+	e := &db.OpenError{
+		What: name, Why: "the server does not answer: " + err.Error(), Unreachable: true, Err: err,
+		Fix: "Check that PostgreSQL runs there and that the network lets this machine reach it.",
+	}
+	if pg, ok := errors.AsType[*pgconn.PgError](err); ok {
+		e.Why = "the server refused: " + pg.Message
+		switch pg.Code {
+		case "28P01", "28000": // invalid_password, invalid_authorization_specification
+			e.Unreachable, e.Fix = false, "Check the user and password in the URL, and pg_hba.conf."
+		case "3D000": // invalid_catalog_name
+			e.Unreachable, e.Fix = false, "Create the database first (createdb NAME), or name another in the URL."
+		}
+	}
+	return e
+}
