@@ -26,9 +26,9 @@ type Error struct {
 
 // Field is one member of a request that was refused. It never holds the value.
 type Field struct {
-	Pointer string `json:"pointer"` // RFC 6901, "" is the whole body
-	Code    string `json:"code"`
-	Detail  string `json:"detail"`
+	Pointer string `json:"pointer" doc:"JSON pointer (RFC 6901) into the body; “?name” for a query parameter; empty for the whole body" example:"/email"`
+	Code    string `json:"code" doc:"Stable name of what is wrong" example:"required"`
+	Detail  string `json:"detail" doc:"What would be right"`
 }
 
 func (e *Error) Error() string { return e.Code + ": " + e.Message }
@@ -53,6 +53,30 @@ func Internal() *Error {
 	}
 }
 
+// Unavailable returns the error for something that a decision or a change
+// needs and that cannot be reached: nothing is let in that cannot be checked,
+// and nothing is acknowledged that is not stored.
+func Unavailable() *Error {
+	return &Error{
+		Status: http.StatusServiceUnavailable, Code: "unavailable", RetryAfter: time.Second,
+		Message: "The service cannot reach its database. Try again in a moment.",
+	}
+}
+
+// Invalid returns the 422 that names each member that is not valid.
+func Invalid(fields ...Field) *Error {
+	return &Error{
+		Status: http.StatusUnprocessableEntity, Code: "validation_failed", Fields: fields,
+		Message: "The request is not valid. “errors” names each member and what would be right.",
+	}
+}
+
+// NotFound returns the 404 for a thing, which is also the answer for what the
+// caller may not see.
+func NotFound(what string) *Error {
+	return &Error{Status: http.StatusNotFound, Code: "not_found", Message: "There is no such " + what + "."}
+}
+
 // AsError returns err as an *Error, or Internal for any other error.
 func AsError(err error) *Error {
 	if e, ok := errors.AsType[*Error](err); ok {
@@ -64,30 +88,31 @@ func AsError(err error) *Error {
 // RequestIDHeader is the response header that carries the request's id.
 const RequestIDHeader = "X-Request-Id"
 
-type problem struct {
-	Type      string  `json:"type"`
-	Title     string  `json:"title"`
-	Status    int     `json:"status"`
-	Detail    string  `json:"detail"`
-	Code      string  `json:"code"`
-	RequestID string  `json:"request_id,omitempty"`
-	Errors    []Field `json:"errors,omitempty"`
+// Problem is an Error as RFC 9457 problem details.
+type Problem struct {
+	Type      string  `json:"type" doc:"A URI for the code" example:"urn:sallyport:error:validation_failed"`
+	Title     string  `json:"title" doc:"The HTTP status in words" example:"Unprocessable Entity"`
+	Status    int     `json:"status" doc:"The HTTP status" example:"422"`
+	Detail    string  `json:"detail" doc:"What happened and what to do, for a person"`
+	Code      string  `json:"code" doc:"Stable name of the error" example:"validation_failed"`
+	RequestID string  `json:"request_id,omitempty" doc:"The request's id, as in X-Request-Id"`
+	Errors    []Field `json:"errors,omitempty" doc:"What is wrong with each member of the request"`
 }
 
-// WriteError answers with e as RFC 9457 problem details. Challenges must have
-// been added to the header before.
+// Problem returns e as problem details for the request with this id.
+func (e *Error) Problem(requestID string) Problem {
+	return Problem{
+		Type: "urn:sallyport:error:" + e.Code, Title: http.StatusText(e.Status), Status: e.Status,
+		Detail: e.Message, Code: e.Code, RequestID: requestID, Errors: e.Fields,
+	}
+}
+
+// WriteError answers with e as problem details. Challenges must have been added
+// to the header before.
 func WriteError(w http.ResponseWriter, e *Error) {
 	h := w.Header()
-	body, err := json.Marshal(problem{
-		Type:      "urn:sallyport:error:" + e.Code,
-		Title:     http.StatusText(e.Status),
-		Status:    e.Status,
-		Detail:    e.Message,
-		Code:      e.Code,
-		RequestID: h.Get(RequestIDHeader),
-		Errors:    e.Fields,
-	})
-	if err != nil { // strings and an int always marshal
+	body, err := json.Marshal(e.Problem(h.Get(RequestIDHeader)))
+	if err != nil { // strings and numbers always marshal
 		panic(err)
 	}
 	e.SetRetryAfter(h)

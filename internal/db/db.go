@@ -91,7 +91,19 @@ func (d *DB) Close() error { return d.close() }
 // fn runs and not afterwards: a write that has begun is awaited, because a
 // committed write must be reported as such.
 func (d *DB) Write(ctx context.Context, fn func(*Tx) error) error {
-	return d.write(ctx, fn)
+	if ctx.Value(dryRunKey{}) == nil {
+		return d.write(ctx, fn)
+	}
+	err := d.write(ctx, func(tx *Tx) error {
+		if err := fn(tx); err != nil {
+			return err
+		}
+		return errDryRun
+	})
+	if errors.Is(err, errDryRun) {
+		return nil
+	}
+	return err
 }
 
 // View returns a Reader whose statements each see the latest committed state.
@@ -224,3 +236,11 @@ type OpenError struct {
 
 func (e *OpenError) Error() string { return fmt.Sprintf("%s: %s. %s", e.What, e.Why, e.Fix) }
 func (e *OpenError) Unwrap() error { return e.Err }
+
+type dryRunKey struct{}
+
+// DryRun returns a context under which Write runs its function, undoes it, and
+// reports what it would have reported.
+func DryRun(ctx context.Context) context.Context { return context.WithValue(ctx, dryRunKey{}, true) }
+
+var errDryRun = errors.New("dry run")

@@ -124,7 +124,7 @@ func (g *grouped) exec(q query) error {
 
 func (g *grouped) run(j *job) error {
 	if j.err = j.ctx.Err(); j.err == nil {
-		j.err, j.panicked = (&Tx{c: g.conn, stmts: g.stmts}).run(j.fn)
+		j.panicked, j.err = (&Tx{c: g.conn, stmts: g.stmts}).run(j.fn)
 	}
 	return j.err
 }

@@ -98,16 +98,16 @@ func (t *Tx) Rows(q query, args []any, each func(Scan) error) error {
 
 // run calls fn and makes the sticky error its result. A panic comes back as a
 // value, so that the transaction can be undone before it goes on.
-func (t *Tx) run(fn func(*Tx) error) (err error, panicked any) {
+func (t *Tx) run(fn func(*Tx) error) (panicked any, err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			err, panicked = errPanic, p
+			panicked, err = p, errPanic
 		}
 	}()
 	if err := fn(t); err != nil {
-		return err, nil
+		return nil, err
 	}
-	return t.err, nil
+	return nil, t.err
 }
 
 var errPanic = errors.New("the transaction's function panicked")

@@ -98,11 +98,14 @@ func redact(err error, u *url.URL) string {
 const (
 	serializationFailure = "40001"
 	deadlockDetected     = "40P01"
+	// A statement of ours looks for a duplicate before it writes; two at once
+	// can both find none. Run again, the loser finds the winner's row.
+	uniqueViolation = "23505"
 )
 
 func retry(err error) bool {
 	e, ok := errors.AsType[*pgconn.PgError](err)
-	return ok && (e.Code == serializationFailure || e.Code == deadlockDetected)
+	return ok && (e.Code == serializationFailure || e.Code == deadlockDetected || e.Code == uniqueViolation)
 }
 
 func unreachable(name string, err error) error {

@@ -1,0 +1,416 @@
+// Package account decides the life of a person's account: registration,
+// profile, password, being disabled, deletion.
+//
+// It stores accounts with their names, address and password hash. It never
+// stores or logs a password, never shows a hash, and never lets anybody change
+// an account that may do more than they.
+package account
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/sallyport/sallyport"
+	"github.com/sallyport/sallyport/audit"
+	"github.com/sallyport/sallyport/authn/password"
+	"github.com/sallyport/sallyport/authz/role"
+	"github.com/sallyport/sallyport/internal/db"
+	"github.com/sallyport/sallyport/session"
+)
+
+// Registration says who may make an account.
+type Registration string
+
+// The kinds of registration. Invitations are made by who may write accounts.
+const (
+	Open   Registration = "open"
+	Invite Registration = "invite"
+	Closed Registration = "closed"
+)
+
+// Config is what a Service needs.
+type Config struct {
+	DB           *db.DB
+	Passwords    *password.Hasher
+	Sessions     *session.Service
+	Grants       *role.Cache
+	Registration Registration // Open if empty
+	CursorKey    []byte
+	Log          *slog.Logger
+	Now          func() time.Time
+}
+
+// Service keeps accounts.
+type Service struct{ cfg Config }
+
+// New returns a Service.
+func New(cfg Config) *Service {
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Registration == "" {
+		cfg.Registration = Open
+	}
+	return &Service{cfg}
+}
+
+// User is an account as those who may see it see it.
+type User struct {
+	ID            string     `json:"id" doc:"Opaque id (UUIDv7)"`
+	Username      *string    `json:"username" doc:"Unique without regard to case"`
+	Email         string     `json:"email" doc:"Unique without regard to case"`
+	EmailVerified bool       `json:"email_verified" doc:"The person has shown that the address is theirs"`
+	FullName      *string    `json:"full_name"`
+	Disabled      bool       `json:"disabled" doc:"May not sign in"`
+	Roles         []string   `json:"roles" doc:"Roles that were given directly"`
+	Permissions   []string   `json:"permissions" doc:"Permissions that were given directly"`
+	MFAEnabled    bool       `json:"mfa_enabled" doc:"A second factor is asked for at sign-in"`
+	CreatedAt     time.Time  `json:"created_at"`
+	UpdatedAt     time.Time  `json:"updated_at"`
+	LastLoginAt   *time.Time `json:"last_login_at"`
+}
+
+// New is an account to be made.
+type NewUser struct {
+	Email    string
+	Password string
+	Username *string
+	FullName *string
+
+	// For those who may decide it.
+	EmailVerified bool
+	Roles         []string // nil: role.User
+}
+
+// keys is a user's names in normalised form.
+type keys struct {
+	email    string
+	username *string
+}
+
+func (n NewUser) check() (keys, error) {
+	var k keys
+	var fields []sallyport.Field
+	add := func(f *sallyport.Field) {
+		if f != nil {
+			fields = append(fields, *f)
+		}
+	}
+	var f *sallyport.Field
+	k.email, f = checkEmail(n.Email)
+	add(f)
+	own := []string{n.Email}
+	if n.Username != nil {
+		key, f := checkUsername(*n.Username)
+		add(f)
+		k.username = &key
+		own = append(own, *n.Username)
+	}
+	if n.FullName != nil {
+		add(checkFullName(*n.FullName))
+		own = append(own, *n.FullName)
+	}
+	add(checkPassword("/password", n.Password, own...))
+	if fields != nil {
+		return keys{}, sallyport.Invalid(fields...)
+	}
+	return k, nil
+}
+
+func checkPassword(pointer, pw string, own ...string) *sallyport.Field {
+	f := password.Check(pw, own...)
+	if f != nil {
+		f.Pointer = pointer
+	}
+	return f
+}
+
+// Register makes an account for whoever asks, with the role user.
+func (s *Service) Register(ctx context.Context, in NewUser) (User, error) {
+	if s.cfg.Registration != Open {
+		return User{}, &sallyport.Error{
+			Status: http.StatusForbidden, Code: "registration_closed",
+			Message: "Accounts are not made by registering here. Ask an administrator for one.",
+		}
+	}
+	in.Roles, in.EmailVerified = nil, false
+	return s.create(ctx, role.Operator(), in, "account.registered")
+}
+
+// Create makes an account on behalf of somebody who may.
+func (s *Service) Create(ctx context.Context, actor role.Actor, in NewUser) (User, error) {
+	return s.create(ctx, actor, in, "account.created")
+}
+
+func (s *Service) create(ctx context.Context, actor role.Actor, in NewUser, action string) (User, error) {
+	k, err := in.check()
+	if err != nil {
+		return User{}, err
+	}
+	// Hashing comes before the look-up, so that a taken name costs the same.
+	hash, err := s.cfg.Passwords.Hash(ctx, in.Password)
+	if err != nil {
+		return User{}, err
+	}
+	now := s.cfg.Now()
+	u := User{
+		ID: uuid.Must(uuid.NewV7()).String(), Username: in.Username, Email: in.Email, EmailVerified: in.EmailVerified,
+		FullName: in.FullName, CreatedAt: now, UpdatedAt: now,
+	}
+	err = s.cfg.DB.Write(ctx, func(tx *db.Tx) error {
+		if err := role.Create(tx, u.ID, "user", now, role.User); err != nil {
+			return err
+		}
+		if ok, err := insertAccount(tx, u, k, hash); err != nil {
+			return err
+		} else if !ok {
+			return exists()
+		}
+		if in.Roles != nil {
+			if err := role.SetRoles(ctx, tx, actor, u.ID, in.Roles); err != nil {
+				return err
+			}
+		}
+		if u, _, err = readUser(tx, u.ID); err != nil {
+			return err
+		}
+		return audit.Append(ctx, tx, audit.Event{Action: action, Target: u.ID, Detail: map[string]string{"roles": strings.Join(u.Roles, " ")}})
+	})
+	return u, err
+}
+
+func exists() error {
+	return &sallyport.Error{
+		Status: http.StatusConflict, Code: "account_exists",
+		Message: "There is already an account with this address or user name. Sign in, or choose another.",
+	}
+}
+
+// Get returns an account.
+func (s *Service) Get(ctx context.Context, id string) (User, error) {
+	u, found, err := readUser(s.cfg.DB.View(ctx), id)
+	if err == nil && !found {
+		err = sallyport.NotFound("user")
+	}
+	return u, err
+}
+
+// Find returns the account with this id, user name or address.
+func (s *Service) Find(ctx context.Context, name string) (User, error) {
+	view := s.cfg.DB.View(ctx)
+	if u, found, err := readUser(view, name); found || err != nil {
+		return u, err
+	}
+	id, err := findID(view, name)
+	if err == nil && id == "" {
+		err = sallyport.NotFound("user")
+	}
+	if err != nil {
+		return User{}, err
+	}
+	return s.Get(ctx, id)
+}
+
+// Change is what to change of an account; nil members stay.
+type Change struct {
+	Username      **string
+	FullName      **string
+	Email         *string
+	EmailVerified *bool
+	Disabled      *bool
+}
+
+// Update changes an account. actor is nil for the account's own person.
+func (s *Service) Update(ctx context.Context, actor *role.Actor, id string, c Change) (User, error) {
+	var k keys
+	var fields []sallyport.Field
+	if c.Username != nil && *c.Username != nil {
+		key, f := checkUsername(**c.Username)
+		if k.username = &key; f != nil {
+			fields = append(fields, *f)
+		}
+	}
+	if c.FullName != nil && *c.FullName != nil {
+		if f := checkFullName(**c.FullName); f != nil {
+			fields = append(fields, *f)
+		}
+	}
+	if c.Email != nil {
+		key, f := checkEmail(*c.Email)
+		if k.email = key; f != nil {
+			fields = append(fields, *f)
+		}
+	}
+	if fields != nil {
+		return User{}, sallyport.Invalid(fields...)
+	}
+	var u User
+	err := s.cfg.DB.Write(ctx, func(tx *db.Tx) error {
+		var found bool
+		var err error
+		if u, found, err = readUser(tx, id); err != nil {
+			return err
+		}
+		if !found {
+			return sallyport.NotFound("user")
+		}
+		if actor != nil {
+			if err := role.CheckTouch(tx, *actor, id); err != nil {
+				return err
+			}
+		}
+		var changed []string
+		if c.Username != nil {
+			u.Username = *c.Username
+			changed = append(changed, "username")
+		}
+		if c.FullName != nil {
+			u.FullName = *c.FullName
+			changed = append(changed, "full_name")
+		}
+		if c.Email != nil && *c.Email != u.Email {
+			u.Email, u.EmailVerified = *c.Email, false
+			changed = append(changed, "email")
+		}
+		if c.EmailVerified != nil {
+			u.EmailVerified = *c.EmailVerified
+			changed = append(changed, "email_verified")
+		}
+		u.UpdatedAt = s.cfg.Now()
+		if taken, err := namesTaken(tx, id, c, k); err != nil {
+			return err
+		} else if taken {
+			return exists()
+		}
+		if err := updateAccount(tx, u, c, k); err != nil {
+			return err
+		}
+		if c.Disabled != nil && *c.Disabled != u.Disabled {
+			if err := s.setDisabled(ctx, tx, id, *c.Disabled); err != nil {
+				return err
+			}
+			changed = append(changed, "disabled")
+		}
+		if u, _, err = readUser(tx, id); err != nil {
+			return err
+		}
+		return audit.Append(ctx, tx, audit.Event{Action: "account.changed", Target: id, Detail: map[string]string{"members": strings.Join(changed, " ")}})
+	})
+	return u, err
+}
+
+// setDisabled also ends the sessions: enabling does not bring them back.
+func (s *Service) setDisabled(ctx context.Context, tx *db.Tx, id string, disabled bool) error {
+	if err := role.SetDisabled(tx, id, disabled); err != nil {
+		return err
+	}
+	if !disabled {
+		return audit.Append(ctx, tx, audit.Event{Action: "account.enabled", Target: id})
+	}
+	if err := s.cfg.Sessions.EndAll(ctx, tx, id, "", "account disabled"); err != nil {
+		return err
+	}
+	return audit.Append(ctx, tx, audit.Event{Action: "account.disabled", Target: id})
+}
+
+// Delete removes an account with its sessions and grants. The audit log keeps
+// its id. actor is nil for the account's own person.
+func (s *Service) Delete(ctx context.Context, actor *role.Actor, id string) error {
+	return s.cfg.DB.Write(ctx, func(tx *db.Tx) error {
+		if actor != nil {
+			if _, found, err := readUser(tx, id); err != nil {
+				return err
+			} else if !found {
+				return sallyport.NotFound("user")
+			}
+			if err := role.CheckTouch(tx, *actor, id); err != nil {
+				return err
+			}
+		}
+		if err := s.cfg.Sessions.EndAll(ctx, tx, id, "", "account deleted"); err != nil {
+			return err
+		}
+		if err := role.Delete(tx, id); err != nil {
+			return err
+		}
+		return audit.Append(ctx, tx, audit.Event{Action: "account.deleted", Target: id})
+	})
+}
+
+// ChangePassword replaces a person's own password and ends their other
+// sessions; keep is the one that asks.
+func (s *Service) ChangePassword(ctx context.Context, id, keep, current, next string) error {
+	u, stored, err := s.passwordOf(ctx, id)
+	if err != nil {
+		return err
+	}
+	res, err := s.cfg.Passwords.Verify(ctx, stored, current)
+	if err != nil {
+		return err
+	}
+	if !res.OK {
+		if err := s.cfg.DB.Write(ctx, func(tx *db.Tx) error {
+			return audit.Append(ctx, tx, audit.Event{Action: "password.changed", Result: audit.Failure, Target: id, Reason: "the current password is wrong"})
+		}); err != nil {
+			return err
+		}
+		return &sallyport.Error{
+			Status: http.StatusUnauthorized, Code: "wrong_password",
+			Message: "The current password is not right. Nothing was changed.",
+		}
+	}
+	return s.setPassword(ctx, u, stored, keep, "/new_password", next)
+}
+
+// SetPassword replaces a password for the operator and ends all sessions.
+func (s *Service) SetPassword(ctx context.Context, id, next string) error {
+	u, stored, err := s.passwordOf(ctx, id)
+	if err != nil {
+		return err
+	}
+	return s.setPassword(ctx, u, stored, "", "/password", next)
+}
+
+func (s *Service) passwordOf(ctx context.Context, id string) (User, string, error) {
+	u, err := s.Get(ctx, id)
+	if err != nil {
+		return u, "", err
+	}
+	stored, err := readHash(s.cfg.DB.View(ctx), id)
+	return u, stored, err
+}
+
+func (s *Service) setPassword(ctx context.Context, u User, stored, keep, pointer, next string) error {
+	own := []string{u.Email}
+	for _, n := range []*string{u.Username, u.FullName} {
+		if n != nil {
+			own = append(own, *n)
+		}
+	}
+	if f := checkPassword(pointer, next, own...); f != nil {
+		return sallyport.Invalid(*f)
+	}
+	hash, err := s.cfg.Passwords.Hash(ctx, next)
+	if err != nil {
+		return err
+	}
+	return s.cfg.DB.Write(ctx, func(tx *db.Tx) error {
+		// Only over the hash that was checked: of two changes at once, one wins.
+		ok, err := ReplaceHash(tx, u.ID, stored, hash, s.cfg.Now())
+		if err != nil {
+			return err
+		}
+		if !ok {
+			return &sallyport.Error{Status: http.StatusConflict, Code: "changed_meanwhile", Message: "The password was changed at the same time by another request. Try again with the new one."}
+		}
+		if err := s.cfg.Sessions.EndAll(ctx, tx, u.ID, keep, "password changed"); err != nil {
+			return err
+		}
+		return audit.Append(ctx, tx, audit.Event{Action: "password.changed", Target: u.ID})
+	})
+}

@@ -1,0 +1,169 @@
+package account
+
+import (
+	"time"
+
+	"github.com/sallyport/sallyport/authz/role"
+	"github.com/sallyport/sallyport/internal/db"
+)
+
+func insertAccount(tx *db.Tx, u User, k keys, hash string) (bool, error) {
+	n, err := tx.Exec(`INSERT INTO sp_accounts
+		(id, username, username_key, email, email_key, email_verified, full_name, password_hash, created_at, updated_at, last_login_at)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $9, NULL)
+		ON CONFLICT DO NOTHING`,
+		u.ID, u.Username, k.username, u.Email, k.email, u.EmailVerified, u.FullName, hash, db.Micros(u.CreatedAt))
+	return n == 1, err
+}
+
+func scanUser(scan db.Scan, u *User) error {
+	var created, updated int64
+	var login *int64
+	if err := scan(&u.ID, &u.Username, &u.Email, &u.EmailVerified, &u.FullName, &u.Disabled, &created, &updated, &login); err != nil {
+		return err
+	}
+	u.CreatedAt, u.UpdatedAt = db.Time(created), db.Time(updated)
+	if login != nil {
+		t := db.Time(*login)
+		u.LastLoginAt = &t
+	}
+	return nil
+}
+
+func readUser(rd db.Reader, id string) (u User, found bool, err error) {
+	err = rd.Rows(`SELECT a.id, a.username, a.email, a.email_verified, a.full_name, s.disabled, a.created_at, a.updated_at, a.last_login_at
+		FROM sp_accounts a JOIN sp_subjects s ON s.id = a.id WHERE a.id = $1`, []any{id}, func(scan db.Scan) error {
+		found = true
+		return scanUser(scan, &u)
+	})
+	if err == nil && found {
+		u.Roles, u.Permissions, err = role.Direct(rd, id)
+	}
+	return u, found, err
+}
+
+func findID(rd db.Reader, login string) (id string, err error) {
+	email, username := loginKeys(login)
+	_, err = rd.Row("SELECT id FROM sp_accounts WHERE email_key = $1 OR username_key = $2", []any{email, username}, &id)
+	return id, err
+}
+
+// Login is what signing in needs to know of an account.
+type Login struct {
+	ID       string
+	Hash     string
+	Disabled bool
+}
+
+// FindLogin returns the account of a login name: an address or a user name.
+func FindLogin(rd db.Reader, login string) (l Login, found bool, err error) {
+	email, username := loginKeys(login)
+	found, err = rd.Row(`SELECT a.id, a.password_hash, s.disabled FROM sp_accounts a JOIN sp_subjects s ON s.id = a.id
+		WHERE a.email_key = $1 OR a.username_key = $2`, []any{email, username}, &l.ID, &l.Hash, &l.Disabled)
+	return l, found, err
+}
+
+// ReadLogin returns the same by id, for looking again inside a transaction.
+func ReadLogin(rd db.Reader, id string) (l Login, found bool, err error) {
+	found, err = rd.Row(`SELECT a.id, a.password_hash, s.disabled FROM sp_accounts a JOIN sp_subjects s ON s.id = a.id
+		WHERE a.id = $1`, []any{id}, &l.ID, &l.Hash, &l.Disabled)
+	return l, found, err
+}
+
+func readHash(rd db.Reader, id string) (hash string, err error) {
+	_, err = rd.Row("SELECT password_hash FROM sp_accounts WHERE id = $1", []any{id}, &hash)
+	return hash, err
+}
+
+// ReplaceHash stores a new hash if the old one is still there.
+func ReplaceHash(tx *db.Tx, id, old, hash string, now time.Time) (bool, error) {
+	n, err := tx.Exec("UPDATE sp_accounts SET password_hash = $3, updated_at = $4 WHERE id = $1 AND password_hash = $2",
+		id, old, hash, db.Micros(now))
+	return n == 1, err
+}
+
+// UpgradeHash stores the same password under a current hash; it is no change
+// that the person made.
+func UpgradeHash(tx *db.Tx, id, old, hash string) error {
+	_, err := tx.Exec("UPDATE sp_accounts SET password_hash = $3 WHERE id = $1 AND password_hash = $2", id, old, hash)
+	return err
+}
+
+// TouchLogin records a sign-in.
+func TouchLogin(tx *db.Tx, id string, now time.Time) error {
+	_, err := tx.Exec("UPDATE sp_accounts SET last_login_at = $2 WHERE id = $1", id, db.Micros(now))
+	return err
+}
+
+func namesTaken(rd db.Reader, id string, c Change, k keys) (bool, error) {
+	var n int
+	if c.Email != nil {
+		if taken, err := rd.Row("SELECT 1 FROM sp_accounts WHERE email_key = $1 AND id <> $2", []any{k.email, id}, &n); taken || err != nil {
+			return taken, err
+		}
+	}
+	if k.username != nil {
+		return rd.Row("SELECT 1 FROM sp_accounts WHERE username_key = $1 AND id <> $2", []any{*k.username, id}, &n)
+	}
+	return false, nil
+}
+
+func updateAccount(tx *db.Tx, u User, c Change, k keys) error {
+	if c.Username != nil {
+		if _, err := tx.Exec("UPDATE sp_accounts SET username = $2, username_key = $3 WHERE id = $1", u.ID, u.Username, k.username); err != nil {
+			return err
+		}
+	}
+	if c.Email != nil {
+		if _, err := tx.Exec("UPDATE sp_accounts SET email = $2, email_key = $3 WHERE id = $1", u.ID, u.Email, k.email); err != nil {
+			return err
+		}
+	}
+	_, err := tx.Exec("UPDATE sp_accounts SET full_name = $2, email_verified = $3, updated_at = $4 WHERE id = $1",
+		u.ID, u.FullName, u.EmailVerified, db.Micros(u.UpdatedAt))
+	return err
+}
+
+// Filter narrows a list of accounts.
+type Filter struct {
+	Query    string // part of the address or user name, without regard to case
+	Role     string // given directly
+	Disabled *bool
+}
+
+type position struct {
+	Created int64  `json:"c"`
+	ID      string `json:"i"`
+}
+
+func listUsers(rd db.Reader, f Filter, after position, limit int) (out []User, err error) {
+	disabled := -1
+	if f.Disabled != nil {
+		disabled = 0
+		if *f.Disabled {
+			disabled = 1
+		}
+	}
+	err = rd.Rows(`SELECT a.id, a.username, a.email, a.email_verified, a.full_name, s.disabled, a.created_at, a.updated_at, a.last_login_at
+		FROM sp_accounts a JOIN sp_subjects s ON s.id = a.id
+		WHERE (a.created_at, a.id) > ($1, $2)
+		AND ($3 = '' OR replace(a.email_key, $3, '') <> a.email_key OR replace(COALESCE(a.username_key, ''), $3, '') <> COALESCE(a.username_key, ''))
+		AND ($4 = '' OR EXISTS (SELECT 1 FROM sp_subject_roles g WHERE g.subject_id = a.id AND g.role = $4))
+		AND ($5 = -1 OR ($5 = 1 AND s.disabled) OR ($5 = 0 AND NOT s.disabled))
+		ORDER BY a.created_at, a.id LIMIT $6`,
+		[]any{after.Created, after.ID, f.Query, f.Role, disabled, limit}, func(scan db.Scan) error {
+			var u User
+			err := scanUser(scan, &u)
+			out = append(out, u)
+			return err
+		})
+	if err != nil {
+		return nil, err
+	}
+	for i := range out {
+		if out[i].Roles, out[i].Permissions, err = role.Direct(rd, out[i].ID); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}

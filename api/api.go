@@ -1,0 +1,336 @@
+// Package api makes typed operations: a function from an input struct to an
+// output struct, registered with a method, a path and a Rule. The one
+// declaration is what is validated, what is enforced and what the OpenAPI
+// document says.
+//
+// It decides what a well-formed request is: content type, size, strict JSON,
+// known members. The rule is enforced by the Mux's gate before a byte of the
+// body is read. It stores nothing, and no answer of it repeats a value that
+// was sent.
+package api
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"reflect"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humago"
+
+	"github.com/sallyport/sallyport"
+	"github.com/sallyport/sallyport/guard/body"
+	"github.com/sallyport/sallyport/internal/db"
+	"github.com/sallyport/sallyport/internal/reqctx"
+)
+
+// Bounds of a request's body in bytes.
+const (
+	MaxBody     = 1 << 20
+	MaxAuthBody = 64 << 10 // on authentication routes
+)
+
+// Config describes an API.
+type Config struct {
+	Title       string
+	Version     string
+	Description string
+	// Schemes are the ways to authenticate, by their OpenAPI names.
+	Schemes map[string]*huma.SecurityScheme
+	// Challenges returns the WWW-Authenticate values of an error.
+	Challenges func(*sallyport.Error) []string
+	Log        *slog.Logger
+}
+
+// API is a set of typed operations on a Mux.
+type API struct {
+	cfg     Config
+	mux     *sallyport.Mux
+	huma    huma.API
+	schemes []string
+	scopes  map[string]bool
+
+	once     sync.Once
+	document []byte
+}
+
+// New returns an API that registers its operations on mux.
+//
+// Huma keeps its constructor of errors in package variables; New sets them, so
+// that every Huma API of the program answers with problem details that repeat
+// no values.
+func New(mux *sallyport.Mux, cfg Config) *API {
+	errorsOnce.Do(replaceErrors)
+	c := huma.DefaultConfig(cfg.Title, cfg.Version)
+	c.Info.Description = cfg.Description
+	// Huma's own pages and documents are off: the docs page loads from a CDN,
+	// schema links cost time, and its cached document is not synchronised.
+	c.OpenAPIPath, c.DocsPath, c.SchemasPath, c.CreateHooks = "", "", "", nil
+	c.RejectUnknownQueryParameters = true
+	c.Formats = map[string]huma.Format{"application/json": huma.DefaultJSONFormat, "json": huma.DefaultJSONFormat}
+	c.Components.SecuritySchemes = cfg.Schemes
+	a := &API{cfg: cfg, mux: mux, scopes: map[string]bool{}}
+	for name := range cfg.Schemes {
+		a.schemes = append(a.schemes, name)
+		c.Security = append(c.Security, map[string][]string{name: {}})
+	}
+	slices.Sort(a.schemes)
+	slices.SortFunc(c.Security, func(x, y map[string][]string) int { return slices.Compare(keys(x), keys(y)) })
+	a.huma = huma.NewAPI(c, adapter{a})
+	return a
+}
+
+func keys(m map[string][]string) (out []string) {
+	for k := range m {
+		out = append(out, k)
+	}
+	return out
+}
+
+const ruleKey = "sallyport.rule"
+
+// adapter registers Huma's operations on the Mux, whose gate runs first.
+type adapter struct{ a *API }
+
+func (ad adapter) ServeHTTP(w http.ResponseWriter, r *http.Request) { ad.a.mux.ServeHTTP(w, r) }
+
+func (ad adapter) Handle(op *huma.Operation, h func(huma.Context)) {
+	rule, _ := op.Metadata[ruleKey].(sallyport.Rule) // the zero Rule, which Mux refuses
+	maxBody := op.MaxBodyBytes
+	ad.a.mux.HandleFunc(op.Method+" "+op.Path, rule, func(w http.ResponseWriter, r *http.Request) {
+		header := w.Header()
+		if header["Cache-Control"] == nil {
+			header["Cache-Control"] = noStore
+		}
+		if op.RequestBody != nil {
+			b, err := ReadJSON(r, maxBody)
+			if err != nil {
+				ad.a.WriteError(w, r, err)
+				return
+			}
+			r.Body = io.NopCloser(bytes.NewReader(b))
+		}
+		h(humago.NewContext(op, r, w))
+	})
+}
+
+var noStore = []string{"no-store"}
+
+// ReadJSON reads a body that is one JSON text and nothing else. Plain handlers
+// call it to read as typed operations do.
+func ReadJSON(r *http.Request, limit int64) ([]byte, error) {
+	if err := body.MediaType(r, "application/json"); err != nil {
+		return nil, err
+	}
+	b, err := body.ReadAll(r, limit)
+	if err != nil {
+		return nil, err
+	}
+	if err := body.CheckJSON(b, body.DefaultMaxDepth); err != nil {
+		if j, ok := errors.AsType[*body.JSONError](err); ok {
+			return nil, j.Refusal()
+		}
+		return nil, err
+	}
+	return b, nil
+}
+
+// FormType is the media type of HTML forms and of OAuth requests.
+const FormType = "application/x-www-form-urlencoded"
+
+// ReadForm reads a form whose fields stand once each.
+func ReadForm(r *http.Request, limit int64) (map[string]string, error) {
+	if err := body.MediaType(r, FormType); err != nil {
+		return nil, err
+	}
+	b, err := body.ReadAll(r, limit)
+	if err != nil {
+		return nil, err
+	}
+	return body.ParseForm(b)
+}
+
+// Option adds to an operation.
+type Option func(*huma.Operation)
+
+// Doc names and describes the operation.
+func Doc(tag, summary, description string) Option {
+	return func(op *huma.Operation) {
+		op.Tags, op.Summary, op.Description = []string{tag}, summary, description
+	}
+}
+
+// Status sets the status of success; the default is 200, or 204 without output.
+func Status(code int) Option { return func(op *huma.Operation) { op.DefaultStatus = code } }
+
+// BodyLimit bounds the body, in bytes; the default is MaxBody.
+func BodyLimit(n int64) Option { return func(op *huma.Operation) { op.MaxBodyBytes = n } }
+
+// Errors lists the statuses of refusals for the document; 401, 403 and 422 need
+// not be named.
+func Errors(statuses ...int) Option {
+	return func(op *huma.Operation) { op.Errors = append(op.Errors, statuses...) }
+}
+
+// Handle registers a typed operation. Like Mux.Handle it panics on a mistake in
+// the program: no rule, a conflicting path, a type without a schema.
+//
+// f returns a *sallyport.Error for what the caller should know; a failure of
+// the database is answered 503, and everything else 500.
+func Handle[I, O any](a *API, method, path string, rule sallyport.Rule, f func(context.Context, *I) (*O, error), opts ...Option) {
+	op := huma.Operation{
+		Method: strings.ToUpper(method), Path: path, MaxBodyBytes: MaxBody, BodyReadTimeout: -1,
+		Metadata: map[string]any{ruleKey: rule},
+	}
+	op.OperationID = operationID(op.Method, path)
+	for _, o := range opts {
+		o(&op)
+	}
+	if rule.Op() != sallyport.OpPublic {
+		op.Errors = append(op.Errors, http.StatusUnauthorized, http.StatusForbidden)
+	}
+	if hasInput[I]() {
+		op.Errors = append(op.Errors, http.StatusUnprocessableEntity)
+	}
+	slices.Sort(op.Errors)
+	op.Errors = slices.Compact(op.Errors)
+	a.describe(&op, rule)
+	huma.Register(a.huma, op, func(ctx context.Context, in *I) (*O, error) {
+		out, err := f(ctx, in)
+		if err != nil {
+			return nil, a.problem(ctx, err)
+		}
+		return out, nil
+	})
+}
+
+func hasInput[I any]() bool {
+	t := reflect.TypeFor[I]()
+	return t.Kind() == reflect.Struct && t.NumField() > 0
+}
+
+// Get is Handle for GET; Post, Put, Patch and Delete alike.
+func Get[I, O any](a *API, path string, rule sallyport.Rule, f func(context.Context, *I) (*O, error), opts ...Option) {
+	Handle(a, http.MethodGet, path, rule, f, opts...)
+}
+
+// Post is Handle for POST.
+func Post[I, O any](a *API, path string, rule sallyport.Rule, f func(context.Context, *I) (*O, error), opts ...Option) {
+	Handle(a, http.MethodPost, path, rule, f, opts...)
+}
+
+// Put is Handle for PUT.
+func Put[I, O any](a *API, path string, rule sallyport.Rule, f func(context.Context, *I) (*O, error), opts ...Option) {
+	Handle(a, http.MethodPut, path, rule, f, opts...)
+}
+
+// Patch is Handle for PATCH.
+func Patch[I, O any](a *API, path string, rule sallyport.Rule, f func(context.Context, *I) (*O, error), opts ...Option) {
+	Handle(a, http.MethodPatch, path, rule, f, opts...)
+}
+
+// Delete is Handle for DELETE.
+func Delete[I, O any](a *API, path string, rule sallyport.Rule, f func(context.Context, *I) (*O, error), opts ...Option) {
+	Handle(a, http.MethodDelete, path, rule, f, opts...)
+}
+
+// Raw registers a plain handler and documents it with op, for what is not JSON
+// in and JSON out: forms, pages, health. Method and path are taken from op.
+func (a *API) Raw(op huma.Operation, rule sallyport.Rule, h http.HandlerFunc) {
+	a.mux.HandleFunc(op.Method+" "+op.Path, rule, h)
+	if op.OperationID == "" {
+		op.OperationID = operationID(op.Method, op.Path)
+	}
+	a.describe(&op, rule)
+	a.huma.OpenAPI().AddOperation(&op)
+}
+
+// Schema returns the schema of T, registered with the document's components.
+func Schema[T any](a *API) *huma.Schema {
+	return a.huma.OpenAPI().Components.Schemas.Schema(reflect.TypeFor[T](), true, reflect.TypeFor[T]().Name())
+}
+
+// operationID makes get-users-by-id of GET /users/{id}.
+func operationID(method, path string) string {
+	var parts []string
+	for p := range strings.SplitSeq(strings.Trim(path, "/"), "/") {
+		if strings.HasPrefix(p, "{") {
+			parts = append(parts, "by")
+		}
+		if p = strings.Trim(p, "{}."); p != "" {
+			parts = append(parts, strings.NewReplacer(".", "-", "_", "-").Replace(p))
+		}
+	}
+	return strings.ToLower(method) + "-" + strings.Join(parts, "-")
+}
+
+// Document returns the OpenAPI 3.1 document. It is made at the first call:
+// register everything before.
+func (a *API) Document() []byte {
+	a.once.Do(func() {
+		b, err := json.MarshalIndent(a.huma.OpenAPI(), "", "  ")
+		if err != nil {
+			panic("sallyport: the OpenAPI document: " + err.Error())
+		}
+		a.document = b
+	})
+	return a.document
+}
+
+// problem turns an error of a handler into what the caller gets.
+func (a *API) problem(ctx context.Context, err error) *problem {
+	e := a.visible(ctx, err)
+	p := &problem{header: http.Header{}}
+	if c := reqctx.From(ctx); c != nil {
+		p.Problem = e.Problem(c.ID())
+	} else {
+		p.Problem = e.Problem("")
+	}
+	e.SetRetryAfter(p.header)
+	if a.cfg.Challenges != nil {
+		for _, c := range a.cfg.Challenges(e) {
+			p.header.Add("Www-Authenticate", c)
+		}
+	}
+	return p
+}
+
+// visible returns the error that a caller may see, and logs the others.
+func (a *API) visible(ctx context.Context, err error) *sallyport.Error {
+	if e, ok := errors.AsType[*sallyport.Error](err); ok {
+		return e
+	}
+	if errors.Is(err, context.Canceled) {
+		return sallyport.Unavailable() // the caller is gone
+	}
+	if a.cfg.Log != nil {
+		a.cfg.Log.ErrorContext(ctx, "a request failed", "error", err)
+	}
+	if _, ok := errors.AsType[*db.Error](err); ok || errors.Is(err, context.DeadlineExceeded) {
+		return sallyport.Unavailable()
+	}
+	return sallyport.Internal()
+}
+
+// WriteError answers a plain handler's error as Handle answers an operation's.
+func (a *API) WriteError(w http.ResponseWriter, r *http.Request, err error) {
+	p := a.problem(r.Context(), err)
+	for k, v := range p.header {
+		w.Header()[k] = v
+	}
+	b, err := json.Marshal(p)
+	if err != nil {
+		panic(err) // strings and numbers always marshal
+	}
+	w.Header().Set("Content-Type", problemType)
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(p.Problem.Status)
+	_, _ = w.Write(b)
+}

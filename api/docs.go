@@ -1,0 +1,107 @@
+package api
+
+import (
+	"bytes"
+	"compress/gzip"
+	"embed"
+	"html/template"
+	"io"
+	"mime"
+	"net/http"
+	"path"
+	"strings"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/swaggest/swgui/v5/static"
+
+	"github.com/sallyport/sallyport"
+)
+
+//go:embed docs/index.html docs/init.js docs/page.css
+var docsFiles embed.FS
+
+var docsPage = template.Must(template.ParseFS(docsFiles, "docs/index.html"))
+
+// docsPolicy lets the page load its own scripts and styles and talk to its own
+// server, and nothing else. Swagger UI sets style attributes on elements, which
+// needs style-src-attr; no inline script and no outside address is allowed.
+const docsPolicy = "default-src 'none'; script-src 'self'; style-src 'self'; style-src-attr 'unsafe-inline'; img-src 'self' data:; connect-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
+
+// DocsConfig describes the docs page.
+type DocsConfig struct {
+	// ClientID is the public OAuth client that the Authorize dialog signs in as.
+	ClientID string
+}
+
+// Docs registers GET /openapi.json and the docs page, GET /docs: Swagger UI
+// from the binary, with a dialog that signs in.
+func (a *API) Docs(cfg DocsConfig) {
+	a.Raw(huma.Operation{
+		Method: http.MethodGet, Path: "/openapi.json", Tags: []string{"Documentation"}, Summary: "This document",
+		Responses: map[string]*huma.Response{"200": {Description: "OpenAPI 3.1", Content: map[string]*huma.MediaType{"application/json": {}}}},
+	}, sallyport.Public(), func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		w.Header().Set("Cache-Control", "no-cache")
+		_, _ = w.Write(a.Document())
+	})
+	var page bytes.Buffer
+	if err := docsPage.Execute(&page, map[string]string{"Title": a.cfg.Title, "Client": cfg.ClientID}); err != nil {
+		panic(err) // a template of ours with two strings
+	}
+	a.mux.HandleFunc("GET /docs", sallyport.Public(), func(w http.ResponseWriter, _ *http.Request) {
+		h := w.Header()
+		h.Set("Content-Type", "text/html; charset=utf-8")
+		h.Set("Content-Security-Policy", docsPolicy)
+		h.Set("Cache-Control", "no-cache")
+		_, _ = w.Write(page.Bytes())
+	})
+	a.mux.HandleFunc("GET /docs/{file}", sallyport.Public(), serveDocsFile)
+}
+
+// files of Swagger UI that the page uses.
+var swaggerFiles = map[string]bool{
+	"swagger-ui.css": true, "swagger-ui-bundle.js": true, "favicon-32x32.png": true, "favicon-16x16.png": true,
+}
+
+func serveDocsFile(w http.ResponseWriter, r *http.Request) {
+	name := r.PathValue("file")
+	var content []byte
+	var err error
+	compressed := false
+	switch {
+	case name == "init.js", name == "page.css":
+		content, err = docsFiles.ReadFile("docs/" + name)
+	case swaggerFiles[name] && path.Ext(name) == ".png":
+		content, err = static.FS.ReadFile(name)
+	case swaggerFiles[name]:
+		content, err = static.FS.ReadFile(name + ".gz")
+		compressed = true
+	default:
+		sallyport.WriteError(w, sallyport.NotFound("file"))
+		return
+	}
+	h := w.Header()
+	if compressed && err == nil {
+		h.Set("Vary", "Accept-Encoding")
+		if strings.Contains(r.Header.Get("Accept-Encoding"), "gzip") {
+			h.Set("Content-Encoding", "gzip")
+		} else {
+			content, err = gunzip(content)
+		}
+	}
+	if err != nil {
+		sallyport.WriteError(w, sallyport.Internal())
+		return
+	}
+	h.Set("Content-Type", mime.TypeByExtension(path.Ext(name)))
+	h.Set("Cache-Control", "public, max-age=3600")
+	_, _ = w.Write(content)
+}
+
+func gunzip(b []byte) ([]byte, error) {
+	z, err := gzip.NewReader(bytes.NewReader(b))
+	if err != nil {
+		return nil, err
+	}
+	return io.ReadAll(z)
+}

@@ -1,0 +1,116 @@
+package api
+
+import (
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/sallyport/sallyport"
+)
+
+// maxAlternatives bounds the disjunctive form of a rule in the document.
+const maxAlternatives = 16
+
+// describe adds a rule to an operation's documentation: its scopes as security
+// requirements, and the whole rule as x-sallyport-rule, because OpenAPI has no
+// words for roles, second factors and alternatives.
+func (a *API) describe(op *huma.Operation, rule sallyport.Rule) {
+	if rule.Check() != nil {
+		return // Mux refuses it with a message
+	}
+	if op.Extensions == nil {
+		op.Extensions = map[string]any{}
+	}
+	op.Extensions["x-sallyport-rule"] = rule
+	op.Security = a.security(rule)
+	note := "Requires: " + rule.String() + "."
+	if rule.Op() == sallyport.OpPublic {
+		note = "Public."
+	}
+	op.Description = strings.TrimSpace(op.Description + "\n\n" + note)
+}
+
+func (a *API) security(rule sallyport.Rule) []map[string][]string {
+	if rule.Op() == sallyport.OpPublic {
+		return []map[string][]string{}
+	}
+	var out []map[string][]string
+	seen := map[string]bool{}
+	for _, scopes := range alternatives(rule) {
+		slices.Sort(scopes)
+		scopes = slices.Compact(scopes)
+		for _, scheme := range a.schemes {
+			if key := fmt.Sprint(scheme, scopes); !seen[key] {
+				seen[key] = true
+				out = append(out, map[string][]string{scheme: scopes})
+			}
+		}
+		for _, s := range scopes {
+			a.addScope(s)
+		}
+	}
+	return out
+}
+
+// addScope makes a scope known to the OAuth2 schemes of the document.
+func (a *API) addScope(name string) {
+	if a.scopes[name] {
+		return
+	}
+	a.scopes[name] = true
+	for _, s := range a.huma.OpenAPI().Components.SecuritySchemes {
+		if s.Flows != nil && s.Flows.Password != nil {
+			s.Flows.Password.Scopes[name] = "Permission " + name
+		}
+	}
+}
+
+// alternatives is the rule's scopes in disjunctive form: what each way to
+// satisfy it needs.
+func alternatives(r sallyport.Rule) [][]string {
+	switch r.Op() {
+	case sallyport.OpScope, sallyport.OpPermission:
+		return [][]string{{r.Name()}}
+	case sallyport.OpAny:
+		var out [][]string
+		for _, part := range r.Of() {
+			out = append(out, alternatives(part)...)
+		}
+		return bounded(r, out)
+	case sallyport.OpAll:
+		out := [][]string{{}}
+		for _, part := range r.Of() {
+			var next [][]string
+			for _, left := range out {
+				for _, right := range alternatives(part) {
+					next = append(next, slices.Concat(left, right))
+				}
+			}
+			out = bounded(r, next)
+		}
+		return out
+	}
+	return [][]string{{}}
+}
+
+func bounded(r sallyport.Rule, alternatives [][]string) [][]string {
+	if len(alternatives) > maxAlternatives {
+		panic(fmt.Sprintf("sallyport: rule %v has more than %d alternatives: define a permission or role for them", r, maxAlternatives))
+	}
+	return alternatives
+}
+
+// ErrorResponses returns documentation of refusals for Raw operations.
+func ErrorResponses(a *API, statuses ...int) map[string]*huma.Response {
+	out := map[string]*huma.Response{}
+	for _, s := range statuses {
+		out[fmt.Sprint(s)] = &huma.Response{
+			Description: http.StatusText(s),
+			Content:     map[string]*huma.MediaType{problemType: {Schema: Schema[problem](a)}},
+		}
+	}
+	return out
+}

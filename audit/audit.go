@@ -1,0 +1,104 @@
+// Package audit records what happened: who did what to whom, from where, with
+// what result, and why.
+//
+// It decides that an event of a change stands or falls with the change: it is
+// written in the same transaction. Refusals have no change; they are written
+// behind the request, in batches and bounded, so that refusing costs the
+// server no more than it costs the caller. Events hold no secrets: no
+// passwords, tokens, codes or keys, not even parts of them.
+package audit
+
+import (
+	"context"
+	"encoding/json"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/sallyport/sallyport/internal/db"
+	"github.com/sallyport/sallyport/internal/reqctx"
+)
+
+// Result is how it ended.
+type Result string
+
+// The results.
+const (
+	Success Result = "success"
+	Failure Result = "failure" // tried and did not prove who they are
+	Denied  Result = "denied"  // known, and not allowed
+)
+
+// Event is one thing that happened. Actor, address and request id come from
+// the context.
+type Event struct {
+	Action string // what was done: "session.started"; see docs/audit.md
+	Result Result // Success if empty
+	Target string // id or name of what it was done to
+	Reason string // why it was refused, for the operator's eyes
+	Detail map[string]string
+	Actor  string // set where the context cannot know it: a sign-in's account
+}
+
+// Record is a stored event.
+type Record struct {
+	ID        string            `json:"id"`
+	At        time.Time         `json:"at"`
+	Action    string            `json:"action"`
+	Result    Result            `json:"result"`
+	Actor     string            `json:"actor"`
+	ActorKind string            `json:"actor_kind"`
+	Target    string            `json:"target"`
+	Reason    string            `json:"reason,omitempty"`
+	Address   string            `json:"address,omitempty"`
+	RequestID string            `json:"request_id,omitempty"`
+	Detail    map[string]string `json:"detail,omitempty"`
+}
+
+// maxText bounds every text of an event that a caller can influence, in bytes.
+const maxText = 256
+
+func record(ctx context.Context, e Event, now time.Time) Record {
+	i := reqctx.InfoFrom(ctx)
+	r := Record{
+		ID: uuid.Must(uuid.NewV7()).String(), At: now, Action: e.Action, Result: e.Result,
+		Actor: i.Actor, ActorKind: i.ActorKind, Target: clip(e.Target), Reason: clip(e.Reason),
+		Address: i.Address, RequestID: i.RequestID, Detail: e.Detail,
+	}
+	if r.Result == "" {
+		r.Result = Success
+	}
+	if e.Actor != "" {
+		r.Actor = e.Actor
+		if r.ActorKind == "anonymous" {
+			r.ActorKind = "user"
+		}
+	}
+	for k, v := range r.Detail {
+		r.Detail[k] = clip(v)
+	}
+	return r
+}
+
+func clip(s string) string {
+	if len(s) > maxText {
+		s = s[:maxText]
+	}
+	return s
+}
+
+// Append records e in the transaction of the change it tells of.
+func Append(ctx context.Context, tx *db.Tx, e Event) error {
+	return insert(tx, record(ctx, e, time.Now()))
+}
+
+func (r Record) detail() string {
+	if len(r.Detail) == 0 {
+		return "{}"
+	}
+	b, err := json.Marshal(r.Detail)
+	if err != nil {
+		panic(err) // strings always marshal
+	}
+	return string(b)
+}

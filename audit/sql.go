@@ -1,0 +1,35 @@
+package audit
+
+import (
+	"encoding/json"
+
+	"github.com/sallyport/sallyport/internal/db"
+)
+
+func insert(tx *db.Tx, r Record) error {
+	_, err := tx.Exec(`INSERT INTO sp_audit
+		(id, at, action, result, actor, actor_kind, target, reason, address, request_id, detail)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`,
+		r.ID, db.Micros(r.At), r.Action, string(r.Result), r.Actor, r.ActorKind, r.Target, r.Reason, r.Address, r.RequestID, r.detail())
+	return err
+}
+
+// Latest returns the last n events, newest first.
+func Latest(rd db.Reader, n int) (out []Record, err error) {
+	err = rd.Rows(`SELECT id, at, action, result, actor, actor_kind, target, reason, address, request_id, detail
+		FROM sp_audit ORDER BY at DESC, id DESC LIMIT $1`, []any{n}, func(scan db.Scan) error {
+		var r Record
+		var at int64
+		var result, detail string
+		if err := scan(&r.ID, &at, &r.Action, &result, &r.Actor, &r.ActorKind, &r.Target, &r.Reason, &r.Address, &r.RequestID, &detail); err != nil {
+			return err
+		}
+		r.At, r.Result = db.Time(at), Result(result)
+		if err := json.Unmarshal([]byte(detail), &r.Detail); err != nil {
+			return err
+		}
+		out = append(out, r)
+		return nil
+	})
+	return out, err
+}

@@ -1,0 +1,402 @@
+package token
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/sallyport/sallyport"
+	"github.com/sallyport/sallyport/audit"
+	"github.com/sallyport/sallyport/internal/db"
+	"github.com/sallyport/sallyport/internal/seal"
+)
+
+// State is where a signing key is in its life. A key is published before it
+// signs (next), signs (active), is still accepted while tokens that it signed
+// live (retiring), and is then refused (retired).
+type State string
+
+// The states of a key.
+const (
+	Next     State = "next"
+	Active   State = "active"
+	Retiring State = "retiring"
+	Retired  State = "retired"
+)
+
+// Info is what may be told of a key.
+type Info struct {
+	ID        string     `json:"kid"`
+	Alg       Alg        `json:"alg"`
+	State     State      `json:"state"`
+	Created   time.Time  `json:"created_at"`
+	Activated *time.Time `json:"activated_at"`
+	RetireAt  *time.Time `json:"retire_at"` // of a retiring key
+}
+
+// Keyring holds the signing keys of the database, as of the version it last
+// read. It is shared by all requests of a process.
+type Keyring struct {
+	db     *db.DB
+	master *seal.Master
+	again  func() (*seal.Master, error)
+	alg    Alg
+	grace  time.Duration
+	now    func() time.Time
+
+	mu      sync.Mutex // one reload at a time
+	current atomic.Pointer[snapshot]
+}
+
+type snapshot struct {
+	version int64
+	set     *Set
+	refresh []byte
+	until   time.Time // when the first retiring key must be left out; zero: never
+}
+
+// KeyringConfig is what a Keyring needs.
+type KeyringConfig struct {
+	DB     *db.DB
+	Master *seal.Master
+	// MasterAgain, if not nil, reads the master key again: it may have been
+	// rotated by another process.
+	MasterAgain func() (*seal.Master, error)
+	Alg         Alg           // of keys that are made; EdDSA if empty
+	Grace       time.Duration // how long a replaced key is accepted: the life of an access token and some
+	Now         func() time.Time
+}
+
+// refreshKeyBytes is the size of the key under which refresh tokens are
+// derived.
+const refreshKeyBytes = 32
+
+// ErrMasterKey says that the keys of the database cannot be opened.
+var ErrMasterKey = errors.New("the master key does not fit the database")
+
+// OpenKeyring reads the keys, making them in a database that has none.
+func OpenKeyring(ctx context.Context, cfg KeyringConfig) (*Keyring, error) {
+	if cfg.Alg == "" {
+		cfg.Alg = EdDSA
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	k := &Keyring{db: cfg.DB, master: cfg.Master, again: cfg.MasterAgain, alg: cfg.Alg, grace: cfg.Grace, now: cfg.Now}
+	if err := k.create(ctx); err != nil {
+		return nil, err
+	}
+	return k, k.Reload(ctx)
+}
+
+// HasKeys reports whether the database holds keys sealed under some master key.
+func HasKeys(rd db.Reader) (bool, error) { return hasSecrets(rd) }
+
+// create makes the first keys: one that signs and one that will be next.
+func (k *Keyring) create(ctx context.Context) error {
+	if exists, err := hasSecrets(k.db.View(ctx)); err != nil || exists {
+		return err
+	}
+	active, err := k.generate(Active)
+	if err != nil {
+		return err
+	}
+	next, err := k.generate(Next)
+	if err != nil {
+		return err
+	}
+	refresh := make([]byte, refreshKeyBytes)
+	rand.Read(refresh)
+	return k.db.Write(ctx, func(tx *db.Tx) error {
+		if exists, err := hasSecrets(tx); err != nil || exists { // another node was first
+			return err
+		}
+		for _, row := range []row{active, next} {
+			if err := insertKey(tx, row); err != nil {
+				return err
+			}
+			if err := audit.Append(ctx, tx, audit.Event{Action: "key.created", Target: row.id, Detail: map[string]string{"alg": string(row.alg), "state": string(row.state)}}); err != nil {
+				return err
+			}
+		}
+		if err := insertSecret(tx, refreshSecret, k.master.Seal(purposeOf(refreshSecret), refresh), k.now()); err != nil {
+			return err
+		}
+		return bumpKeys(tx)
+	})
+}
+
+const refreshSecret = "refresh-tokens"
+
+func purposeOf(secret string) string { return "secret:" + secret }
+func purposeOfKey(kid string) string { return "signing-key:" + kid }
+
+func (k *Keyring) generate(state State) (row, error) {
+	key, err := Generate(k.alg)
+	if err != nil {
+		return row{}, err
+	}
+	private, err := key.MarshalPrivate()
+	if err != nil {
+		return row{}, err
+	}
+	r := row{id: key.ID(), alg: key.Alg(), state: state, sealed: k.master.Seal(purposeOfKey(key.ID()), private), created: k.now()}
+	if state == Active {
+		r.activated = r.created
+	}
+	return r, nil
+}
+
+func (k *Keyring) openKey(r row) (*Key, error) {
+	private, err := k.master.Open(purposeOfKey(r.id), r.sealed)
+	if err != nil {
+		return nil, fmt.Errorf("%w: signing key %s: %w", ErrMasterKey, r.id, err)
+	}
+	key, err := ParsePrivate(private)
+	if err != nil {
+		return nil, fmt.Errorf("signing key %s: %w", r.id, err)
+	}
+	if key.ID() != r.id {
+		return nil, fmt.Errorf("signing key %s: the sealed key is another one", r.id)
+	}
+	return key, nil
+}
+
+// Reload reads the keys again.
+func (k *Keyring) Reload(ctx context.Context) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	err := k.reload(ctx)
+	if errors.Is(err, seal.ErrWrongKey) && k.again != nil {
+		master, merr := k.again()
+		if merr != nil {
+			return errors.Join(err, merr)
+		}
+		k.master = master
+		err = k.reload(ctx)
+	}
+	return err
+}
+
+func (k *Keyring) reload(ctx context.Context) error {
+	version, rows, refresh, err := load(k.db.View(ctx))
+	if err != nil {
+		return err
+	}
+	now := k.now()
+	s := &snapshot{version: version}
+	var active *Key
+	var others []*Key
+	for _, r := range rows {
+		if r.state == Retired || r.state == Retiring && !now.Before(r.retireAt) {
+			continue
+		}
+		key, err := k.openKey(r)
+		if err != nil {
+			return err
+		}
+		if r.state == Active {
+			active = key
+			continue
+		}
+		if r.state == Retiring && (s.until.IsZero() || r.retireAt.Before(s.until)) {
+			s.until = r.retireAt
+		}
+		others = append(others, key)
+	}
+	if active == nil {
+		return errors.New("the database has no active signing key: run “sallyport key rotate”")
+	}
+	if s.set, err = NewSet(active, others...); err != nil {
+		return err
+	}
+	if s.refresh, err = k.master.Open(purposeOf(refreshSecret), refresh); err != nil {
+		return fmt.Errorf("%w: %s: %w", ErrMasterKey, refreshSecret, err)
+	}
+	k.current.Store(s)
+	return nil
+}
+
+// Set returns the keys in use. A retiring key is left out from the moment it
+// is retired.
+func (k *Keyring) Set(ctx context.Context) (*Set, error) {
+	s := k.current.Load()
+	if !s.until.IsZero() && !k.now().Before(s.until) {
+		if err := k.Reload(ctx); err != nil {
+			return nil, err
+		}
+		s = k.current.Load()
+	}
+	return s.set, nil
+}
+
+// RefreshKey returns the key under which refresh tokens are derived.
+func (k *Keyring) RefreshKey() []byte { return k.current.Load().refresh }
+
+// Sync reloads the keys if the database has another version than they were
+// read at, and reports whether it did.
+func (k *Keyring) Sync(ctx context.Context, version int64) (bool, error) {
+	if k.current.Load().version == version {
+		return false, nil
+	}
+	return true, k.Reload(ctx)
+}
+
+// SyncNow asks the database for the version first.
+func (k *Keyring) SyncNow(ctx context.Context) (bool, error) {
+	version, err := keysVersion(k.db.View(ctx))
+	if err != nil {
+		return false, err
+	}
+	return k.Sync(ctx, version)
+}
+
+// List returns all keys, newest first.
+func (k *Keyring) List(ctx context.Context) ([]Info, error) {
+	_, rows, _, err := load(k.db.View(ctx))
+	if err != nil {
+		return nil, err
+	}
+	out := make([]Info, 0, len(rows))
+	for _, r := range rows {
+		out = append(out, r.info(k.now()))
+	}
+	return out, nil
+}
+
+// Rotate makes the next key the active one, lets the one before retire, and
+// makes a new next key. Tokens stay good: the replaced key is accepted until
+// the last of them has expired.
+func (k *Keyring) Rotate(ctx context.Context) (active Info, err error) {
+	next, err := k.generate(Next)
+	if err != nil {
+		return Info{}, err
+	}
+	spare, err := k.generate(Active) // used if there is no next one, or of another algorithm
+	if err != nil {
+		return Info{}, err
+	}
+	now := k.now()
+	err = k.db.Write(ctx, func(tx *db.Tx) error {
+		_, rows, _, err := load(tx)
+		if err != nil {
+			return err
+		}
+		var to *row
+		for _, r := range rows {
+			switch {
+			case r.state == Active:
+				if err := setState(tx, r.id, Retiring, r.activated, now.Add(k.grace)); err != nil {
+					return err
+				}
+			case r.state == Next && r.alg == k.alg && to == nil:
+				to = &r
+			case r.state == Next:
+				if err := retire(tx, r.id); err != nil {
+					return err
+				}
+			}
+		}
+		if to == nil {
+			r := spare
+			to = &r
+			if err := insertKey(tx, r); err != nil {
+				return err
+			}
+		} else {
+			if err := setState(tx, to.id, Active, now, time.Time{}); err != nil {
+				return err
+			}
+			to.state, to.activated = Active, now
+		}
+		if err := insertKey(tx, next); err != nil {
+			return err
+		}
+		if err := bumpKeys(tx); err != nil {
+			return err
+		}
+		active = to.info(now)
+		return audit.Append(ctx, tx, audit.Event{Action: "key.rotated", Target: to.id, Detail: map[string]string{"alg": string(to.alg)}})
+	})
+	if err != nil {
+		return Info{}, err
+	}
+	return active, k.Reload(ctx)
+}
+
+// Retire refuses a key from now on and forgets its private part. Tokens that it
+// signed are dead; sessions live on through their refresh tokens.
+func (k *Keyring) Retire(ctx context.Context, kid string) error {
+	err := k.db.Write(ctx, func(tx *db.Tx) error {
+		_, rows, _, err := load(tx)
+		if err != nil {
+			return err
+		}
+		for _, r := range rows {
+			if r.id != kid {
+				continue
+			}
+			if r.state == Active {
+				return &sallyport.Error{Status: http.StatusConflict, Code: "key_active", Message: "This key signs now. Rotate first (sallyport key rotate), then retire it."}
+			}
+			if r.state == Retired {
+				return nil
+			}
+			if err := retire(tx, kid); err != nil {
+				return err
+			}
+			if err := bumpKeys(tx); err != nil {
+				return err
+			}
+			return audit.Append(ctx, tx, audit.Event{Action: "key.retired", Target: kid})
+		}
+		return &sallyport.Error{Status: http.StatusNotFound, Code: "not_found", Message: "There is no such key."}
+	})
+	if err != nil {
+		return err
+	}
+	return k.Reload(ctx)
+}
+
+// Rewrap seals everything under another master key, in one transaction. The
+// keys themselves stay: nobody is logged out.
+func (k *Keyring) Rewrap(ctx context.Context, to *seal.Master) error {
+	err := k.db.Write(ctx, func(tx *db.Tx) error {
+		_, rows, refresh, err := load(tx)
+		if err != nil {
+			return err
+		}
+		for _, r := range rows {
+			if r.state == Retired {
+				continue
+			}
+			private, err := k.master.Open(purposeOfKey(r.id), r.sealed)
+			if err != nil {
+				return fmt.Errorf("%w: signing key %s: %w", ErrMasterKey, r.id, err)
+			}
+			if err := reseal(tx, r.id, to.Seal(purposeOfKey(r.id), private)); err != nil {
+				return err
+			}
+		}
+		secret, err := k.master.Open(purposeOf(refreshSecret), refresh)
+		if err != nil {
+			return fmt.Errorf("%w: %s: %w", ErrMasterKey, refreshSecret, err)
+		}
+		if err := resealSecret(tx, refreshSecret, to.Seal(purposeOf(refreshSecret), secret)); err != nil {
+			return err
+		}
+		return audit.Append(ctx, tx, audit.Event{Action: "key.master_rotated"})
+	})
+	if err != nil {
+		return err
+	}
+	k.mu.Lock()
+	k.master = to
+	k.mu.Unlock()
+	return nil
+}

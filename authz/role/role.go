@@ -1,0 +1,477 @@
+// Package role decides what a subject may do: roles, the permissions and other
+// roles they contain, and what was granted to whom.
+//
+// It stores subjects, roles, permissions and grants. It never lets anybody
+// give, take or touch more than they hold themselves, and it never lets the
+// last administrator go.
+package role
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/sallyport/sallyport"
+	"github.com/sallyport/sallyport/audit"
+	"github.com/sallyport/sallyport/internal/db"
+)
+
+// The built-in roles. Admin holds every permission there is or will be.
+const (
+	Admin     = "admin"
+	Moderator = "moderator"
+	User      = "user"
+	Guest     = "guest"
+)
+
+// Role is a named set of permissions and other roles.
+type Role struct {
+	Name        string   `json:"name"`
+	Description string   `json:"description"`
+	Builtin     bool     `json:"builtin"`
+	Permissions []string `json:"permissions"`
+	Includes    []string `json:"includes"`
+}
+
+// Permission is a permission that exists: built in, named by a route's rule, or
+// put.
+type Permission struct {
+	Name        string `json:"name"`
+	Description string `json:"description"`
+	Source      string `json:"source"`
+}
+
+// Graph is all roles at one moment.
+type Graph struct {
+	Roles       map[string]*Role
+	Permissions map[string]*Permission
+}
+
+// closure returns roles and all roles they include.
+func (g Graph) closure(roles []string) map[string]bool {
+	seen := map[string]bool{}
+	var walk func(string)
+	walk = func(name string) {
+		r := g.Roles[name]
+		if r == nil || seen[name] {
+			return
+		}
+		seen[name] = true
+		for _, in := range r.Includes {
+			walk(in)
+		}
+	}
+	for _, r := range roles {
+		walk(r)
+	}
+	return seen
+}
+
+// Resolve returns what these roles and direct permissions amount to.
+func (g Graph) Resolve(roles, permissions []string) *sallyport.Grants {
+	all := g.closure(roles)
+	names := make([]string, 0, len(all))
+	perms := slices.Clone(permissions)
+	for name := range all {
+		names = append(names, name)
+		perms = append(perms, g.Roles[name].Permissions...)
+	}
+	if all[Admin] {
+		return sallyport.NewAdminGrants(names, perms)
+	}
+	return sallyport.NewGrants(names, perms)
+}
+
+// cycle returns a path from role back to itself, nil if there is none.
+func (g Graph) cycle(role string) []string {
+	var path []string
+	seen := map[string]bool{}
+	var walk func(string) bool
+	walk = func(name string) bool {
+		path = append(path, name)
+		if name == role && len(path) > 1 {
+			return true
+		}
+		if r := g.Roles[name]; r != nil && !seen[name] {
+			seen[name] = true
+			if slices.ContainsFunc(r.Includes, walk) {
+				return true
+			}
+		}
+		path = path[:len(path)-1]
+		return false
+	}
+	if walk(role) {
+		return path
+	}
+	return nil
+}
+
+// Actor is who makes a change and how far their own rights reach.
+type Actor struct {
+	operator  bool
+	principal sallyport.Principal
+}
+
+// Operator is the command line on the server's own database: it may do
+// everything.
+func Operator() Actor { return Actor{operator: true} }
+
+// ByPrincipal acts with the rights of a request's credential.
+func ByPrincipal(p sallyport.Principal) Actor { return Actor{principal: p} }
+
+// covers reports whether everything in g is within the actor's own rights.
+func (a Actor) covers(g *sallyport.Grants) bool {
+	if a.operator {
+		return true
+	}
+	p := &a.principal
+	if g.Everything() && !(p.Grants().Everything() && !p.Claims().Scoped) {
+		return false
+	}
+	for name := range g.Permissions().All() {
+		if !p.Can(name) {
+			return false
+		}
+	}
+	if p.Grants().Everything() && !p.Claims().Scoped {
+		return true // holds what every role gives, also those it has not
+	}
+	for name := range g.Roles().All() {
+		if !p.HasRole(name) {
+			return false
+		}
+	}
+	return true
+}
+
+func aboveOwn() error {
+	return &sallyport.Error{
+		Status: http.StatusForbidden, Code: "above_own_rights",
+		Message: "You cannot give, take or touch more than you may do yourself. Ask somebody who holds all the roles and permissions concerned.",
+	}
+}
+
+func lastAdministrator() error {
+	return &sallyport.Error{
+		Status: http.StatusConflict, Code: "last_administrator",
+		Message: "This would leave nobody who administers the service. Make another account an administrator first.",
+	}
+}
+
+func invalid(pointer, code, detail string) error {
+	return sallyport.Invalid(sallyport.Field{Pointer: pointer, Code: code, Detail: detail})
+}
+
+// CheckTouch returns an error unless the actor's rights cover the subject's:
+// who may change accounts may not thereby take over a greater one.
+func CheckTouch(rd db.Reader, actor Actor, subject string) error {
+	g, err := LoadGraph(rd)
+	if err != nil {
+		return err
+	}
+	roles, perms, err := Direct(rd, subject)
+	if err != nil {
+		return err
+	}
+	if !actor.covers(g.Resolve(roles, perms)) {
+		return aboveOwn()
+	}
+	return nil
+}
+
+// Create adds a subject with these direct roles, and no others.
+func Create(tx *db.Tx, id, kind string, now time.Time, roles ...string) error {
+	if err := insertSubject(tx, id, kind, now); err != nil {
+		return err
+	}
+	return replaceRoles(tx, id, nil, roles)
+}
+
+// SetDisabled disables or enables a subject. Its sessions are refused at the
+// next request.
+func SetDisabled(tx *db.Tx, id string, disabled bool) error {
+	if disabled {
+		if err := keepAdministrator(tx, id); err != nil {
+			return err
+		}
+	}
+	return updateDisabled(tx, id, disabled)
+}
+
+// Delete removes a subject with all that refers to it.
+func Delete(tx *db.Tx, id string) error {
+	if err := keepAdministrator(tx, id); err != nil {
+		return err
+	}
+	return deleteSubject(tx, id)
+}
+
+// keepAdministrator returns an error if id is the only enabled administrator.
+func keepAdministrator(tx *db.Tx, id string) error {
+	g, err := LoadGraph(tx)
+	if err != nil {
+		return err
+	}
+	roles, perms, err := Direct(tx, id)
+	if err != nil || !g.Resolve(roles, perms).Everything() {
+		return err
+	}
+	if disabled, err := isDisabled(tx, id); err != nil || disabled {
+		return err
+	}
+	left, err := hasAdministrator(tx, g, id)
+	if err == nil && !left {
+		err = lastAdministrator()
+	}
+	return err
+}
+
+// HasAdministrator reports whether an enabled subject administers the service.
+func HasAdministrator(rd db.Reader) (bool, error) {
+	g, err := LoadGraph(rd)
+	if err != nil {
+		return false, err
+	}
+	return hasAdministrator(rd, g, "")
+}
+
+// hasAdministrator looks for an enabled subject, other than except, that is an
+// administrator under g.
+func hasAdministrator(rd db.Reader, g Graph, except string) (bool, error) {
+	for name := range g.Roles {
+		if g.closure([]string{name})[Admin] {
+			if found, err := anyEnabledWithRole(rd, name, except); found || err != nil {
+				return found, err
+			}
+		}
+	}
+	return false, nil
+}
+
+// SetRoles makes roles the subject's direct roles.
+func SetRoles(ctx context.Context, tx *db.Tx, actor Actor, id string, roles []string) error {
+	return regrant(ctx, tx, actor, id, func(_, perms []string) ([]string, []string) { return roles, perms })
+}
+
+// SetPermissions makes permissions the subject's direct permissions.
+func SetPermissions(ctx context.Context, tx *db.Tx, actor Actor, id string, permissions []string) error {
+	return regrant(ctx, tx, actor, id, func(roles, _ []string) ([]string, []string) { return roles, permissions })
+}
+
+// Grant adds one role to a subject.
+func Grant(ctx context.Context, tx *db.Tx, actor Actor, id, name string) error {
+	return regrant(ctx, tx, actor, id, func(roles, perms []string) ([]string, []string) {
+		return append(slices.Clone(roles), name), perms
+	})
+}
+
+// Revoke takes one role from a subject.
+func Revoke(ctx context.Context, tx *db.Tx, actor Actor, id, name string) error {
+	return regrant(ctx, tx, actor, id, func(roles, perms []string) ([]string, []string) {
+		return slices.DeleteFunc(slices.Clone(roles), func(r string) bool { return r == name }), perms
+	})
+}
+
+// regrant is the one place where grants change.
+func regrant(ctx context.Context, tx *db.Tx, actor Actor, id string, change func(roles, perms []string) ([]string, []string)) error {
+	exists, err := subjectExists(tx, id)
+	if err != nil {
+		return err
+	}
+	if !exists {
+		return sallyport.NotFound("user")
+	}
+	g, err := LoadGraph(tx)
+	if err != nil {
+		return err
+	}
+	oldRoles, oldPerms, err := Direct(tx, id)
+	if err != nil {
+		return err
+	}
+	roles, perms := change(oldRoles, oldPerms)
+	roles, perms = normal(roles), normal(perms)
+	for _, name := range roles {
+		if g.Roles[name] == nil {
+			return invalid("/roles", "unknown_role", fmt.Sprintf("There is no role %q. GET /roles lists those that exist.", show(name)))
+		}
+	}
+	for _, name := range perms {
+		if g.Permissions[name] == nil {
+			return invalid("/permissions", "unknown_permission", fmt.Sprintf("There is no permission %q. It exists once a route's rule names it, or after PUT /permissions/{name}.", show(name)))
+		}
+	}
+	before, after := g.Resolve(oldRoles, oldPerms), g.Resolve(roles, perms)
+	if !actor.covers(before) || !actor.covers(after) {
+		return aboveOwn()
+	}
+	if before.Everything() && !after.Everything() {
+		if err := keepAdministrator(tx, id); err != nil {
+			return err
+		}
+	}
+	if slices.Equal(roles, oldRoles) && slices.Equal(perms, oldPerms) {
+		return nil
+	}
+	if err := replaceRoles(tx, id, oldRoles, roles); err != nil {
+		return err
+	}
+	if err := replacePermissions(tx, id, oldPerms, perms); err != nil {
+		return err
+	}
+	if err := bumpSubject(tx, id); err != nil {
+		return err
+	}
+	return audit.Append(ctx, tx, audit.Event{Action: "grants.changed", Target: id, Detail: map[string]string{
+		"roles_before": strings.Join(oldRoles, " "), "roles": strings.Join(roles, " "),
+		"permissions_before": strings.Join(oldPerms, " "), "permissions": strings.Join(perms, " "),
+	}})
+}
+
+// show cuts a name that a caller sent to what is fit for a message.
+func show(name string) string {
+	if len(name) > 64 {
+		return name[:64] + "…"
+	}
+	return name
+}
+
+func normal(names []string) []string {
+	out := append([]string{}, names...)
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+// Put creates or replaces a role.
+func Put(ctx context.Context, tx *db.Tx, actor Actor, r Role) error {
+	if err := sallyport.CheckName(r.Name); err != nil {
+		return invalid("/name", "invalid_name", err.Error())
+	}
+	if r.Name == Admin {
+		return &sallyport.Error{Status: http.StatusConflict, Code: "builtin_role", Message: "The role admin means everything and cannot be redefined. Define a role of your own instead."}
+	}
+	r.Permissions, r.Includes = normal(r.Permissions), normal(r.Includes)
+	g, err := LoadGraph(tx)
+	if err != nil {
+		return err
+	}
+	for _, name := range r.Permissions {
+		if g.Permissions[name] == nil {
+			return invalid("/permissions", "unknown_permission", fmt.Sprintf("There is no permission %q. It exists once a route's rule names it, or after PUT /permissions/{name}.", show(name)))
+		}
+	}
+	for _, name := range r.Includes {
+		if g.Roles[name] == nil && name != r.Name {
+			return invalid("/includes", "unknown_role", fmt.Sprintf("There is no role %q. GET /roles lists those that exist.", show(name)))
+		}
+	}
+	old := g.Roles[r.Name]
+	if old != nil {
+		r.Builtin = old.Builtin
+		if !actor.covers(g.Resolve([]string{r.Name}, nil)) {
+			return aboveOwn()
+		}
+	}
+	had, err := hasAdministrator(tx, g, "")
+	if err != nil {
+		return err
+	}
+	g.Roles[r.Name] = &r
+	if path := g.cycle(r.Name); path != nil {
+		return invalid("/includes", "role_cycle", "A role cannot include itself: "+strings.Join(path, " → ")+".")
+	}
+	after := g.Resolve([]string{r.Name}, nil)
+	if old == nil && !actor.operator {
+		// Nobody holds a role that does not exist yet: what counts is what it contains.
+		after = g.Resolve(r.Includes, r.Permissions)
+	}
+	if !actor.covers(after) {
+		return aboveOwn()
+	}
+	if has, err := hasAdministrator(tx, g, ""); err != nil {
+		return err
+	} else if had && !has {
+		return lastAdministrator()
+	}
+	if err := upsertRole(tx, r); err != nil {
+		return err
+	}
+	if err := bumpRoles(tx); err != nil {
+		return err
+	}
+	return audit.Append(ctx, tx, audit.Event{Action: "role.put", Target: r.Name, Detail: map[string]string{
+		"permissions": strings.Join(r.Permissions, " "), "includes": strings.Join(r.Includes, " "),
+	}})
+}
+
+// Remove deletes a role of one's own, and with it every grant of it.
+func Remove(ctx context.Context, tx *db.Tx, actor Actor, name string) error {
+	g, err := LoadGraph(tx)
+	if err != nil {
+		return err
+	}
+	r := g.Roles[name]
+	if r == nil {
+		return sallyport.NotFound("role")
+	}
+	if r.Builtin {
+		return &sallyport.Error{Status: http.StatusConflict, Code: "builtin_role", Message: "A built-in role cannot be deleted. Its permissions can be taken from it with PUT /roles/" + name + "."}
+	}
+	if !actor.covers(g.Resolve([]string{name}, nil)) {
+		return aboveOwn()
+	}
+	had, err := hasAdministrator(tx, g, "")
+	if err != nil {
+		return err
+	}
+	if err := deleteRole(tx, name); err != nil {
+		return err
+	}
+	if g, err = LoadGraph(tx); err != nil {
+		return err
+	}
+	if has, err := hasAdministrator(tx, g, ""); err != nil {
+		return err
+	} else if had && !has {
+		return lastAdministrator()
+	}
+	if err := bumpRoles(tx); err != nil {
+		return err
+	}
+	return audit.Append(ctx, tx, audit.Event{Action: "role.deleted", Target: name})
+}
+
+// PutPermission creates a permission of one's own or describes one.
+func PutPermission(ctx context.Context, tx *db.Tx, name, description string) error {
+	if err := sallyport.CheckName(name); err != nil {
+		return invalid("/name", "invalid_name", err.Error())
+	}
+	if err := upsertPermission(tx, name, description); err != nil {
+		return err
+	}
+	return audit.Append(ctx, tx, audit.Event{Action: "permission.put", Target: name})
+}
+
+// Declare makes the permissions that rules name exist.
+func Declare(ctx context.Context, d *db.DB, names []string) error {
+	g, err := LoadGraph(d.View(ctx))
+	if err != nil {
+		return err
+	}
+	names = slices.DeleteFunc(normal(names), func(n string) bool { return g.Permissions[n] != nil })
+	if len(names) == 0 {
+		return nil
+	}
+	return d.Write(ctx, func(tx *db.Tx) error {
+		for _, n := range names {
+			if err := declarePermission(tx, n); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}

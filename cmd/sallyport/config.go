@@ -1,0 +1,440 @@
+package main
+
+import (
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+	"net/url"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/BurntSushi/toml"
+
+	"github.com/sallyport/sallyport/authn/token"
+	"github.com/sallyport/sallyport/server"
+)
+
+// key is one configuration key: its documentation, its default, and what a
+// value must look like.
+type key struct {
+	name    string // section.key, as in the file
+	flag    string // "" if it has none
+	def     string
+	doc     string
+	bounds  string // unit and range, or the choices
+	secret  bool
+	pending string // what it waits for: accepted and checked, but without effect yet
+	check   func(string) error
+}
+
+// keys is the manual: docs/configuration.md is made from it.
+var keys = []key{
+	{name: "listen", flag: "listen", def: "127.0.0.1:8080", doc: "Address to listen on.", bounds: "host:port", check: checkListen},
+	{name: "base_url", flag: "base-url", def: "", doc: "Where clients reach the server. It is the issuer and audience of tokens. Empty: http:// and the address of “listen”.", bounds: "URL", check: optional(server.CheckBaseURL)},
+	{name: "data_dir", flag: "data", def: "./sallyport-data", doc: "Folder of the SQLite file and the master key. It is made if its parent exists.", bounds: "path", check: nonEmpty},
+	{name: "database", flag: "database", def: "", doc: "URL of a PostgreSQL database. Empty: SQLite in data_dir.", bounds: "postgres://…", secret: true, check: optional(checkPostgres)},
+	{name: "redis", flag: "redis", def: "", doc: "URL of a Redis or Valkey server for limits that nodes share.", bounds: "redis://…", secret: true, pending: "shared limits", check: optional(scheme("redis", "rediss", "redis-sentinel"))},
+	{name: "dev", flag: "dev", def: "false", doc: "Development: readable logs.", bounds: "true, false", check: checkBool},
+	{name: "registration", def: "open", doc: "Who may make an account: anyone, those who were invited, or nobody but an administrator.", bounds: "open, invite, closed", check: oneOf("open", "invite", "closed")},
+	{name: "tokens.access_ttl", def: "15m", doc: "Life of an access token.", bounds: "duration, 10s to 24h", check: duration(10*time.Second, 24*time.Hour)},
+	{name: "tokens.refresh_ttl", def: "336h", doc: "Life of a refresh token that is not used.", bounds: "duration, 1m to 8784h", check: duration(time.Minute, 8784*time.Hour)},
+	{name: "tokens.session_ttl", def: "720h", doc: "Life of a session however often it is refreshed.", bounds: "duration, 1m to 8784h", check: duration(time.Minute, 8784*time.Hour)},
+	{name: "tokens.format", def: "jwt", doc: "Form of access tokens.", bounds: "jwt, opaque", pending: "opaque access tokens", check: oneOf("jwt", "opaque")},
+	{name: "tokens.alg", def: "EdDSA", doc: "Algorithm of signing keys that are made from now on.", bounds: "EdDSA, ES256, RS256, HS256", check: func(s string) error { return token.Alg(s).Check() }},
+	{name: "password.grant", def: "true", doc: "The password grant of POST /token.", bounds: "true, false", check: checkBool},
+	{name: "password.memory", def: "19456", doc: "Memory of one password hash (argon2id). Times password.permits it is what sign-ins may take.", bounds: "KiB, 8192 to 262144", check: integer(8192, 262144)},
+	{name: "password.time", def: "2", doc: "Passes of one password hash (argon2id).", bounds: "1 to 16", check: integer(1, 16)},
+	{name: "password.permits", def: "0", doc: "Password hashes at the same time. 0: one for each processor.", bounds: "0 to 1024", check: integer(0, 1024)},
+	{name: "auth.basic", def: "false", doc: "HTTP Basic on every route.", bounds: "true, false", pending: "HTTP Basic", check: checkBool},
+	{name: "limits.login", def: "", doc: "Limit of sign-ins for each account and address. “off” for tests.", bounds: "10/minute, off", pending: "rate limits", check: optional(checkLimit)},
+	{name: "limits.default", def: "", doc: "Limit of all other requests for each caller.", bounds: "100/minute, off", pending: "rate limits", check: optional(checkLimit)},
+	{name: "keys.master", def: "", doc: "File with the master key, the base64 of 32 bytes; it is made with mode 0600 for a new database. Empty: master.key in data_dir. In the environment the variable holds the key itself.", bounds: "path", check: optional(nonEmpty)},
+	{name: "cors.origins", def: "", doc: "Origins whose pages may read answers.", bounds: "list of https://host", pending: "CORS", check: optional(list(checkOrigin))},
+	{name: "cors.credentials", def: "false", doc: "Whether those pages may send cookies.", bounds: "true, false", pending: "CORS", check: checkBool},
+	{name: "cors.methods", def: "", doc: "Methods that those pages may use.", bounds: "list", pending: "CORS", check: optional(list(nonEmpty))},
+	{name: "cors.headers", def: "", doc: "Request headers that those pages may send.", bounds: "list", pending: "CORS", check: optional(list(nonEmpty))},
+	{name: "cors.max_age", def: "10m", doc: "How long a browser may remember the answer to a preflight.", bounds: "duration, 0s to 24h", pending: "CORS", check: duration(0, 24*time.Hour)},
+	{name: "hosts.allowed", def: "", doc: "Names under which the server may be addressed. Empty: that of base_url.", bounds: "list of host, *.domain", pending: "host checks", check: optional(list(nonEmpty))},
+	{name: "proxy.trusted", def: "", doc: "Networks of proxies whose forwarded headers are believed.", bounds: "list of CIDR", pending: "proxies", check: optional(list(checkCIDR))},
+	{name: "smtp.url", def: "", doc: "Server that sends mail.", bounds: "smtp://…, smtps://…", secret: true, pending: "mail", check: optional(scheme("smtp", "smtps"))},
+	{name: "log.level", def: "info", doc: "The least level that is logged. Requests are logged at info.", bounds: "debug, info, warn, error", check: oneOf("debug", "info", "warn", "error")},
+	{name: "log.format", def: "", doc: "Form of the log. Empty: json, or text with dev.", bounds: "json, text", check: optional(oneOf("json", "text"))},
+}
+
+const (
+	envPrefix     = "SALLYPORT_"
+	testEnvPrefix = "SALLYPORT_TEST_" // the project's own tests
+	configEnv     = "SALLYPORT_CONFIG"
+)
+
+// env returns the environment variable of a key.
+func (k key) env() string {
+	return envPrefix + strings.ToUpper(strings.ReplaceAll(k.name, ".", "_"))
+}
+
+func keyNamed(name string) (key, bool) {
+	i := slices.IndexFunc(keys, func(k key) bool { return k.name == name })
+	if i < 0 {
+		return key{}, false
+	}
+	return keys[i], true
+}
+
+// value is a key's text and where it came from.
+type value struct {
+	text   string
+	source string // "default", "file PATH", "environment NAME", "flag --NAME"
+}
+
+// settings is the whole configuration: a valid value for every key.
+type settings map[string]value
+
+func (s settings) text(name string) string { return s[name].text }
+func (s settings) isSet(name string) bool  { return s[name].source != "default" }
+
+func (s settings) bool(name string) bool { return s[name].text == "true" }
+
+func (s settings) duration(name string) time.Duration {
+	d, _ := time.ParseDuration(s[name].text) // checked
+	return d
+}
+
+func (s settings) int(name string) int {
+	n, _ := strconv.Atoi(s[name].text) // checked
+	return n
+}
+
+// baseURL is base_url, or what follows from listen.
+func (s settings) baseURL() string {
+	if u := s.text("base_url"); u != "" {
+		return u
+	}
+	host, port, _ := net.SplitHostPort(s.text("listen"))
+	if ip, err := netip.ParseAddr(host); host == "" || err == nil && ip.IsUnspecified() {
+		host = "127.0.0.1"
+	}
+	return "http://" + net.JoinHostPort(host, port)
+}
+
+// errConfig is a mistake of the configuration: exit code 2.
+type errConfig struct{ errs []error }
+
+func (e *errConfig) Error() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "the configuration has %d mistake(s):", len(e.errs))
+	for _, err := range e.errs {
+		fmt.Fprintf(&b, "\n  - %v", err)
+	}
+	return b.String()
+}
+
+// loadSettings puts the sources together: flag over environment over file over
+// default. It reports every mistake at once.
+func loadSettings(file string, env []string, flags map[string]string) (settings, error) {
+	s := settings{}
+	for _, k := range keys {
+		s[k.name] = value{k.def, "default"}
+	}
+	var errs []error
+	fromEnv, envErrs := environment(env)
+	errs = append(errs, envErrs...)
+	if file == "" {
+		file = fromEnv["config"].text
+	}
+	if file != "" {
+		values, err := readFile(file)
+		if err != nil {
+			return nil, &errConfig{append(errs, err)}
+		}
+		for _, name := range sortedKeys(values) {
+			if _, ok := keyNamed(name); !ok {
+				errs = append(errs, unknownKey(name, "in "+file))
+				continue
+			}
+			s[name] = value{values[name], "file " + file}
+		}
+	}
+	delete(fromEnv, "config")
+	for name, v := range fromEnv {
+		s[name] = v
+	}
+	for name, text := range flags {
+		if _, ok := keyNamed(name); !ok {
+			errs = append(errs, unknownKey(name, "in --set"))
+			continue
+		}
+		k, _ := keyNamed(name)
+		s[name] = value{text, "flag --" + k.flag}
+		if k.flag == "" {
+			s[name] = value{text, "flag --set"}
+		}
+	}
+	for _, k := range keys {
+		v := s[k.name]
+		if k.name == "keys.master" && strings.HasPrefix(v.source, "environment") {
+			continue // the key itself, checked where it is used
+		}
+		if err := k.check(v.text); err != nil {
+			shown := strconv.Quote(v.text)
+			if k.secret {
+				shown = "(not shown)"
+			}
+			errs = append(errs, fmt.Errorf("%s = %s (from %s): %w. It takes: %s", k.name, shown, v.source, err, k.bounds))
+		}
+	}
+	if errs != nil {
+		return nil, &errConfig{errs}
+	}
+	return s, nil
+}
+
+func unknownKey(name, where string) error {
+	best, distance := "", 4
+	for _, k := range keys {
+		if d := editDistance(name, k.name); d < distance {
+			best, distance = k.name, d
+		}
+	}
+	if best != "" {
+		return fmt.Errorf("%s (%s): there is no such key. Did you mean %s?", name, where, best)
+	}
+	return fmt.Errorf("%s (%s): there is no such key. “sallyport config print” lists them all", name, where)
+}
+
+// editDistance is Levenshtein's.
+func editDistance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		before := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := 1
+			if a[i] == b[j] {
+				cost = 0
+			}
+			before, row[j+1] = row[j+1], min(before+cost, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
+}
+
+// environment reads every SALLYPORT_ variable; one that is no key is a mistake.
+func environment(env []string) (map[string]value, []error) {
+	byEnv := map[string]string{configEnv: "config"}
+	for _, k := range keys {
+		byEnv[k.env()] = k.name
+	}
+	out := map[string]value{}
+	var errs []error
+	for _, line := range slices.Sorted(slices.Values(env)) {
+		name, text, _ := strings.Cut(line, "=")
+		if !strings.HasPrefix(name, envPrefix) || strings.HasPrefix(name, testEnvPrefix) {
+			continue
+		}
+		if k, ok := byEnv[name]; ok {
+			out[k] = value{text, "environment " + name}
+			continue
+		}
+		if k, ok := byEnv[strings.TrimSuffix(name, "_FILE")]; ok {
+			b, err := os.ReadFile(text)
+			if err != nil {
+				errs = append(errs, fmt.Errorf("%s: %w. Give the path of a file that holds the value of %s", name, err, k))
+				continue
+			}
+			if _, twice := out[k]; twice {
+				errs = append(errs, fmt.Errorf("%s and %s are both set. Keep one", strings.TrimSuffix(name, "_FILE"), name))
+			}
+			out[k] = value{strings.TrimRight(string(b), "\r\n"), "environment " + name}
+			continue
+		}
+		errs = append(errs, unknownKey(strings.ToLower(strings.TrimPrefix(name, envPrefix)), "environment "+name))
+	}
+	return out, errs
+}
+
+// readFile flattens a TOML file to section.key.
+func readFile(path string) (map[string]string, error) {
+	var tree map[string]any
+	if _, err := toml.DecodeFile(path, &tree); err != nil {
+		if pe, ok := errors.AsType[toml.ParseError](err); ok {
+			return nil, fmt.Errorf("%s: line %d: %s", path, pe.Position.Line, pe.Message)
+		}
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("%s: there is no such file. “sallyport config init” writes one", path)
+		}
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	out := map[string]string{}
+	return out, flatten(out, "", tree)
+}
+
+func flatten(out map[string]string, prefix string, tree map[string]any) error {
+	for name, v := range tree {
+		name = prefix + name
+		switch v := v.(type) {
+		case map[string]any:
+			if err := flatten(out, name+".", v); err != nil {
+				return err
+			}
+		case []any:
+			parts := make([]string, len(v))
+			for i, e := range v {
+				text, ok := e.(string)
+				if !ok {
+					return fmt.Errorf("%s: a list holds strings", name)
+				}
+				parts[i] = text
+			}
+			out[name] = strings.Join(parts, ",")
+		case string:
+			out[name] = v
+		case bool, int64:
+			out[name] = fmt.Sprint(v)
+		default:
+			return fmt.Errorf("%s: write a string, a whole number, true, false, or a list of strings", name)
+		}
+	}
+	return nil
+}
+
+func sortedKeys[V any](m map[string]V) []string {
+	out := make([]string, 0, len(m))
+	for k := range m {
+		out = append(out, k)
+	}
+	slices.Sort(out)
+	return out
+}
+
+func optional(f func(string) error) func(string) error {
+	return func(s string) error {
+		if s == "" {
+			return nil
+		}
+		return f(s)
+	}
+}
+
+func nonEmpty(s string) error {
+	if strings.TrimSpace(s) == "" {
+		return errors.New("it is empty")
+	}
+	return nil
+}
+
+func list(f func(string) error) func(string) error {
+	return func(s string) error {
+		for part := range strings.SplitSeq(s, ",") {
+			if err := f(strings.TrimSpace(part)); err != nil {
+				return fmt.Errorf("%q: %w", part, err)
+			}
+		}
+		return nil
+	}
+}
+
+func oneOf(choices ...string) func(string) error {
+	return func(s string) error {
+		if !slices.Contains(choices, s) {
+			return errors.New("it is none of the choices")
+		}
+		return nil
+	}
+}
+
+func checkBool(s string) error { return oneOf("true", "false")(s) }
+
+func duration(low, high time.Duration) func(string) error {
+	return func(s string) error {
+		d, err := time.ParseDuration(s)
+		if err != nil {
+			return errors.New("it is not a duration such as 90s, 15m or 24h")
+		}
+		if d < low || d > high {
+			return errors.New("it is out of range")
+		}
+		return nil
+	}
+}
+
+func integer(low, high int) func(string) error {
+	return func(s string) error {
+		n, err := strconv.Atoi(s)
+		if err != nil {
+			return errors.New("it is not a whole number")
+		}
+		if n < low || n > high {
+			return errors.New("it is out of range")
+		}
+		return nil
+	}
+}
+
+func checkListen(s string) error {
+	_, port, err := net.SplitHostPort(s)
+	if err != nil {
+		return errors.New("it is not host:port")
+	}
+	return integer(0, 65535)(port)
+}
+
+func scheme(names ...string) func(string) error {
+	return func(s string) error {
+		u, err := url.Parse(s)
+		if err != nil || u.Host == "" || !slices.Contains(names, u.Scheme) {
+			return errors.New("it is not such a URL")
+		}
+		return nil
+	}
+}
+
+func checkPostgres(s string) error { return scheme("postgres", "postgresql")(s) }
+
+func checkOrigin(s string) error {
+	u, err := url.Parse(s)
+	if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" || u.Path != "" || u.RawQuery != "" || u.User != nil {
+		return errors.New("an origin is a scheme and a host, without a path")
+	}
+	return nil
+}
+
+func checkCIDR(s string) error {
+	if _, err := netip.ParsePrefix(s); err != nil {
+		return errors.New("it is not a network such as 10.0.0.0/8")
+	}
+	return nil
+}
+
+// checkLimit reads the notation of limits: a count, a slash, a unit.
+func checkLimit(s string) error {
+	if s == "off" {
+		return nil
+	}
+	rate, _, _ := strings.Cut(s, ";")
+	count, unit, ok := strings.Cut(rate, "/")
+	if n, err := strconv.Atoi(count); !ok || err != nil || n < 1 || !slices.Contains([]string{"second", "minute", "hour", "day"}, unit) {
+		return errors.New("it is not a limit such as 10/minute")
+	}
+	return nil
+}
+
+// masterKey returns the key itself or the file it is in.
+func (s settings) masterKey() (key, file string, err error) {
+	v := s["keys.master"]
+	if !strings.HasPrefix(v.source, "environment") {
+		return "", v.text, nil
+	}
+	if b, err := base64.StdEncoding.DecodeString(strings.TrimSpace(v.text)); err != nil || len(b) != 32 {
+		return "", "", &errConfig{[]error{fmt.Errorf("keys.master (from %s): it is not the base64 of 32 bytes. Make one with: openssl rand -base64 32", v.source)}}
+	}
+	return v.text, "", nil
+}

@@ -1,0 +1,82 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"time"
+)
+
+type keyCmd struct {
+	List         keyListCmd         `cmd:"" help:"List signing keys."`
+	Rotate       keyRotateCmd       `cmd:"" help:"Let the next key sign. Nobody is signed out."`
+	Retire       keyRetireCmd       `cmd:"" help:"Refuse a key from now on. Access tokens that it signed are dead."`
+	RotateMaster keyRotateMasterCmd `cmd:"" help:"Seal all keys under a new master key."`
+}
+
+type keyListCmd struct{}
+
+func (keyListCmd) Run(a *app) error {
+	return a.with(func(o *opened) error {
+		keys, err := o.Keys.List(a.ctx)
+		if err != nil {
+			return err
+		}
+		return a.answer("keys/v1", keys, func(w io.Writer) {
+			fmt.Fprintln(w, "KID\tALG\tSTATE\tCREATED\tRETIRES")
+			for _, k := range keys {
+				retires := "-"
+				if k.RetireAt != nil {
+					retires = k.RetireAt.Format(time.RFC3339)
+				}
+				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", k.ID, k.Alg, k.State, k.Created.Format(time.RFC3339), retires)
+			}
+		})
+	})
+}
+
+type keyRotateCmd struct{}
+
+func (keyRotateCmd) Run(a *app) error {
+	return a.with(func(o *opened) error {
+		k, err := o.Keys.Rotate(a.ctx)
+		if err != nil {
+			return err
+		}
+		a.done("key %s signs from now on", k.ID)
+		return a.answer("key/v1", k, func(w io.Writer) { fmt.Fprintln(w, k.ID) })
+	})
+}
+
+type keyRetireCmd struct {
+	KID string `arg:"" name:"kid" help:"Id of the key (sallyport key list)."`
+}
+
+func (c keyRetireCmd) Run(a *app) error {
+	return a.with(func(o *opened) error {
+		if err := a.confirm("Retiring key " + c.KID); err != nil {
+			return err
+		}
+		if err := o.Keys.Retire(a.ctx, c.KID); err != nil {
+			return err
+		}
+		a.done("key %s is retired", c.KID)
+		return nil
+	})
+}
+
+type keyRotateMasterCmd struct{}
+
+func (keyRotateMasterCmd) Run(a *app) error {
+	if a.g.DryRun {
+		return &errUsage{errors.New("rotate-master writes files and has no dry run")}
+	}
+	return a.with(func(o *opened) error {
+		file, err := o.RotateMaster(a.ctx)
+		if err != nil {
+			return err
+		}
+		a.done("a new master key is in %s; the one before is kept as %s.old\nGive the new file to every other node. Delete the old one when no backup of the database needs it.", file, file)
+		return nil
+	})
+}

@@ -1,0 +1,230 @@
+// Command sallyport is the server and its command line.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"os/user"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+
+	"github.com/sallyport/sallyport"
+	"github.com/sallyport/sallyport/authn/token"
+	"github.com/sallyport/sallyport/internal/db"
+	"github.com/sallyport/sallyport/internal/reqctx"
+	"github.com/sallyport/sallyport/server"
+)
+
+// version is set by the build: -ldflags "-X main.version=…".
+var version = "dev"
+
+// Exit codes.
+const (
+	exitOK          = 0
+	exitFailed      = 1
+	exitUsage       = 2 // usage or configuration
+	exitNotFound    = 3
+	exitNotAllowed  = 4
+	exitUnreachable = 6
+	exitInterrupted = 130
+)
+
+type globals struct {
+	Config   string            `help:"Configuration file (TOML)." placeholder:"FILE" env:"-"`
+	Listen   string            `help:"Address to listen on." placeholder:"HOST:PORT"`
+	BaseURL  string            `name:"base-url" help:"Where clients reach the server." placeholder:"URL"`
+	Data     string            `help:"Folder of the SQLite file and the master key." placeholder:"DIR"`
+	Database string            `help:"URL of a PostgreSQL database." placeholder:"URL"`
+	Redis    string            `help:"URL of a Redis server." placeholder:"URL"`
+	Dev      bool              `help:"Development mode."`
+	Set      map[string]string `help:"Set any configuration key." placeholder:"KEY=VALUE"`
+	JSON     bool              `help:"Answer in JSON, with a versioned schema."`
+	Quiet    bool              `help:"Say nothing but the answer and errors."`
+	Yes      bool              `help:"Do not ask before something that cannot be undone."`
+	DryRun   bool              `help:"Say what would be done, and do nothing."`
+}
+
+// flags returns the configuration keys that flags set.
+func (g *globals) flags() map[string]string {
+	out := map[string]string{}
+	for name, text := range g.Set {
+		out[name] = text
+	}
+	for name, text := range map[string]string{
+		"listen": g.Listen, "base_url": g.BaseURL, "data_dir": g.Data, "database": g.Database, "redis": g.Redis,
+	} {
+		if text != "" {
+			out[name] = text
+		}
+	}
+	if g.Dev {
+		out["dev"] = "true"
+	}
+	return out
+}
+
+type cli struct {
+	globals
+
+	Serve       serveCmd       `cmd:"" help:"Listen, and answer requests."`
+	Admin       adminCmd       `cmd:"" help:"The first administrator."`
+	User        userCmd        `cmd:"" help:"Accounts. USER is an id, a user name or an address."`
+	Role        roleCmd        `cmd:"" help:"Roles."`
+	Permission  permissionCmd  `cmd:"" help:"Permissions of your own."`
+	Grant       grantCmd       `cmd:"" help:"Give a role to a user."`
+	Revoke      revokeCmd      `cmd:"" help:"Take a role from a user."`
+	Key         keyCmd         `cmd:"" help:"Signing keys."`
+	Routes      routesCmd      `cmd:"" help:"List every route and its rule."`
+	ConfigCmd   configCmd      `cmd:"" name:"config" help:"The configuration."`
+	Hash        hashCmd        `cmd:"" help:"Password hashes."`
+	Healthcheck healthcheckCmd `cmd:"" help:"Ask a running server whether it is ready."`
+	Version     versionCmd     `cmd:"" help:"Print the version."`
+	Completion  completionCmd  `cmd:"" help:"Print a script that completes commands in a shell."`
+	Complete    completeCmd    `cmd:"" name:"__complete" hidden:"" passthrough:""`
+}
+
+// app is what a command works with.
+type app struct {
+	ctx            context.Context
+	g              *globals
+	env            []string
+	stdin          io.Reader
+	stdout, stderr io.Writer
+	model          *kong.Application
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := run(ctx, os.Args[1:], os.Environ(), os.Stdin, os.Stdout, os.Stderr)
+	stop()
+	os.Exit(exitCode(err))
+}
+
+// run is the whole program. It prints errors to stderr and returns them for
+// the exit code.
+func run(ctx context.Context, args, env []string, stdin io.Reader, stdout, stderr io.Writer) error {
+	var c cli
+	exited := false
+	parser, err := kong.New(&c,
+		kong.Name("sallyport"),
+		kong.Description("Two doors for an API: who are you, and may you.\n\nData goes to standard output, everything else to standard error. Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 not found, 4 not allowed, 6 unreachable, 130 interrupted."),
+		kong.Writers(stdout, stderr),
+		kong.Exit(func(int) { exited = true; panic(helpShown{}) }),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
+		kong.UsageOnError(),
+	)
+	if err != nil {
+		return err
+	}
+	kctx, err := parse(parser, args, &exited)
+	if exited {
+		return nil
+	}
+	if err != nil {
+		fmt.Fprintf(stderr, "sallyport: %v\nRun “sallyport --help” for the commands, “sallyport COMMAND --help” for one.\n", err)
+		return &errUsage{err}
+	}
+	ctx = reqctx.AsOperator(ctx, operatorName())
+	if c.DryRun {
+		ctx = db.DryRun(ctx)
+	}
+	a := &app{ctx: ctx, g: &c.globals, env: env, stdin: stdin, stdout: stdout, stderr: stderr, model: parser.Model}
+	if err := kctx.Run(a); err != nil {
+		if !errors.Is(err, errSilent) {
+			fmt.Fprintf(stderr, "sallyport: %s\n", describe(err))
+		}
+		return err
+	}
+	return nil
+}
+
+type helpShown struct{}
+
+// parse keeps kong from ending the process when it has shown help.
+func parse(p *kong.Kong, args []string, exited *bool) (ctx *kong.Context, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			if _, ok := r.(helpShown); !ok || !*exited {
+				panic(r)
+			}
+		}
+	}()
+	return p.Parse(args)
+}
+
+func operatorName() string {
+	if u, err := user.Current(); err == nil {
+		return "cli:" + u.Username
+	}
+	return "cli"
+}
+
+type errUsage struct{ err error }
+
+func (e *errUsage) Error() string { return e.err.Error() }
+
+var (
+	// errSilent is returned when everything has been said.
+	errSilent      = errors.New("")
+	errUnreachable = errors.New("unreachable")
+)
+
+// describe words an error for the terminal: the message of one that callers
+// see, the whole of any other.
+func describe(err error) string {
+	if e, ok := errors.AsType[*sallyport.Error](err); ok {
+		s := e.Message
+		for _, f := range e.Fields {
+			s += "\n  - " + f.Pointer + ": " + f.Detail
+		}
+		return s
+	}
+	return err.Error()
+}
+
+// exitCode sorts errors into the codes that scripts rely on.
+func exitCode(err error) int {
+	if err == nil {
+		return exitOK
+	}
+	if errors.Is(err, context.Canceled) {
+		return exitInterrupted
+	}
+	if errors.Is(err, errUnreachable) {
+		return exitUnreachable
+	}
+	if e, ok := errors.AsType[*db.OpenError](err); ok {
+		if e.Unreachable {
+			return exitUnreachable
+		}
+		return exitUsage
+	}
+	if _, ok := errors.AsType[*server.ConfigError](err); ok {
+		return exitUsage
+	}
+	if _, ok := errors.AsType[*errConfig](err); ok {
+		return exitUsage
+	}
+	if _, ok := errors.AsType[*errUsage](err); ok {
+		return exitUsage
+	}
+	if errors.Is(err, token.ErrMasterKey) {
+		return exitUsage
+	}
+	if e, ok := errors.AsType[*sallyport.Error](err); ok {
+		switch e.Status {
+		case 404:
+			return exitNotFound
+		case 401, 403, 409:
+			return exitNotAllowed
+		case 422:
+			return exitUsage
+		}
+	}
+	return exitFailed
+}

@@ -1,0 +1,192 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/sallyport/sallyport/account"
+	"github.com/sallyport/sallyport/authn/password"
+	"github.com/sallyport/sallyport/authn/token"
+	"github.com/sallyport/sallyport/internal/db"
+	"github.com/sallyport/sallyport/server"
+	"github.com/sallyport/sallyport/store/postgres"
+	"github.com/sallyport/sallyport/store/sqlite"
+)
+
+// settings loads the configuration.
+func (a *app) settings() (settings, error) {
+	s, err := loadSettings(a.g.Config, a.env, a.g.flags())
+	if err != nil {
+		return nil, err
+	}
+	if a.g.Database != "" && strings.Contains(a.g.Database, "@") && strings.Contains(strings.SplitN(a.g.Database, "@", 2)[0], "//") && strings.Count(strings.SplitN(a.g.Database, "@", 2)[0], ":") > 1 {
+		a.info("warning: a password in --database can be seen by everybody on this machine. Use SALLYPORT_DATABASE or SALLYPORT_DATABASE_FILE.")
+	}
+	return s, nil
+}
+
+// info tells the operator something that is not the answer.
+func (a *app) info(format string, args ...any) {
+	if !a.g.Quiet {
+		fmt.Fprintf(a.stderr, format+"\n", args...)
+	}
+}
+
+func (a *app) logger(s settings) *slog.Logger {
+	var level slog.Level
+	_ = level.UnmarshalText([]byte(s.text("log.level"))) // checked
+	o := &slog.HandlerOptions{Level: level}
+	format := s.text("log.format")
+	if format == "text" || format == "" && s.bool("dev") {
+		return slog.New(slog.NewTextHandler(a.stderr, o))
+	}
+	return slog.New(slog.NewJSONHandler(a.stderr, o))
+}
+
+func sqliteFile(s settings) string { return filepath.Join(s.text("data_dir"), "sallyport.db") }
+
+// openMode says what a command may do to a database that is not there yet.
+type openMode int
+
+const (
+	mustExist openMode = iota // and have the current schema
+	mayCreate
+)
+
+// opened is an open database with the server on it.
+type opened struct {
+	*server.Server
+	db      *db.DB
+	created bool
+}
+
+func (o *opened) Close() {
+	o.Server.Close()
+	_ = o.db.Close()
+}
+
+// open opens the database and the server on it.
+func (a *app) open(ctx context.Context, s settings, mode openMode, log *slog.Logger) (*opened, error) {
+	d, err := a.openDB(ctx, s, mode)
+	if err != nil {
+		return nil, err
+	}
+	schema, err := d.Schema(ctx)
+	if err == nil && mode == mustExist && schema.Current < schema.Latest {
+		err = &db.OpenError{
+			What: d.Name(), Why: "its schema is older than this program needs, or it is empty",
+			Fix: "Start the server once (sallyport serve): it brings the schema up to date.",
+		}
+	}
+	if err != nil {
+		return nil, errors.Join(err, d.Close())
+	}
+	sv, err := a.newServer(context.WithoutCancel(ctx), s, d, log)
+	if err != nil {
+		return nil, errors.Join(err, d.Close())
+	}
+	return &opened{sv, d, schema.Current == 0}, nil
+}
+
+func (a *app) newServer(ctx context.Context, s settings, d *db.DB, log *slog.Logger) (*server.Server, error) {
+	key, file, err := s.masterKey()
+	if err != nil {
+		return nil, err
+	}
+	if key == "" && file == "" {
+		file = filepath.Join(s.text("data_dir"), "master.key")
+		if d.Dialect() == db.Postgres {
+			if err := makeDataDir(s); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return server.New(ctx, server.Config{
+		DB: d, BaseURL: s.baseURL(), MasterKey: key, MasterKeyFile: file, Version: version, Log: log,
+		Registration: account.Registration(s.text("registration")),
+		AccessTTL:    s.duration("tokens.access_ttl"), RefreshTTL: s.duration("tokens.refresh_ttl"), SessionLife: s.duration("tokens.session_ttl"),
+		Algorithm: token.Alg(s.text("tokens.alg")), NoPasswordGrant: !s.bool("password.grant"),
+		Password: passwordConfig(s),
+	})
+}
+
+func passwordConfig(s settings) password.Config {
+	return password.Config{
+		Memory: uint32(s.int("password.memory")), Time: uint32(s.int("password.time")), Permits: s.int("password.permits"),
+	}
+}
+
+// dbPatience is how long serve waits for a database that is not there yet.
+const dbPatience = 10 * time.Second
+
+func (a *app) openDB(ctx context.Context, s settings, mode openMode) (*db.DB, error) {
+	if url := s.text("database"); url != "" {
+		if mode == mustExist {
+			return postgres.Open(ctx, url)
+		}
+		deadline := time.Now().Add(dbPatience)
+		for {
+			d, err := postgres.Open(ctx, url)
+			e, ok := errors.AsType[*db.OpenError](err)
+			if !ok || !e.Unreachable || time.Now().After(deadline) {
+				return d, err
+			}
+			a.info("waiting for the database: %v", err)
+			select {
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			case <-time.After(time.Second):
+			}
+		}
+	}
+	path := sqliteFile(s)
+	if mode == mustExist {
+		if !sqlite.Exists(path) {
+			return nil, &db.OpenError{
+				What: path, Why: "there is no database there",
+				Fix: "Name its folder with --data, or start the server once (sallyport serve), which makes one.",
+			}
+		}
+		return sqlite.Open(path)
+	}
+	if err := makeDataDir(s); err != nil {
+		return nil, err
+	}
+	return sqlite.Open(path)
+}
+
+// makeDataDir makes the data folder, but not its parents: a mistyped path
+// should not become a new, empty database.
+func makeDataDir(s settings) error {
+	dir := s.text("data_dir")
+	err := os.Mkdir(dir, 0o700)
+	switch {
+	case err == nil, errors.Is(err, fs.ErrExist):
+		return nil
+	case errors.Is(err, fs.ErrNotExist):
+		return &db.OpenError{What: dir, Why: "the folder above it does not exist", Fix: "Create it (mkdir -p), or give another with --data.", Err: err}
+	}
+	return &db.OpenError{What: dir, Why: "it cannot be made: " + err.Error(), Fix: "Make it yourself, or give another with --data.", Err: err}
+}
+
+// with opens what exists, runs f, and closes it.
+func (a *app) with(f func(o *opened) error) error {
+	s, err := a.settings()
+	if err != nil {
+		return err
+	}
+	o, err := a.open(a.ctx, s, mustExist, slog.New(slog.NewTextHandler(io.Discard, nil)))
+	if err != nil {
+		return err
+	}
+	defer o.Close()
+	return f(o)
+}

@@ -1,0 +1,364 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/sallyport/sallyport"
+	"github.com/sallyport/sallyport/account"
+	"github.com/sallyport/sallyport/authz/role"
+	"github.com/sallyport/sallyport/internal/db"
+)
+
+func containsFold(s, part string) bool {
+	return bytes.Contains(bytes.ToLower([]byte(s)), []byte(part))
+}
+
+type adminCmd struct {
+	Create adminCreateCmd `cmd:"" help:"Create an administrator. The database is made if there is none."`
+}
+
+type newUser struct {
+	Username      string `help:"User name." placeholder:"NAME"`
+	Email         string `help:"E-mail address." placeholder:"ADDRESS" required:""`
+	FullName      string `help:"Full name." placeholder:"NAME"`
+	PasswordStdin bool   `help:"Read the password from standard input."`
+}
+
+func (n newUser) create(a *app, o *opened, roles []string) error {
+	pw, err := a.secret(n.PasswordStdin, "Password")
+	if err != nil {
+		return err
+	}
+	in := account.NewUser{Email: n.Email, Password: pw, EmailVerified: true, Roles: roles}
+	if n.Username != "" {
+		in.Username = &n.Username
+	}
+	if n.FullName != "" {
+		in.FullName = &n.FullName
+	}
+	u, err := o.Accounts.Create(a.ctx, role.Operator(), in)
+	if err != nil {
+		return err
+	}
+	a.done("created %s", show(u))
+	return a.user(u)
+}
+
+type adminCreateCmd struct{ newUser }
+
+func (c adminCreateCmd) Run(a *app) error {
+	s, err := a.settings()
+	if err != nil {
+		return err
+	}
+	o, err := a.open(a.ctx, s, mayCreate, slog.New(slog.DiscardHandler))
+	if err != nil {
+		return err
+	}
+	defer o.Close()
+	return c.create(a, o, []string{role.Admin})
+}
+
+type userCmd struct {
+	List     userListCmd     `cmd:"" help:"List accounts."`
+	Get      userGetCmd      `cmd:"" help:"Show an account."`
+	Create   userCreateCmd   `cmd:"" help:"Create an account."`
+	Set      userSetCmd      `cmd:"" help:"Change an account."`
+	Disable  userDisableCmd  `cmd:"" help:"Disable an account and end its sessions."`
+	Enable   userEnableCmd   `cmd:"" help:"Enable an account."`
+	Delete   userDeleteCmd   `cmd:"" help:"Delete an account."`
+	Sessions userSessionsCmd `cmd:"" help:"List an account's sessions."`
+	Logout   userLogoutCmd   `cmd:"" help:"End all of an account's sessions."`
+}
+
+type userArg struct {
+	User string `arg:"" help:"Id, user name or address."`
+}
+
+// show names a user for a message.
+func show(u account.User) string {
+	if u.Username != nil {
+		return printable(*u.Username) + " (" + u.ID + ")"
+	}
+	return printable(u.Email) + " (" + u.ID + ")"
+}
+
+func (a *app) user(u account.User) error {
+	return a.answer("user/v1", u, func(w io.Writer) {
+		last := "never"
+		if u.LastLoginAt != nil {
+			last = u.LastLoginAt.Format(time.RFC3339)
+		}
+		for _, line := range [][2]string{
+			{"id", u.ID}, {"username", deref(u.Username)}, {"email", printable(u.Email)}, {"email_verified", fmt.Sprint(u.EmailVerified)},
+			{"full_name", deref(u.FullName)}, {"disabled", fmt.Sprint(u.Disabled)}, {"roles", strings.Join(u.Roles, " ")},
+			{"permissions", strings.Join(u.Permissions, " ")}, {"created_at", u.CreatedAt.Format(time.RFC3339)}, {"last_login_at", last},
+		} {
+			fmt.Fprintf(w, "%s\t%s\n", line[0], line[1])
+		}
+	})
+}
+
+// withUser opens the database and finds the user.
+func (a *app) withUser(name string, f func(o *opened, u account.User) error) error {
+	return a.with(func(o *opened) error {
+		u, err := o.Accounts.Find(a.ctx, name)
+		if err != nil {
+			return err
+		}
+		return f(o, u)
+	})
+}
+
+type userListCmd struct {
+	Query    string `short:"q" help:"Part of the address or user name."`
+	Role     string `help:"Only those who were given this role."`
+	Disabled bool   `help:"Only disabled ones."`
+}
+
+func (c userListCmd) Run(a *app) error {
+	return a.with(func(o *opened) error {
+		f := account.Filter{Query: c.Query, Role: c.Role}
+		if c.Disabled {
+			f.Disabled = &c.Disabled
+		}
+		all := []account.User{}
+		for cursor := ""; ; {
+			users, next, err := o.Accounts.List(a.ctx, f, cursor, 200)
+			if err != nil {
+				return err
+			}
+			all = append(all, users...)
+			if cursor = next; next == "" {
+				break
+			}
+		}
+		return a.answer("users/v1", all, func(w io.Writer) {
+			fmt.Fprintln(w, "ID\tUSERNAME\tEMAIL\tROLES\tDISABLED")
+			for _, u := range all {
+				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%v\n", u.ID, deref(u.Username), printable(u.Email), strings.Join(u.Roles, ","), u.Disabled)
+			}
+		})
+	})
+}
+
+type userGetCmd struct{ userArg }
+
+func (c userGetCmd) Run(a *app) error {
+	return a.withUser(c.User, func(_ *opened, u account.User) error { return a.user(u) })
+}
+
+type userCreateCmd struct {
+	newUser
+	Role []string `help:"Role to give; may be repeated." default:"user"`
+}
+
+func (c userCreateCmd) Run(a *app) error {
+	return a.with(func(o *opened) error { return c.create(a, o, c.Role) })
+}
+
+type userSetCmd struct {
+	userArg
+	Username      *string `help:"New user name; empty for none."`
+	Email         *string `help:"New address."`
+	FullName      *string `help:"New full name; empty for none."`
+	EmailVerified *bool   `help:"Whether the address is known to be theirs." negatable:""`
+	PasswordStdin bool    `help:"Read a new password from standard input. Ends all sessions."`
+}
+
+func (c userSetCmd) Run(a *app) error {
+	var change account.Change
+	for _, m := range []struct {
+		flag *string
+		to   ***string
+	}{{c.Username, &change.Username}, {c.FullName, &change.FullName}} {
+		if m.flag == nil {
+			continue
+		}
+		text := m.flag
+		if *text == "" {
+			text = nil
+		}
+		*m.to = &text
+	}
+	change.Email, change.EmailVerified = c.Email, c.EmailVerified
+	if change == (account.Change{}) && !c.PasswordStdin {
+		return &errUsage{errors.New("say what to change, for example --full-name “Ada Lovelace”")}
+	}
+	return a.withUser(c.User, func(o *opened, u account.User) error {
+		if change != (account.Change{}) {
+			var err error
+			op := role.Operator()
+			if u, err = o.Accounts.Update(a.ctx, &op, u.ID, change); err != nil {
+				return err
+			}
+		}
+		if c.PasswordStdin {
+			pw, err := a.secret(true, "")
+			if err != nil {
+				return err
+			}
+			if err := o.Accounts.SetPassword(a.ctx, u.ID, pw); err != nil {
+				return err
+			}
+		}
+		a.done("changed %s", show(u))
+		return a.user(u)
+	})
+}
+
+type (
+	userDisableCmd struct{ userArg }
+	userEnableCmd  struct{ userArg }
+)
+
+func (c userDisableCmd) Run(a *app) error { return setDisabled(a, c.User, true, "disabled") }
+func (c userEnableCmd) Run(a *app) error  { return setDisabled(a, c.User, false, "enabled") }
+
+func setDisabled(a *app, name string, disabled bool, word string) error {
+	return a.withUser(name, func(o *opened, u account.User) error {
+		op := role.Operator()
+		u, err := o.Accounts.Update(a.ctx, &op, u.ID, account.Change{Disabled: &disabled})
+		if err != nil {
+			return err
+		}
+		a.done("%s %s", word, show(u))
+		return a.user(u)
+	})
+}
+
+type userDeleteCmd struct{ userArg }
+
+func (c userDeleteCmd) Run(a *app) error {
+	return a.withUser(c.User, func(o *opened, u account.User) error {
+		if err := a.confirm("Deleting " + show(u)); err != nil {
+			return err
+		}
+		op := role.Operator()
+		if err := o.Accounts.Delete(a.ctx, &op, u.ID); err != nil {
+			return err
+		}
+		a.done("deleted %s", show(u))
+		return nil
+	})
+}
+
+type userSessionsCmd struct{ userArg }
+
+type sessionLine struct {
+	ID        string    `json:"id"`
+	ClientID  string    `json:"client_id"`
+	CreatedAt time.Time `json:"created_at"`
+	LastUsed  time.Time `json:"last_used_at"`
+	ExpiresAt time.Time `json:"expires_at"`
+	Address   string    `json:"address"`
+	UserAgent string    `json:"user_agent"`
+}
+
+func (c userSessionsCmd) Run(a *app) error {
+	return a.withUser(c.User, func(o *opened, u account.User) error {
+		sessions, err := o.Sessions.List(a.ctx, u.ID)
+		if err != nil {
+			return err
+		}
+		lines := make([]sessionLine, 0, len(sessions))
+		for _, s := range sessions {
+			lines = append(lines, sessionLine{s.ID, s.Client, s.Created, s.LastUsed, s.Expires, s.Address, s.UserAgent})
+		}
+		return a.answer("sessions/v1", lines, func(w io.Writer) {
+			fmt.Fprintln(w, "ID\tSINCE\tLAST USED\tADDRESS\tCLIENT")
+			for _, l := range lines {
+				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", l.ID, l.CreatedAt.Format(time.RFC3339), l.LastUsed.Format(time.RFC3339), l.Address, printable(l.UserAgent))
+			}
+		})
+	})
+}
+
+type userLogoutCmd struct{ userArg }
+
+func (c userLogoutCmd) Run(a *app) error {
+	return a.withUser(c.User, func(o *opened, u account.User) error {
+		err := o.db.Write(a.ctx, func(tx *db.Tx) error {
+			return o.Sessions.EndAll(a.ctx, tx, u.ID, "", "ended by the operator")
+		})
+		if err == nil {
+			a.done("ended all sessions of %s", show(u))
+		}
+		return err
+	})
+}
+
+type (
+	grantCmd  struct{ grantArgs }
+	revokeCmd struct{ grantArgs }
+)
+
+type grantArgs struct {
+	userArg
+	Role       string `arg:"" help:"Name of the role."`
+	Permission bool   `help:"The name is a permission's, to be given or taken directly."`
+}
+
+func (c grantCmd) Run(a *app) error  { return c.change(a, true, "granted") }
+func (c revokeCmd) Run(a *app) error { return c.change(a, false, "revoked") }
+
+func (c grantArgs) change(a *app, give bool, word string) error {
+	return a.withUser(c.User, func(o *opened, u account.User) error {
+		held := u.Roles
+		set := role.SetRoles
+		if c.Permission {
+			held, set = u.Permissions, role.SetPermissions
+		}
+		if !give && !contains(held, c.Role) {
+			return sallyport.NotFound("grant: “" + printable(c.Role) + "” was not given to this user directly")
+		}
+		err := o.db.Write(a.ctx, func(tx *db.Tx) error {
+			roles, perms, err := role.Direct(tx, u.ID)
+			if err != nil {
+				return err
+			}
+			now := roles
+			if c.Permission {
+				now = perms
+			}
+			return set(a.ctx, tx, role.Operator(), u.ID, with(now, c.Role, give))
+		})
+		if err != nil {
+			return err
+		}
+		a.done("%s %s: %s", word, show(u), printable(c.Role))
+		if u, err = o.Accounts.Get(a.ctx, u.ID); err != nil {
+			return err
+		}
+		return a.user(u)
+	})
+}
+
+func contains(names []string, name string) bool {
+	for _, n := range names {
+		if n == name {
+			return true
+		}
+	}
+	return false
+}
+
+// with returns names with or without name.
+func with(names []string, name string, give bool) []string {
+	out := []string{}
+	for _, n := range names {
+		if n != name {
+			out = append(out, n)
+		}
+	}
+	if give {
+		out = append(out, name)
+	}
+	return out
+}

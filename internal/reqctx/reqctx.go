@@ -1,0 +1,137 @@
+// Package reqctx carries what is known about a request from the outermost
+// handler to the innermost: its id, the caller's address and, once the first
+// door has been passed, the principal. One carrier per request, so that a
+// request is copied once and not by every layer.
+package reqctx
+
+import (
+	"context"
+	"net"
+	"net/http"
+
+	"github.com/google/uuid"
+
+	"github.com/sallyport/sallyport"
+)
+
+// Carrier is the context of one request. It is written by the outermost
+// handler and the gate, in the request's own goroutine, before any handler
+// that reads it runs.
+type Carrier struct {
+	context.Context
+	id        string
+	address   string
+	userAgent string
+	principal sallyport.Principal
+}
+
+type key struct{}
+
+// Value implements context.Context.
+func (c *Carrier) Value(k any) any {
+	switch k.(type) {
+	case key, sallyport.CarrierKey:
+		return c
+	}
+	return c.Context.Value(k)
+}
+
+// Principal implements sallyport.Carrier.
+func (c *Carrier) Principal() sallyport.Principal { return c.principal }
+
+// SetPrincipal records who is calling.
+func (c *Carrier) SetPrincipal(p sallyport.Principal) { c.principal = p }
+
+// From returns the request's carrier, nil if there is none.
+func From(ctx context.Context) *Carrier {
+	c, _ := ctx.Value(key{}).(*Carrier)
+	return c
+}
+
+// Begin returns the request with a carrier, making one if it has none.
+func Begin(r *http.Request) (*http.Request, *Carrier) {
+	if c := From(r.Context()); c != nil {
+		return r, c
+	}
+	c := &Carrier{Context: r.Context(), id: requestID(r), address: address(r), userAgent: clip(r.UserAgent(), 256)}
+	return r.WithContext(c), c
+}
+
+// Info is what an audit event says about where a change came from.
+type Info struct {
+	RequestID string
+	Address   string // IP without port, "" when it did not come over the network
+	UserAgent string
+	Actor     string // id of the subject, or what else acted
+	ActorKind string // user, anonymous, operator
+}
+
+// InfoFrom returns what is known. Without a request it is the operator's doing:
+// the command line, or the program itself.
+func InfoFrom(ctx context.Context) Info {
+	c := From(ctx)
+	if c == nil {
+		name, _ := ctx.Value(operatorKey{}).(string)
+		return Info{Actor: name, ActorKind: "operator"}
+	}
+	i := Info{RequestID: c.id, Address: c.address, UserAgent: c.userAgent, Actor: c.principal.ID(), ActorKind: "user"}
+	if i.Actor == "" {
+		i.ActorKind = "anonymous"
+	}
+	return i
+}
+
+type operatorKey struct{}
+
+// AsOperator names the operator that acts without a request.
+func AsOperator(ctx context.Context, name string) context.Context {
+	return context.WithValue(ctx, operatorKey{}, name)
+}
+
+// ID returns the request's id.
+func (c *Carrier) ID() string { return c.id }
+
+// Address returns the peer's IP address.
+func (c *Carrier) Address() string { return c.address }
+
+// requestID keeps a caller's own id when it is 1 to 64 of [A-Za-z0-9._-].
+func requestID(r *http.Request) string {
+	if v := r.Header[sallyport.RequestIDHeader]; len(v) == 1 && validID(v[0]) {
+		return v[0]
+	}
+	return uuid.Must(uuid.NewV7()).String()
+}
+
+func validID(s string) bool {
+	if len(s) == 0 || len(s) > 64 {
+		return false
+	}
+	for _, c := range []byte(s) {
+		if !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '.' || c == '_' || c == '-') {
+			return false
+		}
+	}
+	return true
+}
+
+func address(r *http.Request) string {
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		return ""
+	}
+	return host
+}
+
+// clip cuts what a caller sent to n bytes at most, without control characters.
+func clip(s string, n int) string {
+	if len(s) > n {
+		s = s[:n]
+	}
+	out := []byte(s)
+	for i, c := range out {
+		if c < 0x20 || c >= 0x7f {
+			out[i] = '?'
+		}
+	}
+	return string(out)
+}

@@ -1,0 +1,284 @@
+// Package oauth is the face of OAuth 2.0: the token endpoint.
+//
+// It decides which client and which grant a request is, and hands on to the
+// packages that decide about people and sessions. It stores nothing. Its
+// errors are those of RFC 6749, section 5.2, and never say which part of a
+// name and password was wrong.
+package oauth
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/sallyport/sallyport"
+	"github.com/sallyport/sallyport/api"
+	"github.com/sallyport/sallyport/audit"
+	"github.com/sallyport/sallyport/authn"
+	"github.com/sallyport/sallyport/session"
+	"github.com/sallyport/sallyport/signin"
+)
+
+// DocsClient is the public client of the docs page. Swagger UI sends it with an
+// empty secret.
+const DocsClient = "docs"
+
+// maxScopes bounds the names in a scope parameter.
+const maxScopes = 64
+
+// Endpoint answers POST /token.
+type Endpoint struct {
+	SignIn   *signin.Service
+	Sessions *session.Service
+	Refusals *audit.Refusals
+	// NoPasswordGrant switches the password grant off.
+	NoPasswordGrant bool
+	Log             *slog.Logger
+}
+
+// Error is RFC 6749, 5.2.
+type Error struct {
+	Code        string `json:"error"`
+	Description string `json:"error_description,omitempty"`
+
+	status    int
+	challenge string
+	retry     *sallyport.Error
+}
+
+func (e *Error) Error() string { return e.Code + ": " + e.Description }
+
+func refuse(status int, code, description string) *Error {
+	return &Error{Code: code, Description: description, status: status}
+}
+
+// Routes registers the endpoint.
+func (e *Endpoint) Routes(a *api.API) {
+	str := func(doc string) *huma.Schema { return &huma.Schema{Type: huma.TypeString, Description: doc} }
+	a.Raw(huma.Operation{
+		Method: http.MethodPost, Path: "/token", Tags: []string{"Tokens"}, Summary: "Sign in or refresh",
+		Description: "The OAuth 2.0 token endpoint (RFC 6749) for the service's own clients: the grants password and refresh_token. Errors have RFC 6749's form.",
+		RequestBody: &huma.RequestBody{Required: true, Content: map[string]*huma.MediaType{
+			api.FormType: {Schema: &huma.Schema{
+				Type: huma.TypeObject, Required: []string{"grant_type"},
+				Properties: map[string]*huma.Schema{
+					"grant_type":    {Type: huma.TypeString, Enum: []any{"password", "refresh_token"}},
+					"username":      str("User name or e-mail address (grant password)"),
+					"password":      {Type: huma.TypeString, Format: "password", Description: "The password (grant password)"},
+					"refresh_token": str("The refresh token (grant refresh_token)"),
+					"scope":         str("Space-separated names; the token is limited to those that its user holds"),
+					"client_id":     str("Not needed for the service's own clients"),
+					"client_secret": str("Of confidential clients"),
+				},
+			}},
+		}},
+		Responses: map[string]*huma.Response{
+			"200": {Description: "OK", Content: map[string]*huma.MediaType{"application/json": {Schema: api.Schema[session.TokenResponse](a)}}},
+			"400": errorResponse(a, "Not a valid request (RFC 6749, 5.2)"),
+			"401": errorResponse(a, "Incorrect username or password, or an unknown client"),
+			"503": errorResponse(a, "Too many sign-ins at once; see Retry-After"),
+		},
+	}, sallyport.Public(), e.serve)
+}
+
+func errorResponse(a *api.API, description string) *huma.Response {
+	return &huma.Response{Description: description, Content: map[string]*huma.MediaType{"application/json": {Schema: api.Schema[Error](a)}}}
+}
+
+// parameters that must not stand in the address, where they would be logged.
+var secretParameters = []string{"username", "password", "client_secret", "client_id", "refresh_token", "access_token", "otp", "grant_type"}
+
+func (e *Endpoint) serve(w http.ResponseWriter, r *http.Request) {
+	res, err := e.token(r)
+	h := w.Header()
+	h.Set("Content-Type", "application/json")
+	h.Set("Cache-Control", "no-store")
+	status := http.StatusOK
+	var answer any = res
+	if err != nil {
+		oe := e.visible(r, err)
+		answer, status = oe, oe.status
+		if oe.challenge != "" {
+			h.Set("Www-Authenticate", oe.challenge)
+		}
+		if oe.retry != nil {
+			oe.retry.SetRetryAfter(h)
+		}
+	}
+	b, err := json.Marshal(answer)
+	if err != nil {
+		panic(err) // strings and numbers always marshal
+	}
+	h.Set("Content-Length", strconv.Itoa(len(b)))
+	w.WriteHeader(status)
+	_, _ = w.Write(b)
+}
+
+// visible returns what the caller may see of an error.
+func (e *Endpoint) visible(r *http.Request, err error) *Error {
+	if oe, ok := errors.AsType[*Error](err); ok {
+		return oe
+	}
+	if se, ok := errors.AsType[*sallyport.Error](err); ok {
+		code := "invalid_request"
+		if se.Status >= 500 {
+			code = "temporarily_unavailable"
+		}
+		return &Error{Code: code, Description: se.Message, status: se.Status, retry: se}
+	}
+	e.Log.ErrorContext(r.Context(), "a token could not be issued", "error", err)
+	un := sallyport.Unavailable()
+	return &Error{Code: "temporarily_unavailable", Description: un.Message, status: un.Status, retry: un}
+}
+
+func (e *Endpoint) token(r *http.Request) (*session.TokenResponse, error) {
+	if r.URL.RawQuery != "" {
+		query := r.URL.Query()
+		if slices.ContainsFunc(secretParameters, query.Has) {
+			return nil, refuse(http.StatusBadRequest, "invalid_request", "Parameters must be in the body: an address ends up in logs and histories. Take what was sent there as known to others.")
+		}
+	}
+	form, err := api.ReadForm(r, api.MaxAuthBody)
+	if err != nil {
+		return nil, err
+	}
+	client, err := clientOf(r, form)
+	if err != nil {
+		return nil, err
+	}
+	scoped, scope, err := scopeOf(form)
+	if err != nil {
+		return nil, err
+	}
+	switch grant := form["grant_type"]; grant {
+	case "password":
+		return e.password(r, form, signin.Attempt{Client: client, Scoped: scoped, Scope: scope})
+	case "refresh_token":
+		return e.refresh(r, form, client, scoped, scope)
+	case "":
+		return nil, refuse(http.StatusBadRequest, "invalid_request", "grant_type is missing. Send password or refresh_token.")
+	default:
+		return nil, refuse(http.StatusBadRequest, "unsupported_grant_type", "This grant_type is not supported. Send password or refresh_token.")
+	}
+}
+
+func (e *Endpoint) password(r *http.Request, form map[string]string, a signin.Attempt) (*session.TokenResponse, error) {
+	if e.NoPasswordGrant {
+		return nil, refuse(http.StatusBadRequest, "unsupported_grant_type", "The password grant is switched off here.")
+	}
+	a.Login, a.Password = form["username"], form["password"]
+	if a.Login == "" || a.Password == "" {
+		return nil, refuse(http.StatusBadRequest, "invalid_request", "username and password are required.")
+	}
+	t, err := e.SignIn.Password(r.Context(), a)
+	if _, ok := errors.AsType[*authn.Refused](err); ok {
+		oe := refuse(http.StatusUnauthorized, "invalid_grant", signin.WrongCredentials().Message)
+		oe.challenge = "Bearer"
+		return nil, oe
+	}
+	if errors.Is(err, signin.ErrScope{}) {
+		return nil, refuse(http.StatusBadRequest, "invalid_scope", "The scope names something that does not exist here.")
+	}
+	return respond(t, err)
+}
+
+func (e *Endpoint) refresh(r *http.Request, form map[string]string, client string, scoped bool, scope []string) (*session.TokenResponse, error) {
+	if form["refresh_token"] == "" {
+		return nil, refuse(http.StatusBadRequest, "invalid_request", "refresh_token is required.")
+	}
+	t, err := e.Sessions.Refresh(r.Context(), form["refresh_token"], client, scoped, scope)
+	if refused, ok := errors.AsType[*authn.Refused](err); ok {
+		e.Refusals.Note(r.Context(), audit.Event{Action: "refresh.refused", Result: audit.Failure, Reason: refused.Reason, Actor: refused.Subject})
+		return nil, refuse(http.StatusBadRequest, "invalid_grant", "The refresh token is not valid, or not any more. Sign in again.")
+	}
+	if errors.Is(err, session.ErrScope) {
+		return nil, refuse(http.StatusBadRequest, "invalid_scope", "The scope is wider than what was granted at sign-in.")
+	}
+	return respond(t, err)
+}
+
+func respond(t session.Tokens, err error) (*session.TokenResponse, error) {
+	if err != nil {
+		return nil, err
+	}
+	res := t.Response()
+	return &res, nil
+}
+
+// scopeOf reads the scope parameter (RFC 6749, 3.3). An empty one is as good as
+// none.
+func scopeOf(form map[string]string) (scoped bool, scope []string, err error) {
+	text := form["scope"]
+	if strings.Trim(text, " ") == "" {
+		return false, nil, nil
+	}
+	bad := refuse(http.StatusBadRequest, "invalid_scope", "The scope is a list of at most 64 names, separated by single spaces.")
+	scope = strings.Split(text, " ")
+	if len(scope) > maxScopes {
+		return false, nil, bad
+	}
+	for _, name := range scope {
+		if sallyport.CheckName(name) != nil {
+			return false, nil, bad
+		}
+	}
+	return true, scope, nil
+}
+
+// clientOf returns the client of a request. The service's own clients need no
+// registration and have no secret; whoever sends one is somebody else.
+func clientOf(r *http.Request, form map[string]string) (string, error) {
+	id, secret := form["client_id"], form["client_secret"]
+	if basic, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Basic "); ok {
+		user, pass, err := basicClient(basic)
+		if err != nil {
+			return "", err
+		}
+		if id != "" && user != "" && user != id || secret != "" && pass != "" {
+			return "", refuse(http.StatusBadRequest, "invalid_request", "The client is named twice. Use either the Authorization header or the body.")
+		}
+		if user != "" {
+			id = user
+		}
+		if pass != "" {
+			secret = pass
+		}
+	}
+	switch {
+	case secret != "":
+	case id == "", id == session.FirstParty:
+		return session.FirstParty, nil
+	case id == DocsClient:
+		return DocsClient, nil
+	}
+	oe := refuse(http.StatusUnauthorized, "invalid_client", "There is no such client, or its secret is wrong. The service's own users need no client_id.")
+	oe.challenge = `Basic realm="sallyport", charset="UTF-8"`
+	return "", oe
+}
+
+// basicClient reads RFC 6749, 2.3.1: both parts are form-encoded.
+func basicClient(text string) (id, secret string, err error) {
+	bad := refuse(http.StatusBadRequest, "invalid_request", "The Authorization header is not valid Basic authentication (RFC 7617).")
+	b, err := base64.StdEncoding.Strict().DecodeString(text)
+	if err != nil {
+		return "", "", bad
+	}
+	user, pass, ok := strings.Cut(string(b), ":")
+	if !ok {
+		return "", "", bad
+	}
+	id, err1 := url.QueryUnescape(user)
+	secret, err2 := url.QueryUnescape(pass)
+	if err1 != nil || err2 != nil {
+		return "", "", bad
+	}
+	return id, secret, nil
+}

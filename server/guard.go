@@ -1,0 +1,86 @@
+package server
+
+import (
+	"fmt"
+	"log/slog"
+	"net/http"
+	"runtime/debug"
+	"time"
+
+	"github.com/sallyport/sallyport"
+	"github.com/sallyport/sallyport/internal/reqctx"
+)
+
+// Headers that every response has, errors included. A page that needs another
+// policy sets its own.
+var (
+	noSniff    = []string{"nosniff"}
+	noReferrer = []string{"no-referrer"}
+	noContent  = []string{"default-src 'none'; frame-ancestors 'none'"}
+)
+
+// Guard is the outermost handler: request ids, security headers, the log, and
+// an answer when a handler panics. Everything that is served should be inside
+// it.
+func (s *Server) Guard(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		r, carrier := reqctx.Begin(r)
+		h := w.Header()
+		h["X-Request-Id"] = []string{carrier.ID()}
+		h["X-Content-Type-Options"] = noSniff
+		h["Referrer-Policy"] = noReferrer
+		h["Content-Security-Policy"] = noContent
+		if s.undeclared.Load() {
+			if err := s.Declare(r.Context()); err != nil {
+				s.cfg.Log.ErrorContext(r.Context(), "the permissions that rules name could not be stored", "error", err)
+			}
+		}
+		rec := &recorder{ResponseWriter: w}
+		began := time.Now()
+		defer s.finish(rec, r, carrier, began)
+		next.ServeHTTP(rec, r)
+	})
+}
+
+// finish answers for a handler that panicked, and logs.
+func (s *Server) finish(rec *recorder, r *http.Request, c *reqctx.Carrier, began time.Time) {
+	if p := recover(); p != nil {
+		if p == http.ErrAbortHandler {
+			panic(p)
+		}
+		s.cfg.Log.ErrorContext(r.Context(), "a handler panicked", "panic", fmt.Sprint(p), "request_id", c.ID(),
+			"method", r.Method, "path", r.URL.Path, "stack", string(debug.Stack()))
+		if rec.status != 0 {
+			panic(http.ErrAbortHandler) // half an answer must not look like a whole one
+		}
+		sallyport.WriteError(rec, sallyport.Internal())
+	}
+	if log := s.cfg.Log; log.Enabled(r.Context(), slog.LevelInfo) {
+		// The path alone: a query may hold what does not belong in a log.
+		log.InfoContext(r.Context(), "request", "method", r.Method, "path", r.URL.Path, "status", rec.status,
+			"duration_ms", float64(time.Since(began).Microseconds())/1000, "request_id", c.ID(), "address", c.Address(), "subject", c.Principal().ID())
+	}
+}
+
+// recorder remembers the status of a response. It hides nothing: Unwrap gives
+// http.ResponseController the writer beneath.
+type recorder struct {
+	http.ResponseWriter
+	status int
+}
+
+func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
+
+func (r *recorder) WriteHeader(status int) {
+	if r.status == 0 && status >= 200 {
+		r.status = status
+	}
+	r.ResponseWriter.WriteHeader(status)
+}
+
+func (r *recorder) Write(b []byte) (int, error) {
+	if r.status == 0 {
+		r.status = http.StatusOK
+	}
+	return r.ResponseWriter.Write(b)
+}

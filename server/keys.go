@@ -1,0 +1,142 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/http"
+	"path/filepath"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/sallyport/sallyport"
+	"github.com/sallyport/sallyport/authn/token"
+	"github.com/sallyport/sallyport/internal/seal"
+	"github.com/sallyport/sallyport/session"
+)
+
+// keyGrace is added to the life of an access token before a replaced key is
+// retired: clocks differ.
+const keyGrace = 5 * time.Minute
+
+// openKeys reads the signing keys, or makes them and their master key for a
+// database that has none. With a master key that is lost or wrong it changes
+// nothing.
+func openKeys(ctx context.Context, cfg Config) (*token.Keyring, error) {
+	hasKeys, err := token.HasKeys(cfg.DB.View(ctx))
+	if err != nil {
+		return nil, err
+	}
+	grace := cfg.AccessTTL
+	if grace == 0 {
+		grace = session.DefaultAccessTTL
+	}
+	kc := token.KeyringConfig{DB: cfg.DB, Alg: cfg.Algorithm, Grace: grace + keyGrace, Now: cfg.Now}
+	if cfg.MasterKey != "" {
+		if kc.Master, err = seal.Parse(cfg.MasterKey); err != nil {
+			return nil, &ConfigError{"keys.master", "", err.Error(), "Give the key that the database was made with."}
+		}
+		return opened(kc, ctx, "keys.master")
+	}
+	file, err := masterKeyFile(cfg)
+	if err != nil {
+		return nil, err
+	}
+	kc.Master, err = seal.ReadFile(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		if hasKeys {
+			return nil, &ConfigError{
+				"keys.master", file, "the file does not exist, but the database holds keys that were sealed under it",
+				"Put the master key back from its backup. Without it those keys are lost; nothing was changed.",
+			}
+		}
+		kc.Master = seal.Generate()
+		err = kc.Master.WriteFile(file)
+	}
+	if err != nil {
+		return nil, &ConfigError{"keys.master", file, err.Error(), "See docs/keys.md."}
+	}
+	kc.MasterAgain = func() (*seal.Master, error) { return seal.ReadFile(file) }
+	ring, err := opened(kc, ctx, file)
+	if errors.Is(err, token.ErrMasterKey) {
+		// A rotation of the master key that was interrupted after the database.
+		if staged, serr := seal.ReadFile(seal.Staged(file)); serr == nil {
+			kc.Master, kc.MasterAgain = staged, nil
+			if ring, serr := token.OpenKeyring(ctx, kc); serr == nil {
+				return ring, seal.Promote(file)
+			}
+		}
+	}
+	return ring, err
+}
+
+func opened(kc token.KeyringConfig, ctx context.Context, where string) (*token.Keyring, error) {
+	ring, err := token.OpenKeyring(ctx, kc)
+	if errors.Is(err, token.ErrMasterKey) {
+		return nil, fmt.Errorf("%w", errors.Join(&ConfigError{
+			"keys.master", where, "it is not the master key that this database was sealed under",
+			"Give the right one, from its backup; nothing was changed.",
+		}, err))
+	}
+	return ring, err
+}
+
+func masterKeyFile(cfg Config) (string, error) {
+	if cfg.MasterKeyFile != "" {
+		return cfg.MasterKeyFile, nil
+	}
+	if dir := cfg.DB.Dir(); dir != "" {
+		return filepath.Join(dir, "master.key"), nil
+	}
+	return "", &ConfigError{"keys.master", "", "there is none", "Name a file, or give the key itself in SALLYPORT_KEYS_MASTER (Config.MasterKey). All nodes of a cluster share it."}
+}
+
+// RotateMaster seals everything under a new master key and puts it in the place
+// of the file. The one before is kept as FILE.old: delete it once no backup of
+// the database needs it.
+func (s *Server) RotateMaster(ctx context.Context) (file string, err error) {
+	if s.cfg.MasterKey != "" {
+		return "", &ConfigError{"keys.master", "", "the key comes from the environment, which this program cannot change", "Put the key into a file (keys.master = FILE) to rotate it."}
+	}
+	if file, err = masterKeyFile(s.cfg); err != nil {
+		return "", err
+	}
+	// The key is on disk before the database needs it: a crash between the two
+	// steps is mended at the next start.
+	next := seal.Generate()
+	if err := next.Stage(file); err != nil {
+		return "", err
+	}
+	if err := s.Keys.Rewrap(ctx, next); err != nil {
+		return "", err
+	}
+	return file, seal.Promote(file)
+}
+
+// keyRoutes publishes the public keys (RFC 7517).
+func (s *Server) keyRoutes() {
+	s.api.Raw(huma.Operation{
+		Method: http.MethodGet, Path: "/.well-known/jwks.json", Tags: []string{"Tokens"}, Summary: "Public keys",
+		Description: "The keys that access tokens are signed with, as a JWK Set (RFC 7517). May be cached for five minutes.",
+		Responses: map[string]*huma.Response{"200": {Description: "OK", Content: map[string]*huma.MediaType{
+			"application/jwk-set+json": {Schema: &huma.Schema{Type: huma.TypeObject, Properties: map[string]*huma.Schema{
+				"keys": {Type: huma.TypeArray, Items: &huma.Schema{Type: huma.TypeObject, AdditionalProperties: true}},
+			}}},
+		}}},
+	}, sallyport.Public(), func(w http.ResponseWriter, r *http.Request) {
+		_, err := s.Keys.SyncNow(r.Context())
+		var set *token.Set
+		if err == nil {
+			set, err = s.Keys.Set(r.Context())
+		}
+		if err != nil {
+			s.api.WriteError(w, r, err)
+			return
+		}
+		w.Header().Set("Content-Type", "application/jwk-set+json")
+		w.Header().Set("Cache-Control", "public, max-age=300")
+		_, _ = w.Write(set.JWKS())
+	})
+}

@@ -1,0 +1,317 @@
+// Package server is where everything meets: a configuration becomes one
+// http.Handler with all routes, their rules, and the guard around them.
+//
+// It wires and decides nothing else. It never picks a database driver: the
+// caller opens one from store/sqlite or store/postgres.
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/sallyport/sallyport"
+	"github.com/sallyport/sallyport/account"
+	"github.com/sallyport/sallyport/api"
+	"github.com/sallyport/sallyport/audit"
+	"github.com/sallyport/sallyport/authn"
+	"github.com/sallyport/sallyport/authn/password"
+	"github.com/sallyport/sallyport/authn/token"
+	"github.com/sallyport/sallyport/authz/role"
+	"github.com/sallyport/sallyport/internal/db"
+	"github.com/sallyport/sallyport/oauth"
+	"github.com/sallyport/sallyport/session"
+	"github.com/sallyport/sallyport/signin"
+)
+
+// Config is what a Server needs. Only DB and BaseURL must be set; the zero
+// value of everything else is secure and works.
+type Config struct {
+	// DB is an open database: sqlite.Open or postgres.Open. New brings its
+	// schema up to date. The server does not close it.
+	DB *db.DB
+	// BaseURL is where clients reach the server, for example
+	// https://api.example.com. It is the issuer and audience of tokens:
+	// changing it makes the access tokens that are out worthless.
+	BaseURL string
+
+	// MasterKey is the base64 of 32 bytes under which signing keys are sealed
+	// in the database. If it is empty, MasterKeyFile is read.
+	MasterKey string
+	// MasterKeyFile is the file that holds it, made with mode 0600 for a
+	// database that is new. The default is master.key beside a SQLite file.
+	MasterKeyFile string
+
+	Registration    account.Registration // default account.Open
+	AccessTTL       time.Duration        // default 15 minutes; 10 s to 24 h
+	RefreshTTL      time.Duration        // without use; default 14 days
+	SessionLife     time.Duration        // in all; default 30 days
+	Algorithm       token.Alg            // of new signing keys; default EdDSA
+	NoPasswordGrant bool                 // switches the password grant of /token off
+	Password        password.Config
+
+	Log     *slog.Logger // default: discarded
+	Version string       // shown in the OpenAPI document
+
+	// Now is the clock; tests set it. Default time.Now.
+	Now func() time.Time
+}
+
+// ConfigError is one mistake in a configuration.
+type ConfigError struct {
+	Key    string // as in configuration files: "base_url"
+	Value  string // never a secret
+	Reason string
+	Fix    string
+}
+
+func (e *ConfigError) Error() string {
+	return fmt.Sprintf("%s = %q: %s. %s", e.Key, e.Value, e.Reason, e.Fix)
+}
+
+// check returns every mistake at once.
+func (c *Config) check() error {
+	var errs []error
+	bad := func(key, value, reason, fix string) {
+		errs = append(errs, &ConfigError{key, value, reason, fix})
+	}
+	if c.DB == nil {
+		bad("database", "", "there is none", "Open one with sqlite.Open or postgres.Open.")
+	}
+	if err := CheckBaseURL(c.BaseURL); err != nil {
+		errs = append(errs, err)
+	}
+	within := func(key string, d, low, high time.Duration) {
+		if d != 0 && (d < low || d > high) {
+			bad(key, d.String(), fmt.Sprintf("it must be from %v to %v", low, high), "Choose a time in that range.")
+		}
+	}
+	within("tokens.access_ttl", c.AccessTTL, 10*time.Second, session.MaxAccessTTL)
+	within("tokens.refresh_ttl", c.RefreshTTL, time.Minute, 366*24*time.Hour)
+	within("tokens.session_ttl", c.SessionLife, time.Minute, 366*24*time.Hour)
+	switch c.Registration {
+	case "", account.Open, account.Invite, account.Closed:
+	default:
+		bad("registration", string(c.Registration), "it is not known", "Choose open, invite or closed.")
+	}
+	if c.Algorithm != "" {
+		if err := c.Algorithm.Check(); err != nil {
+			bad("tokens.alg", string(c.Algorithm), "it is not known", "Choose EdDSA, ES256, RS256 or HS256.")
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// CheckBaseURL returns what is wrong with a base URL.
+func CheckBaseURL(s string) error {
+	bad := func(reason string) error {
+		return &ConfigError{"base_url", s, reason, "Write it as https://host or https://host:port, with a path only if the server is mounted under one."}
+	}
+	u, err := url.Parse(s)
+	switch {
+	case err != nil:
+		return &ConfigError{"base_url", "", "it is not a URL", "Write it as https://host."}
+	case u.User != nil:
+		return &ConfigError{"base_url", "", "it holds a user name", "Write it as https://host."}
+	case s == "":
+		return bad("it is empty")
+	case u.Scheme != "http" && u.Scheme != "https":
+		return bad("it does not begin with http:// or https://")
+	case u.Host == "" || u.Hostname() == "":
+		return bad("it names no host")
+	case u.RawQuery != "" || u.ForceQuery || u.Fragment != "":
+		return bad("it has a query or fragment")
+	case strings.HasSuffix(u.Path, "/"):
+		return bad("it ends in a slash")
+	}
+	return nil
+}
+
+// Services are the parts of a Server, for programs that call them directly: the
+// command line, and services that manage accounts in their own code.
+type Services struct {
+	DB       *db.DB
+	Accounts *account.Service
+	Sessions *session.Service
+	SignIn   *signin.Service
+	Keys     *token.Keyring
+	Refusals *audit.Refusals
+}
+
+// Server is Sallyport, ready to be mounted or served.
+type Server struct {
+	Services
+	cfg  Config
+	gate *authn.Gate
+	mux  *sallyport.Mux
+	api  *api.API
+
+	mu         sync.Mutex
+	rules      []sallyport.Rule // declared and not yet in the database
+	undeclared atomic.Bool
+
+	draining atomic.Bool
+	stop     context.CancelFunc
+	stopped  sync.WaitGroup
+}
+
+// New brings the schema up to date, reads or makes the keys, and registers the
+// routes. It reports all mistakes of the configuration at once. Close ends what
+// it starts.
+func New(ctx context.Context, cfg Config) (*Server, error) {
+	if err := cfg.check(); err != nil {
+		return nil, err
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Version == "" {
+		cfg.Version = "dev"
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	hasher, err := password.New(cfg.Password)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := cfg.DB.Migrate(ctx); err != nil {
+		return nil, err
+	}
+	keys, err := openKeys(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{cfg: cfg}
+	s.DB, s.Keys = cfg.DB, keys
+	s.Refusals = audit.NewRefusals(cfg.DB, cfg.Log)
+	grants := role.NewCache(cfg.DB)
+	s.Sessions = session.New(session.Config{
+		DB: cfg.DB, Keys: keys, Grants: grants, Issuer: cfg.BaseURL, Log: cfg.Log,
+		Access: cfg.AccessTTL, Refresh: cfg.RefreshTTL, Life: cfg.SessionLife, Now: cfg.Now,
+	})
+	s.Accounts = account.New(account.Config{
+		DB: cfg.DB, Passwords: hasher, Sessions: s.Sessions, Registration: cfg.Registration, CursorKey: keys.RefreshKey(), Now: cfg.Now,
+	})
+	s.SignIn = signin.New(signin.Config{DB: cfg.DB, Passwords: hasher, Sessions: s.Sessions, Refusals: s.Refusals, Now: cfg.Now})
+	s.gate = authn.NewGate(authn.Config{
+		Schemes: []authn.Scheme{authn.Bearer{Token: s.Sessions.VerifyAccess}},
+		Confirm: s.Sessions.Confirm, Refusals: s.Refusals, Log: cfg.Log, Now: cfg.Now,
+	}, s.declareLater)
+	s.mux = sallyport.NewMux(s.gate)
+	s.routes()
+	background, stop := context.WithCancel(context.WithoutCancel(ctx))
+	s.stop = stop
+	s.stopped.Go(func() { s.sweep(background) })
+	return s, nil
+}
+
+// Close stops what runs in the background and writes what waits.
+func (s *Server) Close() {
+	s.stop()
+	s.stopped.Wait()
+	s.Refusals.Close()
+}
+
+// Require returns ordinary middleware that enforces a rule, for any router.
+func (s *Server) Require(rule sallyport.Rule) func(http.Handler) http.Handler {
+	return s.gate.Require(rule)
+}
+
+var _ sallyport.Gate = (*Server)(nil)
+
+// Routes returns the server's own routes, to be mounted.
+func (s *Server) Routes() *sallyport.Mux { return s.mux }
+
+// API returns the typed operations of the server. Operations that are added to
+// it before Routes is mounted stand in the same document.
+func (s *Server) API() *api.API { return s.api }
+
+func (s *Server) routes() {
+	s.api = api.New(s.mux, api.Config{
+		Title: "Sallyport", Version: s.cfg.Version,
+		Description: "Two doors for an API: who are you, and may you.",
+		Schemes: map[string]*huma.SecurityScheme{"bearer": {
+			Type: "oauth2", Description: "Sign in with user name and password (RFC 6749, 4.3); the access token is sent as Authorization: Bearer (RFC 6750).",
+			Flows: &huma.OAuthFlows{Password: &huma.OAuthFlow{TokenURL: s.path("/token"), RefreshURL: s.path("/token"), Scopes: map[string]string{}}},
+		}},
+		Challenges: s.gate.Challenges, Log: s.cfg.Log,
+	})
+	(&oauth.Endpoint{
+		SignIn: s.SignIn, Sessions: s.Sessions, Refusals: s.Refusals, NoPasswordGrant: s.cfg.NoPasswordGrant, Log: s.cfg.Log,
+	}).Routes(s.api)
+	s.SignIn.Routes(s.api)
+	s.Sessions.Routes(s.api, s.Refusals)
+	s.Accounts.Routes(s.api)
+	role.Routes(s.api, s.DB)
+	s.keyRoutes()
+	s.healthRoutes()
+	s.api.Docs(api.DocsConfig{ClientID: oauth.DocsClient})
+}
+
+// path returns a path as clients see it, under the base URL's own path.
+func (s *Server) path(p string) string {
+	u, err := url.Parse(s.cfg.BaseURL)
+	if err != nil {
+		return p // New has checked it
+	}
+	return u.Path + p
+}
+
+// declareLater remembers a rule until the next request, when the permissions it
+// names are made to exist. Rules are declared while a program starts, and the
+// database is not asked there once for each.
+func (s *Server) declareLater(r sallyport.Rule) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.rules = append(s.rules, r)
+	s.undeclared.Store(true)
+}
+
+// Declare makes every permission that a rule names exist, so that it can be
+// granted. The guard calls it before the first request.
+func (s *Server) Declare(ctx context.Context) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var names []string
+	for _, r := range s.rules {
+		for name := range r.Names {
+			names = append(names, name)
+		}
+	}
+	if err := role.Declare(ctx, s.DB, names); err != nil {
+		return err
+	}
+	s.rules = nil
+	s.undeclared.Store(false)
+	return nil
+}
+
+const sweepEvery = time.Hour
+
+// sweep deletes what has been dead for long.
+func (s *Server) sweep(ctx context.Context) {
+	tick := time.NewTicker(sweepEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if n, err := s.Sessions.Sweep(ctx); err != nil {
+			s.cfg.Log.Error("expired sessions could not be deleted", "error", err)
+		} else if n > 0 {
+			s.cfg.Log.Info("deleted expired sessions", "sessions", n)
+		}
+	}
+}

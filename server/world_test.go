@@ -1,0 +1,285 @@
+package server_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/sallyport/sallyport"
+	"github.com/sallyport/sallyport/audit"
+	"github.com/sallyport/sallyport/authn/password"
+	"github.com/sallyport/sallyport/authz/role"
+	"github.com/sallyport/sallyport/internal/db"
+	"github.com/sallyport/sallyport/server"
+)
+
+// baseURL is the issuer in tests; requests go to the test's own address.
+const baseURL = "http://sallyport.test"
+
+// goodPassword passes the policy and belongs to nobody.
+const goodPassword = "violet-anchor-97-marmalade"
+
+// weakHashes makes sign-ins cheap, so that tests are quick.
+var weakHashes = password.Config{Memory: 64, Time: 1, Threads: 1, Permits: 4, DangerouslyWeak: true}
+
+// clock is a settable clock that moves with time.
+type clock struct {
+	mu     sync.Mutex
+	offset time.Duration
+}
+
+func (c *clock) now() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return time.Now().Add(c.offset)
+}
+
+func (c *clock) advance(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.offset += d
+}
+
+// world is a whole server over real HTTP.
+type world struct {
+	t     *testing.T
+	db    *db.DB
+	sv    *server.Server
+	mux   *sallyport.Mux // where a test may add routes before serve is called
+	http  *httptest.Server
+	clock *clock
+}
+
+// newWorld returns a server that answers. extra adds routes of a service.
+func newWorld(t *testing.T, d *db.DB, extra func(w *world), change ...func(*server.Config)) *world {
+	t.Helper()
+	w := &world{t: t, db: d, clock: &clock{}}
+	cfg := server.Config{
+		DB: d, BaseURL: baseURL, MasterKeyFile: filepath.Join(t.TempDir(), "master.key"),
+		Password: weakHashes, Now: w.clock.now,
+	}
+	for _, f := range change {
+		f(&cfg)
+	}
+	var err error
+	if w.sv, err = server.New(t.Context(), cfg); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(w.sv.Close)
+	w.mux = sallyport.NewMux(w.sv)
+	if extra != nil {
+		extra(w)
+	}
+	w.mux.Mount("/", w.sv.Routes())
+	w.http = httptest.NewServer(w.sv.Guard(w.mux))
+	t.Cleanup(w.http.Close)
+	return w
+}
+
+// reply is a response that has been read.
+type reply struct {
+	status int
+	header http.Header
+	body   []byte
+}
+
+// json returns the body as an object.
+func (r reply) json(t *testing.T) map[string]any {
+	t.Helper()
+	var m map[string]any
+	if err := json.Unmarshal(r.body, &m); err != nil {
+		t.Fatalf("not a JSON object (status %d): %.300s", r.status, r.body)
+	}
+	return m
+}
+
+func (r reply) text(t *testing.T, name string) string {
+	t.Helper()
+	s, ok := r.json(t)[name].(string)
+	if !ok {
+		t.Fatalf("no text %q in (status %d) %.300s", name, r.status, r.body)
+	}
+	return s
+}
+
+// want fails unless the reply has the status and, if not empty, the code.
+func (r reply) want(t *testing.T, status int, code string) reply {
+	t.Helper()
+	if r.status != status {
+		t.Fatalf("status %d, want %d: %.400s", r.status, status, r.body)
+	}
+	if code != "" {
+		m := r.json(t)
+		got, _ := m["code"].(string)
+		if got == "" {
+			got, _ = m["error"].(string)
+		}
+		if got != code {
+			t.Fatalf("code %q, want %q: %.400s", got, code, r.body)
+		}
+	}
+	return r
+}
+
+// send sends a request as it is.
+func (w *world) send(req *http.Request) reply {
+	w.t.Helper()
+	client := &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	res, err := client.Do(req)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer res.Body.Close()
+	b, err := io.ReadAll(res.Body)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return reply{res.StatusCode, res.Header, b}
+}
+
+// request makes a request to the server; body may be nil, a string, or
+// anything that marshals to JSON.
+func (w *world) request(method, path, token string, body any) *http.Request {
+	w.t.Helper()
+	var rd io.Reader
+	switch b := body.(type) {
+	case nil:
+	case string:
+		rd = strings.NewReader(b)
+	default:
+		text, err := json.Marshal(b)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		rd = bytes.NewReader(text)
+	}
+	req, err := http.NewRequestWithContext(w.t.Context(), method, w.http.URL+path, rd)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if body != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	if token != "" {
+		req.Header.Set("Authorization", "Bearer "+token)
+	}
+	return req
+}
+
+func (w *world) do(method, path, token string, body any) reply {
+	w.t.Helper()
+	return w.send(w.request(method, path, token, body))
+}
+
+// form posts fields as a form: name, value, name, value …
+func (w *world) form(path string, fields ...string) reply {
+	w.t.Helper()
+	v := url.Values{}
+	for i := 0; i < len(fields); i += 2 {
+		v.Set(fields[i], fields[i+1])
+	}
+	req := w.request("POST", path, "", v.Encode())
+	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	return w.send(req)
+}
+
+// tokens is what a sign-in gives.
+type tokens struct{ access, refresh string }
+
+func (w *world) signIn(name, pw string, more ...string) tokens {
+	w.t.Helper()
+	r := w.form("/token", append([]string{"grant_type", "password", "username", name, "password", pw}, more...)...).want(w.t, 200, "")
+	return tokens{r.text(w.t, "access_token"), r.text(w.t, "refresh_token")}
+}
+
+// register makes an account NAME (NAME@example.com, goodPassword) and returns
+// its id.
+func (w *world) register(name string) string {
+	w.t.Helper()
+	return w.do("POST", "/auth/register", "", map[string]any{
+		"username": name, "email": name + "@example.com", "password": goodPassword,
+	}).want(w.t, 201, "").text(w.t, "id")
+}
+
+// user registers NAME, grants roles as the operator would, and signs in.
+func (w *world) user(name string, roles ...string) (id string, tk tokens) {
+	w.t.Helper()
+	id = w.register(name)
+	w.grant(id, roles...)
+	return id, w.signIn(name, goodPassword)
+}
+
+func (w *world) grant(id string, roles ...string) {
+	w.t.Helper()
+	for _, r := range roles {
+		if err := w.db.Write(w.t.Context(), func(tx *db.Tx) error {
+			return role.Grant(w.t.Context(), tx, role.Operator(), id, r)
+		}); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+}
+
+// define makes a role of its own with these permissions.
+func (w *world) define(name string, permissions ...string) {
+	w.t.Helper()
+	if err := w.db.Write(w.t.Context(), func(tx *db.Tx) error {
+		for _, p := range permissions {
+			if err := role.PutPermission(w.t.Context(), tx, p, ""); err != nil {
+				return err
+			}
+		}
+		return role.Put(w.t.Context(), tx, role.Operator(), role.Role{Name: name, Permissions: permissions})
+	}); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// alive reports whether an access token is accepted.
+func (w *world) alive(access string) bool {
+	w.t.Helper()
+	switch r := w.do("GET", "/users/me", access, nil); r.status {
+	case 200:
+		return true
+	case 401:
+		return false
+	default:
+		w.t.Fatalf("status %d: %s", r.status, r.body)
+		return false
+	}
+}
+
+// events returns the newest audit events of an action, waiting until there are
+// at least n: refusals are written behind the request.
+func (w *world) events(action string, n int) []audit.Record {
+	w.t.Helper()
+	deadline := time.Now().Add(5 * time.Second)
+	for {
+		all, err := audit.Latest(w.db.View(w.t.Context()), 500)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		var out []audit.Record
+		for _, e := range all {
+			if e.Action == action {
+				out = append(out, e)
+			}
+		}
+		if len(out) >= n {
+			return out
+		}
+		if time.Now().After(deadline) {
+			w.t.Fatalf("%d events %q, want %d or more", len(out), action, n)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+

@@ -1,0 +1,141 @@
+package session
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/sallyport/sallyport"
+	"github.com/sallyport/sallyport/api"
+	"github.com/sallyport/sallyport/audit"
+	"github.com/sallyport/sallyport/authn"
+	"github.com/sallyport/sallyport/internal/db"
+)
+
+// TokenResponse is RFC 6749, 5.1.
+type TokenResponse struct {
+	AccessToken  string `json:"access_token" doc:"Send it as “Authorization: Bearer …”"`
+	TokenType    string `json:"token_type" example:"bearer"`
+	ExpiresIn    int64  `json:"expires_in" doc:"Life of the access token in seconds"`
+	RefreshToken string `json:"refresh_token" doc:"Good once, for the next tokens"`
+	Scope        string `json:"scope" doc:"What the token is limited to; empty if nothing was asked for: it may do what its user may do"`
+}
+
+// Response returns the tokens as they go over the wire.
+func (t Tokens) Response() TokenResponse {
+	return TokenResponse{
+		AccessToken: t.Access, TokenType: "bearer", ExpiresIn: int64(t.ExpiresIn / time.Second),
+		RefreshToken: t.Refresh, Scope: strings.Join(t.Scope, " "),
+	}
+}
+
+type view struct {
+	ID        string    `json:"id"`
+	Current   bool      `json:"current" doc:"The session of this request"`
+	ClientID  string    `json:"client_id"`
+	Scope     *string   `json:"scope" doc:"What the session is limited to; null if it is not"`
+	CreatedAt time.Time `json:"created_at"`
+	LastUsed  time.Time `json:"last_used_at" doc:"When it was last refreshed"`
+	ExpiresAt time.Time `json:"expires_at"`
+	Address   string    `json:"address"`
+	UserAgent string    `json:"user_agent"`
+}
+
+type refreshInput struct {
+	Body struct {
+		RefreshToken string `json:"refresh_token" maxLength:"1024"`
+	}
+}
+
+type idInput struct {
+	ID string `path:"id" maxLength:"64"`
+}
+
+// Routes registers the operations on sessions.
+func (s *Service) Routes(a *api.API, refusals *audit.Refusals) {
+	api.Post(a, "/token/refresh", sallyport.Public(), func(ctx context.Context, in *refreshInput) (*api.Body[TokenResponse], error) {
+		t, err := s.Refresh(ctx, in.Body.RefreshToken, FirstParty, false, nil)
+		if refused, ok := errors.AsType[*authn.Refused](err); ok {
+			refusals.Note(ctx, audit.Event{Action: "refresh.refused", Result: audit.Failure, Reason: refused.Reason, Actor: refused.Subject})
+			return nil, &sallyport.Error{
+				Status: http.StatusUnauthorized, Code: "invalid_token",
+				Message: "The refresh token is not valid, or not any more. Sign in again.",
+			}
+		}
+		if err != nil {
+			return nil, err
+		}
+		return &api.Body[TokenResponse]{Body: t.Response()}, nil
+	}, api.Doc("Tokens", "Refresh", "Exchanges a refresh token for new tokens. A token is good once; the same one sent again within ten seconds gets the same answer, later it ends the session."),
+		api.BodyLimit(api.MaxAuthBody), api.Errors(401))
+
+	api.Post(a, "/logout", sallyport.SignedIn(), func(ctx context.Context, _ *api.None) (*api.Body[api.Message], error) {
+		if err := s.logout(ctx); err != nil {
+			return nil, err
+		}
+		return &api.Body[api.Message]{Body: api.Message{Message: "Successfully logged out"}}, nil
+	}, api.Doc("Tokens", "Sign out", "Ends the session of this request: its access and refresh tokens are refused from the next request on."))
+
+	api.Post(a, "/auth/logout", sallyport.SignedIn(), func(ctx context.Context, _ *api.None) (*api.None, error) {
+		return nil, s.logout(ctx)
+	}, api.Doc("Tokens", "Sign out", "The same as POST /logout, without a body in the answer."), api.Status(204))
+
+	api.Post(a, "/logout/all", sallyport.SignedIn(), func(ctx context.Context, _ *api.None) (*api.Body[api.Message], error) {
+		p := sallyport.From(ctx)
+		err := s.cfg.DB.Write(ctx, func(tx *db.Tx) error {
+			return s.EndAll(ctx, tx, p.ID(), "", "signed out everywhere")
+		})
+		if err != nil {
+			return nil, err
+		}
+		return &api.Body[api.Message]{Body: api.Message{Message: "Successfully logged out everywhere"}}, nil
+	}, api.Doc("Tokens", "Sign out everywhere", "Ends every session of the user."))
+
+	api.Get(a, "/users/me/sessions", sallyport.SignedIn(), func(ctx context.Context, _ *api.None) (*api.Body[api.Page[view]], error) {
+		p := sallyport.From(ctx)
+		sessions, err := s.List(ctx, p.ID())
+		if err != nil {
+			return nil, err
+		}
+		out := make([]view, 0, len(sessions))
+		for _, se := range sessions {
+			out = append(out, se.view(p.SessionID()))
+		}
+		return &api.Body[api.Page[view]]{Body: api.NewPage(out, "")}, nil
+	}, api.Doc("Own account", "List own sessions", "The newest 200 live sessions."))
+
+	api.Delete(a, "/users/me/sessions/{id}", sallyport.SignedIn(), func(ctx context.Context, in *idInput) (*api.None, error) {
+		p := sallyport.From(ctx)
+		return nil, s.cfg.DB.Write(ctx, func(tx *db.Tx) error {
+			ended, err := s.End(ctx, tx, p.ID(), in.ID, "ended by its user")
+			if err == nil && !ended {
+				err = sallyport.NotFound("session")
+			}
+			return err
+		})
+	}, api.Doc("Own account", "End a session", "Signs that device out. Another user's session is answered as one that does not exist."), api.Status(204), api.Errors(404))
+}
+
+// logout ends the session of the request. One that ended meanwhile is ended:
+// that is no error.
+func (s *Service) logout(ctx context.Context) error {
+	p := sallyport.From(ctx)
+	return s.cfg.DB.Write(ctx, func(tx *db.Tx) error {
+		_, err := s.End(ctx, tx, p.ID(), p.SessionID(), "signed out")
+		return err
+	})
+}
+
+func (se Session) view(current string) view {
+	v := view{
+		ID: se.ID, Current: se.ID == current, ClientID: se.Client, CreatedAt: se.Created, LastUsed: se.LastUsed,
+		ExpiresAt: earlier(se.Expires, se.IdleUntil), Address: se.Address, UserAgent: se.UserAgent,
+	}
+	if se.Scoped {
+		scope := strings.Join(se.Scope, " ")
+		v.Scope = &scope
+	}
+	return v
+}

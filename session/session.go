@@ -1,0 +1,274 @@
+// Package session decides how long a sign-in lasts: sessions, their access
+// tokens, their families of refresh tokens, and logout.
+//
+// It stores a session as one row, with the digest of the one refresh token that
+// is good now. Ending a session is a write to that row, and every request reads
+// it: a logout holds at the next request and after a crash, and needs no list
+// of revoked tokens. It never stores a token, and never decides who may sign in
+// (package signin does).
+package session
+
+import (
+	"context"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/sallyport/sallyport"
+	"github.com/sallyport/sallyport/audit"
+	"github.com/sallyport/sallyport/authn"
+	"github.com/sallyport/sallyport/authn/token"
+	"github.com/sallyport/sallyport/authz/role"
+	"github.com/sallyport/sallyport/internal/db"
+	"github.com/sallyport/sallyport/internal/reqctx"
+)
+
+// Defaults and bounds of a session's times.
+const (
+	DefaultAccessTTL   = 15 * time.Minute
+	DefaultRefreshTTL  = 14 * 24 * time.Hour // without use
+	DefaultLifetime    = 30 * 24 * time.Hour // in all
+	MaxAccessTTL       = 24 * time.Hour
+	retryWindow        = 10 * time.Second // in which a refresh may be repeated
+	maxRefreshTokenLen = 256
+)
+
+// FirstParty is the client of a sign-in that names none: the service's own.
+const FirstParty = "first-party"
+
+// Config is what a Service needs.
+type Config struct {
+	DB      *db.DB
+	Keys    *token.Keyring
+	Grants  *role.Cache
+	Issuer  string // also the audience: the base URL
+	Access  time.Duration
+	Refresh time.Duration
+	Life    time.Duration
+	Log     *slog.Logger
+	Now     func() time.Time
+}
+
+// Service keeps sessions.
+type Service struct {
+	cfg      Config
+	verifier token.Verifier
+	verified *verifiedCache
+}
+
+// New returns a Service; zero durations are the defaults.
+func New(cfg Config) *Service {
+	if cfg.Access == 0 {
+		cfg.Access = DefaultAccessTTL
+	}
+	if cfg.Refresh == 0 {
+		cfg.Refresh = DefaultRefreshTTL
+	}
+	if cfg.Life == 0 {
+		cfg.Life = DefaultLifetime
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	return &Service{
+		cfg:      cfg,
+		verifier: token.Verifier{Issuer: cfg.Issuer, Audience: cfg.Issuer},
+		verified: newVerifiedCache(),
+	}
+}
+
+// Session is one sign-in.
+type Session struct {
+	ID        string
+	Subject   string
+	Client    string
+	Scoped    bool
+	Scope     []string
+	AMR       []string // RFC 8176: "pwd", "otp"
+	MFA       bool
+	AuthTime  time.Time
+	Created   time.Time
+	LastUsed  time.Time
+	IdleUntil time.Time
+	Expires   time.Time
+	Ended     time.Time // zero: alive
+	EndReason string
+	Address   string
+	UserAgent string
+
+	generation  int64
+	refresh     []byte
+	refreshedAt time.Time
+}
+
+// Tokens is what a client gets.
+type Tokens struct {
+	Access    string
+	Refresh   string
+	ExpiresIn time.Duration
+	Scoped    bool
+	Scope     []string
+}
+
+// Start is what a sign-in has established. Only package signin makes one.
+type Start struct {
+	Subject string
+	Client  string
+	Scoped  bool
+	Scope   []string
+	AMR     []string
+	MFA     bool
+}
+
+// Started is a session that begins when its transaction commits. It holds the
+// first refresh token, which is stored nowhere else.
+type Started struct {
+	session Session
+	refresh string
+}
+
+// Prepare makes a session without storing it. It is apart from Insert because
+// a transaction's function may run twice.
+func (s *Service) Prepare(ctx context.Context, in Start) Started {
+	now := s.cfg.Now()
+	info := reqctx.InfoFrom(ctx)
+	se := Session{
+		ID: uuid.Must(uuid.NewV7()).String(), Subject: in.Subject, Client: in.Client,
+		Scoped: in.Scoped, Scope: in.Scope, AMR: in.AMR, MFA: in.MFA,
+		AuthTime: now, Created: now, LastUsed: now,
+		Expires: now.Add(s.cfg.Life), Address: info.Address, UserAgent: info.UserAgent, refreshedAt: now,
+	}
+	se.IdleUntil = earlier(now.Add(s.cfg.Refresh), se.Expires)
+	first := s.tokens().first(se.ID)
+	se.refresh = first.digest()
+	return Started{se, first.String()}
+}
+
+// Insert stores the session.
+func (s *Service) Insert(ctx context.Context, tx *db.Tx, st Started) error {
+	if err := insertSession(tx, st.session); err != nil {
+		return err
+	}
+	return audit.Append(ctx, tx, audit.Event{
+		Action: "session.started", Target: st.session.ID, Actor: st.session.Subject,
+		Detail: map[string]string{"client": st.session.Client, "amr": strings.Join(st.session.AMR, " ")},
+	})
+}
+
+// Issue returns the tokens of a session that has been stored.
+func (s *Service) Issue(ctx context.Context, st Started) (Tokens, error) {
+	return s.issue(ctx, st.session, st.session.Scoped, st.session.Scope, st.refresh)
+}
+
+func (s *Service) issue(ctx context.Context, se Session, scoped bool, scope []string, refresh string) (Tokens, error) {
+	now := s.cfg.Now()
+	expires := earlier(now.Add(s.cfg.Access), se.Expires)
+	set, err := s.cfg.Keys.Set(ctx)
+	if err != nil {
+		return Tokens{}, err
+	}
+	access, err := set.Issue(token.Claims{
+		Issuer: s.cfg.Issuer, Audience: []string{s.cfg.Issuer}, Subject: se.Subject, ClientID: se.Client,
+		ID: uuid.Must(uuid.NewV7()).String(), Session: se.ID,
+		IssuedAt: now, Expires: expires, AuthTime: se.AuthTime, Scoped: scoped, Scope: scope, AMR: se.AMR,
+	})
+	if err != nil {
+		return Tokens{}, err
+	}
+	return Tokens{Access: access, Refresh: refresh, ExpiresIn: expires.Sub(now).Truncate(time.Second), Scoped: scoped, Scope: scope}, nil
+}
+
+func earlier(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
+}
+
+// Confirm looks whether the session that an access token names is alive, and
+// returns the principal with its current grants: one read for both.
+func (s *Service) Confirm(ctx context.Context, c sallyport.Claims) (sallyport.Principal, error) {
+	st, found, err := readState(s.cfg.DB.View(ctx), c.Session)
+	if err != nil {
+		return sallyport.Principal{}, err
+	}
+	refused := func(reason string) (sallyport.Principal, error) {
+		return sallyport.Principal{}, &authn.Refused{Reason: reason, Subject: c.Subject}
+	}
+	now := s.cfg.Now()
+	switch {
+	case !found:
+		return refused("the session does not exist")
+	case st.subject != c.Subject:
+		return refused("the session is another subject's")
+	case st.ended:
+		return refused("the session has ended")
+	case !now.Before(st.expires):
+		return refused("the session has expired")
+	case st.disabled:
+		return refused("the account is disabled")
+	}
+	// Keys that were changed since the token was verified: verify again.
+	if changed, err := s.cfg.Keys.Sync(ctx, st.keysVersion); err != nil {
+		return sallyport.Principal{}, err
+	} else if changed {
+		return sallyport.Principal{}, authn.ErrAgain
+	}
+	grants, err := s.cfg.Grants.Grants(ctx, st.subject, st.subjectVersion, st.rolesVersion)
+	if err != nil {
+		return sallyport.Principal{}, err
+	}
+	c.MFA, c.AuthTime = st.mfa, st.authTime
+	return sallyport.NewPrincipal(c, grants), nil
+}
+
+// End ends one session of a subject. It reports whether there was a live one.
+func (s *Service) End(ctx context.Context, tx *db.Tx, subject, id, reason string) (bool, error) {
+	n, err := endSession(tx, subject, id, reason, s.cfg.Now())
+	if err != nil || n == 0 {
+		return false, err
+	}
+	return true, audit.Append(ctx, tx, audit.Event{Action: "session.ended", Target: id, Reason: reason, Detail: map[string]string{"subject": subject}})
+}
+
+// EndAll ends every session of a subject except one ("" for none).
+func (s *Service) EndAll(ctx context.Context, tx *db.Tx, subject, except, reason string) error {
+	ids, err := liveSessions(tx, subject, except, s.cfg.Now())
+	if err != nil {
+		return err
+	}
+	for _, id := range ids {
+		if _, err := s.End(ctx, tx, subject, id, reason); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// List returns the subject's live sessions, newest first.
+func (s *Service) List(ctx context.Context, subject string) ([]Session, error) {
+	return listSessions(s.cfg.DB.View(ctx), subject, s.cfg.Now())
+}
+
+// maxSweep bounds one step of Sweep, so that it never holds the writer long.
+const maxSweep = 500
+
+// Sweep deletes sessions that expired more than a day ago, and reports how
+// many. Ended sessions stay until then, so that the reuse of their tokens is
+// still told apart from nonsense.
+func (s *Service) Sweep(ctx context.Context) (total int64, err error) {
+	before := s.cfg.Now().Add(-24 * time.Hour)
+	for {
+		var n int64
+		err := s.cfg.DB.Write(ctx, func(tx *db.Tx) (err error) {
+			n, err = deleteExpired(tx, before, maxSweep)
+			return err
+		})
+		total += n
+		if err != nil || n < maxSweep {
+			return total, err
+		}
+	}
+}

@@ -1,0 +1,96 @@
+package session
+
+import (
+	"strings"
+	"time"
+
+	"github.com/sallyport/sallyport/internal/db"
+)
+
+func insertSession(tx *db.Tx, s Session) error {
+	_, err := tx.Exec(`INSERT INTO sp_sessions
+		(id, subject_id, client_id, scoped, scope, amr, mfa, auth_time, created_at, last_used_at, idle_until,
+		 expires_at, ended_at, end_reason, address, user_agent, generation, refresh, refreshed_at)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, 0, '', $13, $14, 0, $15, $16)`,
+		s.ID, s.Subject, s.Client, s.Scoped, strings.Join(s.Scope, " "), strings.Join(s.AMR, " "), s.MFA,
+		db.Micros(s.AuthTime), db.Micros(s.Created), db.Micros(s.LastUsed), db.Micros(s.IdleUntil), db.Micros(s.Expires),
+		s.Address, s.UserAgent, s.refresh, db.Micros(s.refreshedAt))
+	return err
+}
+
+// state is what every request reads: is the session alive, and under which
+// versions of grants and keys.
+type state struct {
+	subject                                   string
+	mfa, ended, disabled                      bool
+	authTime, expires                         time.Time
+	subjectVersion, rolesVersion, keysVersion int64
+}
+
+func readState(rd db.Reader, id string) (s state, found bool, err error) {
+	var authTime, expires, ended int64
+	found, err = rd.Row(`SELECT s.subject_id, s.mfa, s.auth_time, s.expires_at, s.ended_at, u.disabled, u.version, r.version, k.version
+		FROM sp_sessions s
+		JOIN sp_subjects u ON u.id = s.subject_id
+		JOIN sp_versions r ON r.name = 'roles'
+		JOIN sp_versions k ON k.name = 'keys'
+		WHERE s.id = $1`, []any{id},
+		&s.subject, &s.mfa, &authTime, &expires, &ended, &s.disabled, &s.subjectVersion, &s.rolesVersion, &s.keysVersion)
+	s.authTime, s.expires, s.ended = db.Time(authTime), db.Time(expires), ended != 0
+	return s, found, err
+}
+
+func readSession(rd db.Reader, id string) (s Session, disabled, found bool, err error) {
+	found, err = rd.Row(`SELECT s.id, s.subject_id, s.client_id, s.scoped, s.scope, s.amr, s.mfa, s.auth_time, s.created_at, s.last_used_at,
+		s.idle_until, s.expires_at, s.ended_at, s.end_reason, s.address, s.user_agent, s.generation, s.refresh, s.refreshed_at, u.disabled
+		FROM sp_sessions s JOIN sp_subjects u ON u.id = s.subject_id WHERE s.id = $1`, []any{id}, scanInto(&s, &disabled)...)
+	return s, disabled, found, err
+}
+
+// scanInto returns the destinations of the columns that readSession names.
+func scanInto(s *Session, more ...any) []any {
+	return append([]any{
+		&s.ID, &s.Subject, &s.Client, &s.Scoped, (*words)(&s.Scope), (*words)(&s.AMR), &s.MFA, (*micros)(&s.AuthTime), (*micros)(&s.Created), (*micros)(&s.LastUsed),
+		(*micros)(&s.IdleUntil), (*micros)(&s.Expires), (*micros)(&s.Ended), &s.EndReason, &s.Address, &s.UserAgent, &s.generation, &s.refresh, (*micros)(&s.refreshedAt),
+	}, more...)
+}
+
+// rotate replaces the refresh token; exactly one caller can.
+func rotate(tx *db.Tx, id string, generation int64, digest []byte, now, idleUntil time.Time) (int64, error) {
+	return tx.Exec(`UPDATE sp_sessions SET refresh = $3, generation = generation + 1, refreshed_at = $4, last_used_at = $4, idle_until = $5
+		WHERE id = $1 AND generation = $2 AND ended_at = 0`, id, generation, digest, db.Micros(now), db.Micros(idleUntil))
+}
+
+func endSession(tx *db.Tx, subject, id, reason string, now time.Time) (int64, error) {
+	return tx.Exec("UPDATE sp_sessions SET ended_at = $3, end_reason = $4 WHERE id = $1 AND subject_id = $2 AND ended_at = 0",
+		id, subject, db.Micros(now), reason)
+}
+
+func liveSessions(rd db.Reader, subject, except string, now time.Time) (ids []string, err error) {
+	err = rd.Rows("SELECT id FROM sp_sessions WHERE subject_id = $1 AND id <> $2 AND ended_at = 0 AND expires_at > $3",
+		[]any{subject, except, db.Micros(now)}, func(scan db.Scan) error {
+			var id string
+			err := scan(&id)
+			ids = append(ids, id)
+			return err
+		})
+	return ids, err
+}
+
+func listSessions(rd db.Reader, subject string, now time.Time) (out []Session, err error) {
+	err = rd.Rows(`SELECT s.id, s.subject_id, s.client_id, s.scoped, s.scope, s.amr, s.mfa, s.auth_time, s.created_at, s.last_used_at,
+		s.idle_until, s.expires_at, s.ended_at, s.end_reason, s.address, s.user_agent, s.generation, s.refresh, s.refreshed_at
+		FROM sp_sessions s WHERE s.subject_id = $1 AND s.ended_at = 0 AND s.expires_at > $2 AND s.idle_until > $2
+		ORDER BY s.created_at DESC, s.id DESC LIMIT 200`, []any{subject, db.Micros(now)}, func(scan db.Scan) error {
+		var s Session
+		err := scan(scanInto(&s)...)
+		out = append(out, s)
+		return err
+	})
+	return out, err
+}
+
+func deleteExpired(tx *db.Tx, before time.Time, limit int) (int64, error) {
+	return tx.Exec("DELETE FROM sp_sessions WHERE id IN (SELECT id FROM sp_sessions WHERE expires_at < $1 ORDER BY expires_at LIMIT $2)",
+		db.Micros(before), limit)
+}

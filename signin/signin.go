@@ -1,0 +1,216 @@
+// Package signin is the whole sign-in as one state machine: identify, verify,
+// session. Every way to a session goes through it, so that what is asked of one
+// is asked of all.
+//
+// It decides whether a person has proved who they are. It stores nothing of its
+// own; the session it ends in is package session's. It never tells an unknown
+// name, a wrong password and a disabled account apart, by what it says or by
+// how long it takes.
+package signin
+
+import (
+	"context"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/sallyport/sallyport"
+	"github.com/sallyport/sallyport/account"
+	"github.com/sallyport/sallyport/audit"
+	"github.com/sallyport/sallyport/authn"
+	"github.com/sallyport/sallyport/authn/password"
+	"github.com/sallyport/sallyport/authz/role"
+	"github.com/sallyport/sallyport/internal/db"
+	"github.com/sallyport/sallyport/session"
+)
+
+// answerGrid: a refusal is answered at a whole multiple of this after it began,
+// so that what was done for it does not show. Half a typical hash would do; a
+// person does not notice a tenth of a second.
+const answerGrid = 100 * time.Millisecond
+
+// Config is what a Service needs.
+type Config struct {
+	DB        *db.DB
+	Passwords *password.Hasher
+	Sessions  *session.Service
+	Refusals  *audit.Refusals
+	Now       func() time.Time
+}
+
+// Service signs people in.
+type Service struct{ cfg Config }
+
+// New returns a Service.
+func New(cfg Config) *Service {
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	return &Service{cfg}
+}
+
+// Attempt is what somebody sends to sign in.
+type Attempt struct {
+	Login    string // user name or address
+	Password string
+	Client   string // OAuth client; session.FirstParty for none
+	Scoped   bool   // a scope was asked for
+	Scope    []string
+}
+
+// ErrScope says that a scope was asked for that does not exist.
+type ErrScope struct{}
+
+func (ErrScope) Error() string { return "an unknown scope was asked for" }
+
+// Password signs in with a password. It returns *authn.Refused for everything
+// that must look the same from outside.
+func (s *Service) Password(ctx context.Context, a Attempt) (session.Tokens, error) {
+	began := time.Now()
+	t, err := s.password(ctx, a)
+	if refused, ok := err.(*authn.Refused); ok {
+		s.cfg.Refusals.Note(ctx, audit.Event{Action: "signin.refused", Result: audit.Failure, Reason: refused.Reason, Actor: refused.Subject})
+		wait(ctx, answerGrid-time.Since(began)%answerGrid)
+	}
+	return t, err
+}
+
+func wait(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
+
+func (s *Service) password(ctx context.Context, a Attempt) (session.Tokens, error) {
+	who, err := s.identify(ctx, a.Login)
+	if err != nil {
+		return session.Tokens{}, err
+	}
+	upgraded, err := s.verify(ctx, who, a.Password)
+	if err != nil {
+		return session.Tokens{}, err
+	}
+	return s.admit(ctx, who, upgraded, a)
+}
+
+// identified is who somebody says to be; unknown has no account.
+type identified struct {
+	account.Login
+	unknown bool
+}
+
+func (s *Service) identify(ctx context.Context, login string) (identified, error) {
+	l, found, err := account.FindLogin(s.cfg.DB.View(ctx), login)
+	return identified{l, !found}, err
+}
+
+// verify checks the password, at the same cost whoever it is. It returns a new
+// hash if the stored one should be replaced.
+func (s *Service) verify(ctx context.Context, who identified, pw string) (upgraded string, err error) {
+	if who.unknown {
+		if err := s.cfg.Passwords.Dummy(ctx, pw); err != nil {
+			return "", err
+		}
+		return "", &authn.Refused{Reason: "unknown name"}
+	}
+	res, err := s.cfg.Passwords.Verify(ctx, who.Hash, pw)
+	switch {
+	case err != nil:
+		return "", err
+	case !res.OK:
+		return "", &authn.Refused{Reason: "wrong password", Subject: who.ID}
+	case who.Disabled:
+		return "", &authn.Refused{Reason: "the account is disabled", Subject: who.ID}
+	case res.Upgrade:
+		return s.cfg.Passwords.Hash(ctx, pw)
+	}
+	return "", nil
+}
+
+// admit begins the session, unless the account changed while the password was
+// being checked.
+func (s *Service) admit(ctx context.Context, who identified, upgraded string, a Attempt) (session.Tokens, error) {
+	scope, err := s.scope(ctx, who.ID, a)
+	if err != nil {
+		return session.Tokens{}, err
+	}
+	started := s.cfg.Sessions.Prepare(ctx, session.Start{
+		Subject: who.ID, Client: a.Client, Scoped: a.Scoped, Scope: scope, AMR: []string{"pwd"},
+	})
+	var refused *authn.Refused
+	err = s.cfg.DB.Write(ctx, func(tx *db.Tx) error {
+		refused = nil
+		now, found, err := account.ReadLogin(tx, who.ID)
+		if err != nil {
+			return err
+		}
+		if !found || now.Disabled || now.Hash != who.Hash {
+			refused = &authn.Refused{Reason: "the account changed during the sign-in", Subject: who.ID}
+			return nil
+		}
+		if upgraded != "" {
+			if err := account.UpgradeHash(tx, who.ID, who.Hash, upgraded); err != nil {
+				return err
+			}
+			if err := audit.Append(ctx, tx, audit.Event{Action: "password.upgraded", Target: who.ID, Actor: who.ID}); err != nil {
+				return err
+			}
+		}
+		if err := account.TouchLogin(tx, who.ID, s.cfg.Now()); err != nil {
+			return err
+		}
+		return s.cfg.Sessions.Insert(ctx, tx, started)
+	})
+	if err != nil {
+		return session.Tokens{}, err
+	}
+	if refused != nil {
+		return session.Tokens{}, refused
+	}
+	return s.cfg.Sessions.Issue(ctx, started)
+}
+
+// scope returns what of the scope that was asked for the account holds: a token
+// never says more than its user may. A name that does not exist is an error.
+func (s *Service) scope(ctx context.Context, id string, a Attempt) ([]string, error) {
+	if !a.Scoped {
+		return nil, nil
+	}
+	view := s.cfg.DB.View(ctx)
+	g, err := role.LoadGraph(view)
+	if err != nil {
+		return nil, err
+	}
+	roles, perms, err := role.Direct(view, id)
+	if err != nil {
+		return nil, err
+	}
+	grants := g.Resolve(roles, perms)
+	held := []string{}
+	for _, name := range a.Scope {
+		r, isRole := strings.CutPrefix(name, "role:")
+		switch {
+		case isRole && g.Roles[r] != nil && grants.Roles().Has(r),
+			g.Permissions[name] != nil && grants.Holds(name):
+			if !slices.Contains(held, name) {
+				held = append(held, name)
+			}
+		case isRole && g.Roles[r] != nil, g.Permissions[name] != nil:
+		default:
+			return nil, ErrScope{}
+		}
+	}
+	return held, nil
+}
+
+// WrongCredentials is the one answer to a sign-in that failed.
+func WrongCredentials() *sallyport.Error {
+	return &sallyport.Error{
+		Status: http.StatusUnauthorized, Code: "invalid_credentials",
+		Message: "Incorrect username or password",
+	}
+}
