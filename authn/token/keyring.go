@@ -102,11 +102,11 @@ func (k *Keyring) create(ctx context.Context) error {
 	if exists, err := hasSecrets(k.db.View(ctx)); err != nil || exists {
 		return err
 	}
-	active, err := k.generate(Active)
+	active, err := k.generate(k.master, Active)
 	if err != nil {
 		return err
 	}
-	next, err := k.generate(Next)
+	next, err := k.generate(k.master, Next)
 	if err != nil {
 		return err
 	}
@@ -136,7 +136,7 @@ const refreshSecret = "refresh-tokens"
 func purposeOf(secret string) string { return "secret:" + secret }
 func purposeOfKey(kid string) string { return "signing-key:" + kid }
 
-func (k *Keyring) generate(state State) (row, error) {
+func (k *Keyring) generate(master *seal.Master, state State) (row, error) {
 	key, err := Generate(k.alg)
 	if err != nil {
 		return row{}, err
@@ -145,7 +145,7 @@ func (k *Keyring) generate(state State) (row, error) {
 	if err != nil {
 		return row{}, err
 	}
-	r := row{id: key.ID(), alg: key.Alg(), state: state, sealed: k.master.Seal(purposeOfKey(key.ID()), private), created: k.now()}
+	r := row{id: key.ID(), alg: key.Alg(), state: state, sealed: master.Seal(purposeOfKey(key.ID()), private), created: k.now()}
 	if state == Active {
 		r.activated = r.created
 	}
@@ -273,19 +273,30 @@ func (k *Keyring) List(ctx context.Context) ([]Info, error) {
 // makes a new next key. Tokens stay good: the replaced key is accepted until
 // the last of them has expired.
 func (k *Keyring) Rotate(ctx context.Context) (active Info, err error) {
-	next, err := k.generate(Next)
+	// Another process may have changed the master key: reading again finds out.
+	if err := k.Reload(ctx); err != nil {
+		return Info{}, err
+	}
+	k.mu.Lock()
+	master := k.master
+	k.mu.Unlock()
+	next, err := k.generate(master, Next)
 	if err != nil {
 		return Info{}, err
 	}
-	spare, err := k.generate(Active) // used if there is no next one, or of another algorithm
+	spare, err := k.generate(master, Active) // used if there is no next one, or of another algorithm
 	if err != nil {
 		return Info{}, err
 	}
 	now := k.now()
 	err = k.db.Write(ctx, func(tx *db.Tx) error {
-		_, rows, _, err := load(tx)
+		_, rows, refresh, err := load(tx)
 		if err != nil {
 			return err
+		}
+		// Nothing may be stored under a master key that the rest is not under.
+		if _, err := master.Open(purposeOf(refreshSecret), refresh); err != nil {
+			return fmt.Errorf("%w: %w", ErrMasterKey, err)
 		}
 		var to *row
 		for _, r := range rows {
@@ -366,6 +377,9 @@ func (k *Keyring) Retire(ctx context.Context, kid string) error {
 // Rewrap seals everything under another master key, in one transaction. The
 // keys themselves stay: nobody is logged out.
 func (k *Keyring) Rewrap(ctx context.Context, to *seal.Master) error {
+	k.mu.Lock()
+	master := k.master
+	k.mu.Unlock()
 	err := k.db.Write(ctx, func(tx *db.Tx) error {
 		_, rows, refresh, err := load(tx)
 		if err != nil {
@@ -375,7 +389,7 @@ func (k *Keyring) Rewrap(ctx context.Context, to *seal.Master) error {
 			if r.state == Retired {
 				continue
 			}
-			private, err := k.master.Open(purposeOfKey(r.id), r.sealed)
+			private, err := master.Open(purposeOfKey(r.id), r.sealed)
 			if err != nil {
 				return fmt.Errorf("%w: signing key %s: %w", ErrMasterKey, r.id, err)
 			}
@@ -383,7 +397,7 @@ func (k *Keyring) Rewrap(ctx context.Context, to *seal.Master) error {
 				return err
 			}
 		}
-		secret, err := k.master.Open(purposeOf(refreshSecret), refresh)
+		secret, err := master.Open(purposeOf(refreshSecret), refresh)
 		if err != nil {
 			return fmt.Errorf("%w: %s: %w", ErrMasterKey, refreshSecret, err)
 		}

@@ -13,6 +13,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/audit"
@@ -354,6 +356,9 @@ func Put(ctx context.Context, tx *db.Tx, actor Actor, r Role) error {
 	if r.Name == Admin {
 		return &sallyport.Error{Status: http.StatusConflict, Code: "builtin_role", Message: "The role admin means everything and cannot be redefined. Define a role of your own instead."}
 	}
+	if err := checkDescription(r.Description); err != nil {
+		return err
+	}
 	r.Permissions, r.Includes = normal(r.Permissions), normal(r.Includes)
 	g, err := LoadGraph(tx)
 	if err != nil {
@@ -445,10 +450,21 @@ func Remove(ctx context.Context, tx *db.Tx, actor Actor, name string) error {
 	return audit.Append(ctx, tx, audit.Event{Action: "role.deleted", Target: name})
 }
 
+// checkDescription keeps out what would not survive a terminal or PostgreSQL.
+func checkDescription(text string) error {
+	if !utf8.ValidString(text) || strings.ContainsFunc(text, unicode.IsControl) {
+		return invalid("/description", "invalid_text", "Use text on one line, without control characters.")
+	}
+	return nil
+}
+
 // PutPermission creates a permission of one's own or describes one.
 func PutPermission(ctx context.Context, tx *db.Tx, name, description string) error {
 	if err := sallyport.CheckName(name); err != nil {
 		return invalid("/name", "invalid_name", err.Error())
+	}
+	if err := checkDescription(description); err != nil {
+		return err
 	}
 	if err := upsertPermission(tx, name, description); err != nil {
 		return err

@@ -1,0 +1,73 @@
+package audit_test
+
+import (
+	"errors"
+	"log/slog"
+	"strings"
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"github.com/sallyport/sallyport/audit"
+	"github.com/sallyport/sallyport/internal/db"
+	"github.com/sallyport/sallyport/internal/reqctx"
+	"github.com/sallyport/sallyport/internal/testkit"
+)
+
+func TestAnEventStandsOrFallsWithItsChange(t *testing.T) {
+	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
+		ctx := reqctx.AsOperator(t.Context(), "cli:root")
+		boom := errors.New("boom")
+		for _, fails := range []bool{true, false} {
+			err := d.Write(ctx, func(tx *db.Tx) error {
+				if err := audit.Append(ctx, tx, audit.Event{Action: "x.done", Target: "t", Detail: map[string]string{"k": "v"}}); err != nil {
+					return err
+				}
+				if fails {
+					return boom
+				}
+				return nil
+			})
+			if fails != (err == boom) {
+				t.Fatal(err)
+			}
+		}
+		events, err := audit.Latest(d.View(ctx), 10)
+		if err != nil || len(events) != 1 {
+			t.Fatalf("%v %v", events, err)
+		}
+		e := events[0]
+		if e.Action != "x.done" || e.Result != audit.Success || e.Actor != "cli:root" || e.ActorKind != "operator" || e.Detail["k"] != "v" || e.ID == "" {
+			t.Errorf("%+v", e)
+		}
+	})
+}
+
+// A flood of refusals is bounded, counted, and written by the time Close
+// returns.
+func TestRefusalsAreBoundedAndCounted(t *testing.T) {
+	d := testkit.SQLite(t)
+	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
+	r := audit.NewRefusals(d, slog.New(slog.DiscardHandler))
+	const sent = 5000
+	for range sent {
+		r.Note(t.Context(), audit.Event{Action: "credential.refused", Result: audit.Failure, Reason: strings.Repeat("x", 10_000)})
+	}
+	r.Note(t.Context(), audit.Event{Action: "last"})
+	r.Close()
+	r.Close() // again is no harm
+	events, err := audit.Latest(d.View(t.Context()), sent)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dropped := false
+	for _, e := range events {
+		dropped = dropped || e.Action == "audit.dropped" && e.Detail["events"] != ""
+		if len(e.Reason) > 256 {
+			t.Fatalf("a text of %d bytes was kept", len(e.Reason))
+		}
+	}
+	if !dropped || len(events) > 300 || len(events) < 2 {
+		t.Errorf("%d events of %d, dropped counted: %v", len(events), sent, dropped)
+	}
+}

@@ -1,0 +1,65 @@
+package reqctx_test
+
+import (
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"github.com/sallyport/sallyport"
+	"github.com/sallyport/sallyport/internal/reqctx"
+)
+
+func TestOneCarrierARequest(t *testing.T) {
+	r, c := reqctx.Begin(httptest.NewRequest("GET", "/", nil))
+	again, c2 := reqctx.Begin(r)
+	if again != r || c2 != c {
+		t.Error("a second carrier was made")
+	}
+	if p := sallyport.From(r.Context()); !p.Anonymous() {
+		t.Errorf("principal before the gate: %v", p)
+	}
+	c.SetPrincipal(sallyport.NewPrincipal(sallyport.Claims{Subject: "u"}, nil))
+	if p := sallyport.From(r.Context()); p.ID() != "u" {
+		t.Errorf("principal: %v", p)
+	}
+	i := reqctx.InfoFrom(r.Context())
+	if i.Actor != "u" || i.ActorKind != "user" || i.RequestID != c.ID() || i.Address != "192.0.2.1" {
+		t.Errorf("info: %+v", i)
+	}
+}
+
+func TestRequestIDs(t *testing.T) {
+	for id, kept := range map[string]bool{
+		"abc-1.2_3": true, strings.Repeat("a", 64): true,
+		"": false, strings.Repeat("a", 65): false, "a b": false, "a\r\nX: y": false, "ä": false, "a;b": false,
+	} {
+		r := httptest.NewRequest("GET", "/", nil)
+		r.Header["X-Request-Id"] = []string{id}
+		_, c := reqctx.Begin(r)
+		if (c.ID() == id) != kept || c.ID() == "" {
+			t.Errorf("%q: id %q", id, c.ID())
+		}
+	}
+	r := httptest.NewRequest("GET", "/", nil)
+	r.Header["X-Request-Id"] = []string{"a", "b"}
+	if _, c := reqctx.Begin(r); c.ID() == "a" || c.ID() == "b" {
+		t.Error("one of two ids was kept")
+	}
+}
+
+func TestUserAgentIsFitForALog(t *testing.T) {
+	r := httptest.NewRequest("GET", "/", nil)
+	r.Header.Set("User-Agent", "a\x1b[31m\r\nb"+strings.Repeat("x", 1000))
+	r, _ = reqctx.Begin(r)
+	ua := reqctx.InfoFrom(r.Context()).UserAgent
+	if len(ua) > 256 || strings.ContainsAny(ua, "\x1b\r\n") || !strings.HasPrefix(ua, "a?[31m??b") {
+		t.Errorf("%q", ua)
+	}
+}
+
+func TestWithoutARequestItIsTheOperator(t *testing.T) {
+	i := reqctx.InfoFrom(reqctx.AsOperator(t.Context(), "cli:root"))
+	if i.ActorKind != "operator" || i.Actor != "cli:root" {
+		t.Errorf("%+v", i)
+	}
+}
