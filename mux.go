@@ -94,7 +94,7 @@ func (m *Mux) add(e entry) {
 	}
 	h := e.handler
 	m.mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
-		h.ServeHTTP(w.(*missWriter).release(), r)
+		h.ServeHTTP(w.(*missWriter).ResponseWriter, r)
 	})
 	m.entries = append(m.entries, e)
 }
@@ -119,9 +119,9 @@ func (m *Mux) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	mw := missWriters.Get().(*missWriter)
 	mw.ResponseWriter = w
 	m.mux.ServeHTTP(mw, r)
-	if mw.ResponseWriter != nil { // no route of ours ran
-		mw.release()
-	}
+	// Not before: in the pool it is another request's, which may run by now.
+	mw.ResponseWriter, mw.replaced = nil, false
+	missWriters.Put(mw)
 }
 
 // missWriter stands between ServeMux and the client only for ServeMux's own
@@ -133,13 +133,6 @@ type missWriter struct {
 }
 
 var missWriters = sync.Pool{New: func() any { return new(missWriter) }}
-
-func (w *missWriter) release() http.ResponseWriter {
-	inner := w.ResponseWriter
-	w.ResponseWriter, w.replaced = nil, false
-	missWriters.Put(w)
-	return inner
-}
 
 func (w *missWriter) WriteHeader(status int) {
 	var e *Error

@@ -11,7 +11,7 @@ import (
 
 type registerInput struct {
 	Body struct {
-		Email    string  `json:"email" maxLength:"254"`
+		Email    string  `json:"email" maxLength:"254" example:"ada@example.com"`
 		Password string  `json:"password" maxLength:"4096" doc:"At least 8 characters, not a common one, not one's own name"`
 		Username *string `json:"username,omitempty" maxLength:"64"`
 		FullName *string `json:"full_name,omitempty" maxLength:"200"`
@@ -20,7 +20,7 @@ type registerInput struct {
 
 type createInput struct {
 	Body struct {
-		Email         string   `json:"email" maxLength:"254"`
+		Email         string   `json:"email" maxLength:"254" example:"ada@example.com"`
 		Password      string   `json:"password" maxLength:"4096"`
 		Username      *string  `json:"username,omitempty" maxLength:"64"`
 		FullName      *string  `json:"full_name,omitempty" maxLength:"200"`
@@ -31,16 +31,16 @@ type createInput struct {
 
 type patchMeInput struct {
 	Body struct {
-		Username api.Opt[string] `json:"username" required:"false"`
-		FullName api.Opt[string] `json:"full_name" required:"false"`
+		Username api.Opt[string] `json:"username" required:"false" maxLength:"64"`
+		FullName api.Opt[string] `json:"full_name" required:"false" maxLength:"200"`
 	}
 }
 
 type patchInput struct {
-	ID   string `path:"id" maxLength:"64"`
+	ID   string `path:"id" maxLength:"64" doc:"Id of the account"`
 	Body struct {
-		Username      api.Opt[string] `json:"username" required:"false"`
-		FullName      api.Opt[string] `json:"full_name" required:"false"`
+		Username      api.Opt[string] `json:"username" required:"false" maxLength:"64"`
+		FullName      api.Opt[string] `json:"full_name" required:"false" maxLength:"200"`
 		Email         *string         `json:"email,omitempty" maxLength:"254"`
 		EmailVerified *bool           `json:"email_verified,omitempty"`
 		Disabled      *bool           `json:"disabled,omitempty"`
@@ -55,7 +55,7 @@ type passwordInput struct {
 }
 
 type idInput struct {
-	ID string `path:"id" maxLength:"64"`
+	ID string `path:"id" maxLength:"64" doc:"Id of the account"`
 }
 
 type listInput struct {
@@ -67,14 +67,14 @@ type listInput struct {
 }
 
 type rolesInput struct {
-	ID   string `path:"id" maxLength:"64"`
+	ID   string `path:"id" maxLength:"64" doc:"Id of the account"`
 	Body struct {
 		Roles []string `json:"roles" maxItems:"50"`
 	}
 }
 
 type permissionsInput struct {
-	ID   string `path:"id" maxLength:"64"`
+	ID   string `path:"id" maxLength:"64" doc:"Id of the account"`
 	Body struct {
 		Permissions []string `json:"permissions" maxItems:"200"`
 	}
@@ -177,11 +177,11 @@ func (s *Service) adminRoutes(a *api.API) {
 			Email: in.Body.Email, Password: in.Body.Password, Username: in.Body.Username, FullName: in.Body.FullName,
 			EmailVerified: in.Body.EmailVerified, Roles: in.Body.Roles,
 		}))
-	}, api.Doc("Accounts", "Create an account", ""), api.Status(201), api.BodyLimit(api.MaxAuthBody), api.Errors(409, 503))
+	}, api.Doc("Accounts", "Create an account", "With a password that the person should change. Roles can be given by who may assign them."), api.Status(201), api.BodyLimit(api.MaxAuthBody), api.Errors(409, 503))
 
 	api.Get(a, "/users/{id}", read, func(ctx context.Context, in *idInput) (*userOutput, error) {
 		return output(s.Get(ctx, in.ID))
-	}, api.Doc("Accounts", "An account", ""), api.Errors(404))
+	}, api.Doc("Accounts", "An account", "As its person sees it at /users/me."), api.Errors(404))
 
 	api.Patch(a, "/users/{id}", write, func(ctx context.Context, in *patchInput) (*userOutput, error) {
 		act := actor(ctx)

@@ -1,9 +1,10 @@
 package account
 
 import (
+	"slices"
+	"strings"
 	"time"
 
-	"github.com/sallyport/sallyport/authz/role"
 	"github.com/sallyport/sallyport/internal/db"
 )
 
@@ -16,12 +17,22 @@ func insertAccount(tx *db.Tx, u User, k keys, hash string) (bool, error) {
 	return n == 1, err
 }
 
+// userColumns are what scanUser scans, of sp_accounts a and sp_subjects s. With
+// the grants it is one read and not two: names hold no spaces.
+const userColumns = `a.id, a.username, a.email, a.email_verified, a.full_name, s.disabled, a.created_at, a.updated_at, a.last_login_at,
+	(SELECT COALESCE(string_agg(role, ' '), '') FROM sp_subject_roles WHERE subject_id = a.id),
+	(SELECT COALESCE(string_agg(permission, ' '), '') FROM sp_subject_permissions WHERE subject_id = a.id)`
+
 func scanUser(scan db.Scan, u *User) error {
 	var created, updated int64
 	var login *int64
-	if err := scan(&u.ID, &u.Username, &u.Email, &u.EmailVerified, &u.FullName, &u.Disabled, &created, &updated, &login); err != nil {
+	var roles, permissions string
+	if err := scan(&u.ID, &u.Username, &u.Email, &u.EmailVerified, &u.FullName, &u.Disabled, &created, &updated, &login, &roles, &permissions); err != nil {
 		return err
 	}
+	u.Roles, u.Permissions = strings.Fields(roles), strings.Fields(permissions) // never nil
+	slices.Sort(u.Roles)
+	slices.Sort(u.Permissions)
 	u.CreatedAt, u.UpdatedAt = db.Time(created), db.Time(updated)
 	if login != nil {
 		t := db.Time(*login)
@@ -31,15 +42,14 @@ func scanUser(scan db.Scan, u *User) error {
 }
 
 func readUser(rd db.Reader, id string) (u User, found bool, err error) {
-	err = rd.Rows(`SELECT a.id, a.username, a.email, a.email_verified, a.full_name, s.disabled, a.created_at, a.updated_at, a.last_login_at
-		FROM sp_accounts a JOIN sp_subjects s ON s.id = a.id WHERE a.id = $1`, []any{id}, func(scan db.Scan) error {
-		found = true
-		return scanUser(scan, &u)
-	})
-	if err == nil && found {
-		u.Roles, u.Permissions, err = role.Direct(rd, id)
+	err = scanUser(func(dst ...any) (err error) {
+		found, err = rd.Row("SELECT "+userColumns+" FROM sp_accounts a JOIN sp_subjects s ON s.id = a.id WHERE a.id = $1", []any{id}, dst...)
+		return err
+	}, &u)
+	if !found {
+		return User{}, false, err
 	}
-	return u, found, err
+	return u, true, err
 }
 
 func findID(rd db.Reader, login string) (id string, err error) {
@@ -144,8 +154,7 @@ func listUsers(rd db.Reader, f Filter, after position, limit int) (out []User, e
 			disabled = 1
 		}
 	}
-	err = rd.Rows(`SELECT a.id, a.username, a.email, a.email_verified, a.full_name, s.disabled, a.created_at, a.updated_at, a.last_login_at
-		FROM sp_accounts a JOIN sp_subjects s ON s.id = a.id
+	err = rd.Rows("SELECT "+userColumns+` FROM sp_accounts a JOIN sp_subjects s ON s.id = a.id
 		WHERE (a.created_at, a.id) > ($1, $2)
 		AND ($3 = '' OR replace(a.email_key, $3, '') <> a.email_key OR replace(COALESCE(a.username_key, ''), $3, '') <> COALESCE(a.username_key, ''))
 		AND ($4 = '' OR EXISTS (SELECT 1 FROM sp_subject_roles g WHERE g.subject_id = a.id AND g.role = $4))
@@ -157,13 +166,5 @@ func listUsers(rd db.Reader, f Filter, after position, limit int) (out []User, e
 			out = append(out, u)
 			return err
 		})
-	if err != nil {
-		return nil, err
-	}
-	for i := range out {
-		if out[i].Roles, out[i].Permissions, err = role.Direct(rd, out[i].ID); err != nil {
-			return nil, err
-		}
-	}
-	return out, nil
+	return out, err
 }

@@ -16,11 +16,14 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"maps"
 	"net/http"
+	"net/url"
 	"reflect"
 	"slices"
 	"strings"
 	"sync"
+	"unicode/utf8"
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
@@ -42,6 +45,9 @@ type Config struct {
 	Title       string
 	Version     string
 	Description string
+	// Path is the prefix under which clients see the operations, such as
+	// "/identity"; empty if they stand at the root.
+	Path string
 	// Schemes are the ways to authenticate, by their OpenAPI names.
 	Schemes map[string]*huma.SecurityScheme
 	// Challenges returns the WWW-Authenticate values of an error.
@@ -65,7 +71,9 @@ type API struct {
 //
 // Huma keeps its constructor of errors in package variables; New sets them, so
 // that every Huma API of the program answers with problem details that repeat
-// no values.
+// no values. Likewise lists are described as never null from then on, unless
+// the member is tagged nullable:"true": an output should give an empty slice
+// rather than a nil one, as NewPage does.
 func New(mux *sallyport.Mux, cfg Config) *API {
 	errorsOnce.Do(replaceErrors)
 	c := huma.DefaultConfig(cfg.Title, cfg.Version)
@@ -75,6 +83,9 @@ func New(mux *sallyport.Mux, cfg Config) *API {
 	c.OpenAPIPath, c.DocsPath, c.SchemasPath, c.CreateHooks = "", "", "", nil
 	c.RejectUnknownQueryParameters = true
 	c.Formats = map[string]huma.Format{"application/json": huma.DefaultJSONFormat, "json": huma.DefaultJSONFormat}
+	if cfg.Path != "" {
+		c.Servers = []*huma.Server{{URL: cfg.Path}}
+	}
 	c.Components.SecuritySchemes = cfg.Schemes
 	a := &API{cfg: cfg, mux: mux, scopes: map[string]bool{}}
 	for name := range cfg.Schemes {
@@ -104,12 +115,17 @@ func (ad adapter) ServeHTTP(w http.ResponseWriter, r *http.Request) { ad.a.mux.S
 func (ad adapter) Handle(op *huma.Operation, h func(huma.Context)) {
 	rule, _ := op.Metadata[ruleKey].(sallyport.Rule) // the zero Rule, which Mux refuses
 	maxBody := op.MaxBodyBytes
+	op.MaxBodyBytes = -1 // Huma gets what has been read already
 	ad.a.mux.HandleFunc(op.Method+" "+op.Path, rule, func(w http.ResponseWriter, r *http.Request) {
 		header := w.Header()
 		if header["Cache-Control"] == nil {
 			header["Cache-Control"] = noStore
 		}
-		if op.RequestBody != nil {
+		if err := checkTarget(r); err != nil {
+			ad.a.WriteError(w, r, err)
+			return
+		}
+		if op.RequestBody != nil && (op.RequestBody.Required || r.ContentLength != 0) {
 			b, err := ReadJSON(r, maxBody)
 			if err != nil {
 				ad.a.WriteError(w, r, err)
@@ -122,6 +138,22 @@ func (ad adapter) Handle(op *huma.Operation, h func(huma.Context)) {
 }
 
 var noStore = []string{"no-store"}
+
+// checkTarget refuses escapes in path and query that stand for a NUL byte or
+// for what is not UTF-8. No id, name or cursor holds them, and PostgreSQL
+// answers them with an error that looks like a failure of its own.
+func checkTarget(r *http.Request) error {
+	ok := func(s string) bool { return utf8.ValidString(s) && !strings.Contains(s, "\x00") }
+	valid := ok(r.URL.Path)
+	if valid && r.URL.RawQuery != "" {
+		query, err := url.QueryUnescape(r.URL.RawQuery)
+		valid = err == nil && ok(query)
+	}
+	if !valid {
+		return &sallyport.Error{Status: http.StatusBadRequest, Code: "bad_request", Message: "The request target is not valid."}
+	}
+	return nil
+}
 
 // ReadJSON reads a body that is one JSON text and nothing else. Plain handlers
 // call it to read as typed operations do.
@@ -173,8 +205,9 @@ func Status(code int) Option { return func(op *huma.Operation) { op.DefaultStatu
 // BodyLimit bounds the body, in bytes; the default is MaxBody.
 func BodyLimit(n int64) Option { return func(op *huma.Operation) { op.MaxBodyBytes = n } }
 
-// Errors lists the statuses of refusals for the document; 401, 403 and 422 need
-// not be named.
+// Errors lists the statuses of refusals for the document. Those that need not
+// be named: 401 and 403 where the rule is not public; 400, 413 and 415 where
+// there is a body; and 422, 500 and 503 everywhere.
 func Errors(statuses ...int) Option {
 	return func(op *huma.Operation) { op.Errors = append(op.Errors, statuses...) }
 }
@@ -196,11 +229,14 @@ func Handle[I, O any](a *API, method, path string, rule sallyport.Rule, f func(c
 	if rule.Op() != sallyport.OpPublic {
 		op.Errors = append(op.Errors, http.StatusUnauthorized, http.StatusForbidden)
 	}
-	if hasInput[I]() {
-		op.Errors = append(op.Errors, http.StatusUnprocessableEntity)
+	if hasBody[I]() {
+		op.Errors = append(op.Errors, http.StatusBadRequest, http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType)
 	}
+	// An unknown query parameter is refused everywhere.
+	op.Errors = append(op.Errors, http.StatusUnprocessableEntity, http.StatusInternalServerError, http.StatusServiceUnavailable)
 	slices.Sort(op.Errors)
 	op.Errors = slices.Compact(op.Errors)
+	op.Responses = map[string]*huma.Response{}
 	a.describe(&op, rule)
 	huma.Register(a.huma, op, func(ctx context.Context, in *I) (*O, error) {
 		out, err := f(ctx, in)
@@ -209,11 +245,18 @@ func Handle[I, O any](a *API, method, path string, rule sallyport.Rule, f func(c
 		}
 		return out, nil
 	})
+	for status, res := range op.Responses {
+		describeHeaders(status, res)
+	}
 }
 
-func hasInput[I any]() bool {
+func hasBody[I any]() bool {
 	t := reflect.TypeFor[I]()
-	return t.Kind() == reflect.Struct && t.NumField() > 0
+	if t.Kind() != reflect.Struct {
+		return false // Huma refuses it with a message
+	}
+	_, ok := t.FieldByName("Body")
+	return ok
 }
 
 // Get is Handle for GET; Post, Put, Patch and Delete alike.
@@ -242,11 +285,17 @@ func Delete[I, O any](a *API, path string, rule sallyport.Rule, f func(context.C
 }
 
 // Raw registers a plain handler and documents it with op, for what is not JSON
-// in and JSON out: forms, pages, health. Method and path are taken from op.
+// in and JSON out: forms, pages, health. Method and path are taken from op. The
+// gate's own refusals are added to its responses.
 func (a *API) Raw(op huma.Operation, rule sallyport.Rule, h http.HandlerFunc) {
 	a.mux.HandleFunc(op.Method+" "+op.Path, rule, h)
 	if op.OperationID == "" {
 		op.OperationID = operationID(op.Method, op.Path)
+	}
+	if rule.Op() != sallyport.OpPublic {
+		responses := ErrorResponses(a, http.StatusUnauthorized, http.StatusForbidden)
+		maps.Copy(responses, op.Responses)
+		op.Responses = responses
 	}
 	a.describe(&op, rule)
 	a.huma.OpenAPI().AddOperation(&op)

@@ -27,9 +27,13 @@ func (o *Opt[T]) UnmarshalJSON(b []byte) error {
 
 // Schema implements huma.SchemaProvider: T or null.
 func (o Opt[T]) Schema(r huma.Registry) *huma.Schema {
-	s := *huma.SchemaFromType(r, reflect.TypeFor[T]())
-	s.Nullable = true
-	return &s
+	s := huma.SchemaFromType(r, reflect.TypeFor[T]())
+	if s.Ref != "" { // a reference cannot be nullable: the schema itself
+		s = r.SchemaFromRef(s.Ref)
+	}
+	nullable := *s
+	nullable.Nullable = true
+	return &nullable
 }
 
 // Change returns what to hand on: nil if left out.

@@ -33,8 +33,12 @@ func (p *problem) ContentType(string) string { return problemType }
 var errorsOnce sync.Once
 
 // replaceErrors puts our errors in the place of Huma's, which repeat the values
-// that were sent: an unknown field would give a password back.
+// that were sent: an unknown field would give a password back. It also makes
+// Huma strict where it is obliging: "DISABLED" is not the member "disabled", and
+// null is not an empty list, which would take every role from an account.
 func replaceErrors() {
+	huma.ValidateStrictCasing = true
+	huma.DefaultArrayNullable = false
 	huma.NewError = newError
 	huma.NewErrorWithContext = func(ctx huma.Context, status int, msg string, errs ...error) huma.StatusError {
 		p := newError(status, msg, errs...).(*problem)
@@ -45,12 +49,16 @@ func replaceErrors() {
 	}
 }
 
+// maxFields bounds the findings of an answer: a body of nothing but unknown
+// members would be answered with many times its size.
+const maxFields = 32
+
 func newError(status int, _ string, errs ...error) huma.StatusError {
 	e := &sallyport.Error{Status: status}
 	switch status {
 	case http.StatusUnprocessableEntity, http.StatusBadRequest:
 		e = sallyport.Invalid()
-		for _, err := range errs {
+		for _, err := range errs[:min(len(errs), maxFields)] {
 			if d, ok := err.(huma.ErrorDetailer); ok {
 				e.Fields = append(e.Fields, field(d.ErrorDetail()))
 			}
@@ -74,7 +82,7 @@ func field(d *huma.ErrorDetail) sallyport.Field {
 	for _, m := range messages {
 		if rest, ok := strings.CutPrefix(d.Message, m.prefix); ok {
 			f.Code, f.Detail = m.code, m.detail
-			if m.code == "required" {
+			if m.prefix == missingMember {
 				name, _, _ := strings.Cut(rest, " ")
 				f.Pointer += "/" + name
 			} else if strings.HasSuffix(m.detail, " ") {
@@ -86,11 +94,14 @@ func field(d *huma.ErrorDetail) sallyport.Field {
 	return f
 }
 
+// missingMember is followed by the member's name, which is the schema's.
+const missingMember = "expected required property "
+
 // messages maps Huma's messages, by their beginning, to codes of ours. A detail
 // that ends in a space goes on with the rest of the message: bounds and choices
 // of the schema.
 var messages = []struct{ prefix, code, detail string }{
-	{"expected required property ", "required", "This member is required."},
+	{missingMember, "required", "This member is required."},
 	{"required ", "required", "This is required."},
 	{"unexpected property", "unknown_member", "This operation does not know this member. Leave it out."},
 	{"unknown query parameter", "unknown_member", "This operation does not know this parameter. Leave it out."},
@@ -101,14 +112,20 @@ var messages = []struct{ prefix, code, detail string }{
 	{"expected boolean", "wrong_type", "true or false is expected here."},
 	{"expected number >= ", "out_of_range", "The least value is "},
 	{"expected number <= ", "out_of_range", "The greatest value is "},
+	{"expected number > ", "out_of_range", "The value must be greater than "},
+	{"expected number < ", "out_of_range", "The value must be less than "},
+	{"expected number to be a multiple of ", "out_of_range", "The value must be a multiple of "},
 	{"expected number", "wrong_type", "A number is expected here."},
 	{"expected integer", "wrong_type", "A whole number is expected here."},
 	{"invalid integer", "wrong_type", "A whole number is expected here."},
+	{"invalid float", "wrong_type", "A number is expected here."},
 	{"invalid boolean", "wrong_type", "true or false is expected here."},
 	{"expected array length <= ", "too_long", "The most entries are "},
 	{"expected array length >= ", "too_short", "The fewest entries are "},
 	{"expected array items to be unique", "duplicate", "Each entry may stand here once."},
 	{"expected array", "wrong_type", "An array is expected here."},
+	{"expected object with at least ", "too_short", "The object has too few members."},
+	{"expected object with at most ", "too_long", "The object has too many members."},
 	{"expected object", "wrong_type", "An object is expected here."},
 	{"expected length >= ", "too_short", "The least length in characters is "},
 	{"expected length <= ", "too_long", "The greatest length in characters is "},

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -26,6 +27,12 @@ func (a *API) describe(op *huma.Operation, rule sallyport.Rule) {
 	}
 	op.Extensions["x-sallyport-rule"] = rule
 	op.Security = a.security(rule)
+	doc := a.huma.OpenAPI()
+	for _, name := range op.Tags {
+		if !slices.ContainsFunc(doc.Tags, func(t *huma.Tag) bool { return t.Name == name }) {
+			doc.Tags = append(doc.Tags, &huma.Tag{Name: name}) // in the order of registration
+		}
+	}
 	note := "Requires: " + rule.String() + "."
 	if rule.Op() == sallyport.OpPublic {
 		note = "Public."
@@ -63,6 +70,9 @@ func (a *API) addScope(name string) {
 	a.scopes[name] = true
 	for _, s := range a.huma.OpenAPI().Components.SecuritySchemes {
 		if s.Flows != nil && s.Flows.Password != nil {
+			if s.Flows.Password.Scopes == nil {
+				s.Flows.Password.Scopes = map[string]string{}
+			}
 			s.Flows.Password.Scopes[name] = "Permission " + name
 		}
 	}
@@ -107,10 +117,29 @@ func bounded(r sallyport.Rule, alternatives [][]string) [][]string {
 func ErrorResponses(a *API, statuses ...int) map[string]*huma.Response {
 	out := map[string]*huma.Response{}
 	for _, s := range statuses {
-		out[fmt.Sprint(s)] = &huma.Response{
+		status := strconv.Itoa(s)
+		out[status] = &huma.Response{
 			Description: http.StatusText(s),
 			Content:     map[string]*huma.MediaType{problemType: {Schema: Schema[problem](a)}},
 		}
+		describeHeaders(status, out[status])
 	}
 	return out
+}
+
+// describeHeaders names the headers that go with a status.
+func describeHeaders(status string, res *huma.Response) {
+	name, h := "", &huma.Param{}
+	switch status {
+	case "401":
+		name, h.Description, h.Schema = "WWW-Authenticate", "How to authenticate, and what is missing (RFC 6750, RFC 9470)", &huma.Schema{Type: huma.TypeString}
+	case "429", "503":
+		name, h.Description, h.Schema = "Retry-After", "Seconds after which to try again", &huma.Schema{Type: huma.TypeInteger}
+	default:
+		return
+	}
+	if res.Headers == nil {
+		res.Headers = map[string]*huma.Param{}
+	}
+	res.Headers[name] = h
 }

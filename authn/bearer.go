@@ -26,7 +26,7 @@ func (Bearer) Kind() sallyport.Kind { return sallyport.KindBearer }
 // Read implements Scheme. Another authorization scheme is no credential of
 // this one.
 func (Bearer) Read(r *http.Request) (string, bool, error) {
-	if r.URL.RawQuery != "" && strings.Contains(r.URL.RawQuery, "access_token") && r.URL.Query().Has("access_token") {
+	if r.URL.RawQuery != "" && r.URL.Query().Has("access_token") {
 		return "", false, &sallyport.Error{
 			Status: http.StatusBadRequest, Code: "credential_in_query",
 			Message: "A credential in the address ends up in logs and histories: it must be taken as known to others. End that session, and send the token as “Authorization: Bearer …”.",

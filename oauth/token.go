@@ -13,7 +13,6 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -44,8 +43,8 @@ type Endpoint struct {
 	Log             *slog.Logger
 }
 
-// Error is RFC 6749, 5.2.
-type Error struct {
+// TokenError is RFC 6749, 5.2.
+type TokenError struct {
 	Code        string `json:"error"`
 	Description string `json:"error_description,omitempty"`
 
@@ -54,10 +53,10 @@ type Error struct {
 	retry     *sallyport.Error
 }
 
-func (e *Error) Error() string { return e.Code + ": " + e.Description }
+func (e *TokenError) Error() string { return e.Code + ": " + e.Description }
 
-func refuse(status int, code, description string) *Error {
-	return &Error{Code: code, Description: description, status: status}
+func refuse(status int, code, description string) *TokenError {
+	return &TokenError{Code: code, Description: description, status: status}
 }
 
 // Routes registers the endpoint.
@@ -84,17 +83,16 @@ func (e *Endpoint) Routes(a *api.API) {
 			"200": {Description: "OK", Content: map[string]*huma.MediaType{"application/json": {Schema: api.Schema[session.TokenResponse](a)}}},
 			"400": errorResponse(a, "Not a valid request (RFC 6749, 5.2)"),
 			"401": errorResponse(a, "Incorrect username or password, or an unknown client"),
+			"413": errorResponse(a, "The body is larger than 64 KiB"),
+			"415": errorResponse(a, "The body is not a form"),
 			"503": errorResponse(a, "Too many sign-ins at once; see Retry-After"),
 		},
 	}, sallyport.Public(), e.serve)
 }
 
 func errorResponse(a *api.API, description string) *huma.Response {
-	return &huma.Response{Description: description, Content: map[string]*huma.MediaType{"application/json": {Schema: api.Schema[Error](a)}}}
+	return &huma.Response{Description: description, Content: map[string]*huma.MediaType{"application/json": {Schema: api.Schema[TokenError](a)}}}
 }
-
-// parameters that must not stand in the address, where they would be logged.
-var secretParameters = []string{"username", "password", "client_secret", "client_id", "refresh_token", "access_token", "otp", "grant_type"}
 
 func (e *Endpoint) serve(w http.ResponseWriter, r *http.Request) {
 	res, err := e.token(r)
@@ -123,8 +121,8 @@ func (e *Endpoint) serve(w http.ResponseWriter, r *http.Request) {
 }
 
 // visible returns what the caller may see of an error.
-func (e *Endpoint) visible(r *http.Request, err error) *Error {
-	if oe, ok := errors.AsType[*Error](err); ok {
+func (e *Endpoint) visible(r *http.Request, err error) *TokenError {
+	if oe, ok := errors.AsType[*TokenError](err); ok {
 		return oe
 	}
 	if se, ok := errors.AsType[*sallyport.Error](err); ok {
@@ -132,19 +130,16 @@ func (e *Endpoint) visible(r *http.Request, err error) *Error {
 		if se.Status >= 500 {
 			code = "temporarily_unavailable"
 		}
-		return &Error{Code: code, Description: se.Message, status: se.Status, retry: se}
+		return &TokenError{Code: code, Description: se.Message, status: se.Status, retry: se}
 	}
 	e.Log.ErrorContext(r.Context(), "a token could not be issued", "error", err)
 	un := sallyport.Unavailable()
-	return &Error{Code: "temporarily_unavailable", Description: un.Message, status: un.Status, retry: un}
+	return &TokenError{Code: "temporarily_unavailable", Description: un.Message, status: un.Status, retry: un}
 }
 
 func (e *Endpoint) token(r *http.Request) (*session.TokenResponse, error) {
-	if r.URL.RawQuery != "" {
-		query := r.URL.Query()
-		if slices.ContainsFunc(secretParameters, query.Has) {
-			return nil, refuse(http.StatusBadRequest, "invalid_request", "Parameters must be in the body: an address ends up in logs and histories. Take what was sent there as known to others.")
-		}
+	if signin.InAddress(r) {
+		return nil, refuse(http.StatusBadRequest, "invalid_request", "Parameters must be in the body: an address ends up in logs and histories. Take what was sent there as known to others.")
 	}
 	form, err := api.ReadForm(r, api.MaxAuthBody)
 	if err != nil {
@@ -237,7 +232,8 @@ func scopeOf(form map[string]string) (scoped bool, scope []string, err error) {
 // registration and have no secret; whoever sends one is somebody else.
 func clientOf(r *http.Request, form map[string]string) (string, error) {
 	id, secret := form["client_id"], form["client_secret"]
-	if basic, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Basic "); ok {
+	// RFC 9110, 11.1: the scheme's name is not case-sensitive.
+	if scheme, basic, _ := strings.Cut(r.Header.Get("Authorization"), " "); strings.EqualFold(scheme, "Basic") {
 		user, pass, err := basicClient(basic)
 		if err != nil {
 			return "", err

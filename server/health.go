@@ -9,6 +9,7 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	"github.com/sallyport/sallyport"
+	"github.com/sallyport/sallyport/api"
 )
 
 // readyTimeout bounds what /readyz waits for the database.
@@ -24,18 +25,21 @@ type health struct {
 }
 
 func (s *Server) healthRoutes() {
+	answer := func(description string) *huma.Response {
+		return &huma.Response{Description: description, Content: map[string]*huma.MediaType{"application/json": {Schema: api.Schema[health](s.api)}}}
+	}
 	doc := func(path, summary, description string) huma.Operation {
 		return huma.Operation{
 			Method: http.MethodGet, Path: path, Tags: []string{"Health"}, Summary: summary, Description: description,
-			Responses: map[string]*huma.Response{"200": {Description: "OK"}},
+			Responses: map[string]*huma.Response{"200": answer("OK")},
 		}
 	}
 	s.api.Raw(doc("/livez", "Is the process alive", "Depends on nothing. A process that does not answer should be restarted."), sallyport.Public(),
 		func(w http.ResponseWriter, _ *http.Request) { writeHealth(w, http.StatusOK, health{Status: "ok"}) })
 
 	ready := doc("/readyz", "Is the server ready", "Whether requests should be sent here: the database answers, and no shutdown has begun. ?verbose lists the checks.")
-	ready.Parameters = []*huma.Param{{Name: "verbose", In: "query", Schema: &huma.Schema{Type: huma.TypeString}}}
-	ready.Responses["503"] = &huma.Response{Description: "Not ready"}
+	ready.Parameters = []*huma.Param{{Name: "verbose", In: "query", AllowEmptyValue: true, Description: "List the checks; the value does not matter", Schema: &huma.Schema{Type: huma.TypeString}}}
+	ready.Responses["503"] = answer("Not ready")
 	s.api.Raw(ready, sallyport.Public(), func(w http.ResponseWriter, r *http.Request) {
 		status, h := s.ready(r.Context())
 		if !r.URL.Query().Has("verbose") {

@@ -12,6 +12,7 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	"github.com/sallyport/sallyport"
+	"github.com/sallyport/sallyport/api"
 	"github.com/sallyport/sallyport/authn/token"
 	"github.com/sallyport/sallyport/internal/seal"
 	"github.com/sallyport/sallyport/session"
@@ -124,7 +125,7 @@ func (s *Server) keyRoutes() {
 			"application/jwk-set+json": {Schema: &huma.Schema{Type: huma.TypeObject, Properties: map[string]*huma.Schema{
 				"keys": {Type: huma.TypeArray, Items: &huma.Schema{Type: huma.TypeObject, AdditionalProperties: true}},
 			}}},
-		}}},
+		}}, "503": api.ErrorResponses(s.api, 503)["503"]},
 	}, sallyport.Public(), func(w http.ResponseWriter, r *http.Request) {
 		_, err := s.Keys.SyncNow(r.Context())
 		var set *token.Set

@@ -239,7 +239,7 @@ func (s *Server) API() *api.API { return s.api }
 func (s *Server) routes() {
 	s.api = api.New(s.mux, api.Config{
 		Title: "Sallyport", Version: s.cfg.Version,
-		Description: "Two doors for an API: who are you, and may you.",
+		Description: "Two doors for an API: who are you, and may you.", Path: s.path(""),
 		Schemes: map[string]*huma.SecurityScheme{"bearer": {
 			Type: "oauth2", Description: "Sign in with user name and password (RFC 6749, 4.3); the access token is sent as Authorization: Bearer (RFC 6750).",
 			Flows: &huma.OAuthFlows{Password: &huma.OAuthFlow{TokenURL: s.path("/token"), RefreshURL: s.path("/token"), Scopes: map[string]string{}}},

@@ -31,7 +31,7 @@ func (t Tokens) Response() TokenResponse {
 	}
 }
 
-type view struct {
+type sessionView struct {
 	ID        string    `json:"id"`
 	Current   bool      `json:"current" doc:"The session of this request"`
 	ClientID  string    `json:"client_id"`
@@ -50,7 +50,7 @@ type refreshInput struct {
 }
 
 type idInput struct {
-	ID string `path:"id" maxLength:"64"`
+	ID string `path:"id" maxLength:"64" doc:"Id of the session"`
 }
 
 // Routes registers the operations on sessions.
@@ -80,7 +80,7 @@ func (s *Service) Routes(a *api.API, refusals *audit.Refusals) {
 
 	api.Post(a, "/auth/logout", sallyport.SignedIn(), func(ctx context.Context, _ *api.None) (*api.None, error) {
 		return nil, s.logout(ctx)
-	}, api.Doc("Tokens", "Sign out", "The same as POST /logout, without a body in the answer."), api.Status(204))
+	}, api.Doc("Tokens", "Sign out, without a body", "The same as POST /logout, without a body in the answer."), api.Status(204))
 
 	api.Post(a, "/logout/all", sallyport.SignedIn(), func(ctx context.Context, _ *api.None) (*api.Body[api.Message], error) {
 		p := sallyport.From(ctx)
@@ -93,17 +93,17 @@ func (s *Service) Routes(a *api.API, refusals *audit.Refusals) {
 		return &api.Body[api.Message]{Body: api.Message{Message: "Successfully logged out everywhere"}}, nil
 	}, api.Doc("Tokens", "Sign out everywhere", "Ends every session of the user."))
 
-	api.Get(a, "/users/me/sessions", sallyport.SignedIn(), func(ctx context.Context, _ *api.None) (*api.Body[api.Page[view]], error) {
+	api.Get(a, "/users/me/sessions", sallyport.SignedIn(), func(ctx context.Context, _ *api.None) (*api.Body[api.Page[sessionView]], error) {
 		p := sallyport.From(ctx)
 		sessions, err := s.List(ctx, p.ID())
 		if err != nil {
 			return nil, err
 		}
-		out := make([]view, 0, len(sessions))
+		out := make([]sessionView, 0, len(sessions))
 		for _, se := range sessions {
 			out = append(out, se.view(p.SessionID()))
 		}
-		return &api.Body[api.Page[view]]{Body: api.NewPage(out, "")}, nil
+		return &api.Body[api.Page[sessionView]]{Body: api.NewPage(out, "")}, nil
 	}, api.Doc("Own account", "List own sessions", "The newest 200 live sessions."))
 
 	api.Delete(a, "/users/me/sessions/{id}", sallyport.SignedIn(), func(ctx context.Context, in *idInput) (*api.None, error) {
@@ -128,8 +128,8 @@ func (s *Service) logout(ctx context.Context) error {
 	})
 }
 
-func (se Session) view(current string) view {
-	v := view{
+func (se Session) view(current string) sessionView {
+	v := sessionView{
 		ID: se.ID, Current: se.ID == current, ClientID: se.Client, CreatedAt: se.Created, LastUsed: se.LastUsed,
 		ExpiresAt: earlier(se.Expires, se.IdleUntil), Address: se.Address, UserAgent: se.UserAgent,
 	}

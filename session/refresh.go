@@ -80,8 +80,9 @@ func (t refreshToken) String() string {
 	return refreshPrefix + base64.RawURLEncoding.EncodeToString(b)
 }
 
-func (t refreshToken) digest() []byte {
-	d := sha256.Sum256([]byte(t.String()))
+// digestOf returns what is stored of a token.
+func digestOf(text string) []byte {
+	d := sha256.Sum256([]byte(text))
 	return d[:]
 }
 
@@ -117,15 +118,15 @@ func (s *Service) Refresh(ctx context.Context, text, client string, scoped bool,
 	if !ok {
 		return Tokens{}, &authn.Refused{Reason: "not a refresh token of ours"}
 	}
-	digest, next := presented.digest(), presented.successor()
-	nextDigest := next.digest()
+	next := presented.successor().String()
+	digest, nextDigest := digestOf(text), digestOf(next)
 	var se Session
 	var refused *authn.Refused
 	err := s.cfg.DB.Write(ctx, func(tx *db.Tx) error {
 		refused = nil
 		var disabled, found bool
 		var err error
-		if se, disabled, found, err = readSession(tx, presented.session.String()); err != nil {
+		if se, disabled, found, err = readFamily(tx, presented.session.String()); err != nil {
 			return err
 		}
 		now := s.cfg.Now()
@@ -145,11 +146,12 @@ func (s *Service) Refresh(ctx context.Context, text, client string, scoped bool,
 		case disabled:
 			return refuse("the account is disabled")
 		}
-		if scoped && !within(se, scope) {
-			return ErrScope
-		}
+		current := subtle.ConstantTimeCompare(digest, se.refresh) == 1
+		again := subtle.ConstantTimeCompare(nextDigest, se.refresh) == 1 && now.Sub(se.refreshedAt) <= retryWindow
 		switch {
-		case subtle.ConstantTimeCompare(digest, se.refresh) == 1:
+		case (current || again) && scoped && !within(se, scope):
+			return ErrScope // and not for a reused token, which ends the family whatever it asks for
+		case current:
 			se.IdleUntil = earlier(now.Add(s.cfg.Refresh), se.Expires)
 			n, err := rotate(tx, se.ID, int64(presented.generation), nextDigest, now, se.IdleUntil)
 			if err == nil && n != 1 {
@@ -159,7 +161,7 @@ func (s *Service) Refresh(ctx context.Context, text, client string, scoped bool,
 				return err
 			}
 			return audit.Append(ctx, tx, audit.Event{Action: "session.refreshed", Target: se.ID, Actor: se.Subject})
-		case subtle.ConstantTimeCompare(nextDigest, se.refresh) == 1 && now.Sub(se.refreshedAt) <= retryWindow:
+		case again:
 			return nil // the same successor again
 		}
 		if _, err := s.End(ctx, tx, se.Subject, se.ID, "refresh token reused"); err != nil {
@@ -179,7 +181,7 @@ func (s *Service) Refresh(ctx context.Context, text, client string, scoped bool,
 	if !scoped {
 		scoped, scope = se.Scoped, se.Scope
 	}
-	return s.issue(ctx, se, scoped, scope, next.String())
+	return s.issue(ctx, se, scoped, scope, next)
 }
 
 func within(se Session, scope []string) bool {

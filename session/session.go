@@ -98,7 +98,6 @@ type Session struct {
 	Address   string
 	UserAgent string
 
-	generation  int64
 	refresh     []byte
 	refreshedAt time.Time
 }
@@ -141,9 +140,9 @@ func (s *Service) Prepare(ctx context.Context, in Start) Started {
 		Expires: now.Add(s.cfg.Life), Address: info.Address, UserAgent: info.UserAgent, refreshedAt: now,
 	}
 	se.IdleUntil = earlier(now.Add(s.cfg.Refresh), se.Expires)
-	first := s.tokens().first(se.ID)
-	se.refresh = first.digest()
-	return Started{se, first.String()}
+	first := s.tokens().first(se.ID).String()
+	se.refresh = digestOf(first)
+	return Started{se, first}
 }
 
 // Insert stores the session.

@@ -40,19 +40,16 @@ func readState(rd db.Reader, id string) (s state, found bool, err error) {
 	return s, found, err
 }
 
-func readSession(rd db.Reader, id string) (s Session, disabled, found bool, err error) {
-	found, err = rd.Row(`SELECT s.id, s.subject_id, s.client_id, s.scoped, s.scope, s.amr, s.mfa, s.auth_time, s.created_at, s.last_used_at,
-		s.idle_until, s.expires_at, s.ended_at, s.end_reason, s.address, s.user_agent, s.generation, s.refresh, s.refreshed_at, u.disabled
-		FROM sp_sessions s JOIN sp_subjects u ON u.id = s.subject_id WHERE s.id = $1`, []any{id}, scanInto(&s, &disabled)...)
+// readFamily reads what a refresh needs of its session. Every column costs: it
+// is the writer that reads them, while others wait.
+func readFamily(rd db.Reader, id string) (s Session, disabled, found bool, err error) {
+	s.ID = id
+	found, err = rd.Row(`SELECT s.subject_id, s.client_id, s.scoped, s.scope, s.amr, s.auth_time, s.idle_until, s.expires_at, s.ended_at,
+		s.refresh, s.refreshed_at, u.disabled
+		FROM sp_sessions s JOIN sp_subjects u ON u.id = s.subject_id WHERE s.id = $1`, []any{id},
+		&s.Subject, &s.Client, &s.Scoped, (*words)(&s.Scope), (*words)(&s.AMR), (*micros)(&s.AuthTime), (*micros)(&s.IdleUntil), (*micros)(&s.Expires), (*micros)(&s.Ended),
+		&s.refresh, (*micros)(&s.refreshedAt), &disabled)
 	return s, disabled, found, err
-}
-
-// scanInto returns the destinations of the columns that readSession names.
-func scanInto(s *Session, more ...any) []any {
-	return append([]any{
-		&s.ID, &s.Subject, &s.Client, &s.Scoped, (*words)(&s.Scope), (*words)(&s.AMR), &s.MFA, (*micros)(&s.AuthTime), (*micros)(&s.Created), (*micros)(&s.LastUsed),
-		(*micros)(&s.IdleUntil), (*micros)(&s.Expires), (*micros)(&s.Ended), &s.EndReason, &s.Address, &s.UserAgent, &s.generation, &s.refresh, (*micros)(&s.refreshedAt),
-	}, more...)
 }
 
 // rotate replaces the refresh token; exactly one caller can.
@@ -79,11 +76,12 @@ func liveSessions(rd db.Reader, subject, except string, now time.Time) (ids []st
 
 func listSessions(rd db.Reader, subject string, now time.Time) (out []Session, err error) {
 	err = rd.Rows(`SELECT s.id, s.subject_id, s.client_id, s.scoped, s.scope, s.amr, s.mfa, s.auth_time, s.created_at, s.last_used_at,
-		s.idle_until, s.expires_at, s.ended_at, s.end_reason, s.address, s.user_agent, s.generation, s.refresh, s.refreshed_at
+		s.idle_until, s.expires_at, s.ended_at, s.end_reason, s.address, s.user_agent
 		FROM sp_sessions s WHERE s.subject_id = $1 AND s.ended_at = 0 AND s.expires_at > $2 AND s.idle_until > $2
 		ORDER BY s.created_at DESC, s.id DESC LIMIT 200`, []any{subject, db.Micros(now)}, func(scan db.Scan) error {
 		var s Session
-		err := scan(scanInto(&s)...)
+		err := scan(&s.ID, &s.Subject, &s.Client, &s.Scoped, (*words)(&s.Scope), (*words)(&s.AMR), &s.MFA, (*micros)(&s.AuthTime), (*micros)(&s.Created), (*micros)(&s.LastUsed),
+			(*micros)(&s.IdleUntil), (*micros)(&s.Expires), (*micros)(&s.Ended), &s.EndReason, &s.Address, &s.UserAgent)
 		out = append(out, s)
 		return err
 	})

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -14,22 +15,23 @@ import (
 	"github.com/sallyport/sallyport/session"
 )
 
-type loginBody struct {
-	Username string `json:"username" doc:"User name or e-mail address"`
-	Password string `json:"password" format:"password"`
-}
+type loginBody struct{ Username, Password string }
 
 // Routes registers POST /auth/login: the password grant for those who would
 // rather send JSON, or a plain form.
 func (s *Service) Routes(a *api.API) {
-	schema := api.Schema[loginBody](a)
+	schema := &huma.Schema{Type: huma.TypeObject, Required: []string{"username", "password"}, AdditionalProperties: false, Properties: map[string]*huma.Schema{
+		"username":   {Type: huma.TypeString, Description: "User name or e-mail address"},
+		"password":   {Type: huma.TypeString, Format: "password"},
+		"grant_type": {Type: huma.TypeString, Enum: []any{"password"}, Description: "Not needed"},
+	}}
 	op := huma.Operation{
 		Method: http.MethodPost, Path: "/auth/login", Tags: []string{"Tokens"}, Summary: "Sign in",
 		Description: "The password grant of POST /token with a JSON body or a form.",
 		RequestBody: &huma.RequestBody{Required: true, Content: map[string]*huma.MediaType{
 			"application/json": {Schema: schema}, api.FormType: {Schema: schema},
 		}},
-		Responses: api.ErrorResponses(a, 400, 401, 415, 422, 503),
+		Responses: api.ErrorResponses(a, 400, 401, 413, 415, 422, 500, 503),
 	}
 	op.Responses["200"] = &huma.Response{Description: "OK", Content: map[string]*huma.MediaType{
 		"application/json": {Schema: api.Schema[session.TokenResponse](a)},
@@ -46,7 +48,22 @@ func (s *Service) Routes(a *api.API) {
 	})
 }
 
+// secretParameters must not stand in the address, where they would be logged.
+var secretParameters = []string{"username", "password", "client_secret", "client_id", "refresh_token", "access_token", "otp", "grant_type"}
+
+// InAddress reports whether the address of a request holds what belongs in its
+// body.
+func InAddress(r *http.Request) bool {
+	return r.URL.RawQuery != "" && slices.ContainsFunc(secretParameters, r.URL.Query().Has)
+}
+
 func (s *Service) login(r *http.Request) (session.Tokens, error) {
+	if InAddress(r) {
+		return session.Tokens{}, &sallyport.Error{
+			Status: http.StatusBadRequest, Code: "credential_in_query",
+			Message: "Name and password must be in the body: an address ends up in logs and histories. Take what was sent there as known to others.",
+		}
+	}
 	in, err := readLogin(r)
 	if err != nil {
 		return session.Tokens{}, err

@@ -296,17 +296,13 @@ func regrant(ctx context.Context, tx *db.Tx, actor Actor, id string, change func
 		return err
 	}
 	roles, perms := change(oldRoles, oldPerms)
+	if err := g.knowRoles("/roles", roles, ""); err != nil {
+		return err
+	}
+	if err := g.knowPermissions(perms); err != nil {
+		return err
+	}
 	roles, perms = normal(roles), normal(perms)
-	for _, name := range roles {
-		if g.Roles[name] == nil {
-			return invalid("/roles", "unknown_role", fmt.Sprintf("There is no role %q. GET /roles lists those that exist.", show(name)))
-		}
-	}
-	for _, name := range perms {
-		if g.Permissions[name] == nil {
-			return invalid("/permissions", "unknown_permission", fmt.Sprintf("There is no permission %q. It exists once a route's rule names it, or after PUT /permissions/{name}.", show(name)))
-		}
-	}
 	before, after := g.Resolve(oldRoles, oldPerms), g.Resolve(roles, perms)
 	if !actor.covers(before) || !actor.covers(after) {
 		return aboveOwn()
@@ -334,12 +330,26 @@ func regrant(ctx context.Context, tx *db.Tx, actor Actor, id string, change func
 	}})
 }
 
-// show cuts a name that a caller sent to what is fit for a message.
-func show(name string) string {
-	if len(name) > 64 {
-		return name[:64] + "…"
+// knowRoles returns an error unless all these roles exist; self counts as one
+// that does. It names the place and not the name, which may be a secret that
+// was put in the wrong member.
+func (g Graph) knowRoles(pointer string, names []string, self string) error {
+	for i, name := range names {
+		if g.Roles[name] == nil && (self == "" || name != self) {
+			return invalid(fmt.Sprintf("%s/%d", pointer, i), "unknown_role", "There is no such role. GET /roles lists those that exist.")
+		}
 	}
-	return name
+	return nil
+}
+
+// knowPermissions is knowRoles for permissions.
+func (g Graph) knowPermissions(names []string) error {
+	for i, name := range names {
+		if g.Permissions[name] == nil {
+			return invalid(fmt.Sprintf("/permissions/%d", i), "unknown_permission", "There is no such permission. It exists once a route's rule names it, or after PUT /permissions/{name}.")
+		}
+	}
+	return nil
 }
 
 func normal(names []string) []string {
@@ -351,7 +361,7 @@ func normal(names []string) []string {
 // Put creates or replaces a role.
 func Put(ctx context.Context, tx *db.Tx, actor Actor, r Role) error {
 	if err := sallyport.CheckName(r.Name); err != nil {
-		return invalid("/name", "invalid_name", err.Error())
+		return invalid("/name", "invalid_name", "Use 1 to 64 of a-z, A-Z, 0-9 and _ - . : /, beginning with a letter or digit.")
 	}
 	if r.Name == Admin {
 		return &sallyport.Error{Status: http.StatusConflict, Code: "builtin_role", Message: "The role admin means everything and cannot be redefined. Define a role of your own instead."}
@@ -359,21 +369,17 @@ func Put(ctx context.Context, tx *db.Tx, actor Actor, r Role) error {
 	if err := checkDescription(r.Description); err != nil {
 		return err
 	}
-	r.Permissions, r.Includes = normal(r.Permissions), normal(r.Includes)
 	g, err := LoadGraph(tx)
 	if err != nil {
 		return err
 	}
-	for _, name := range r.Permissions {
-		if g.Permissions[name] == nil {
-			return invalid("/permissions", "unknown_permission", fmt.Sprintf("There is no permission %q. It exists once a route's rule names it, or after PUT /permissions/{name}.", show(name)))
-		}
+	if err := g.knowPermissions(r.Permissions); err != nil {
+		return err
 	}
-	for _, name := range r.Includes {
-		if g.Roles[name] == nil && name != r.Name {
-			return invalid("/includes", "unknown_role", fmt.Sprintf("There is no role %q. GET /roles lists those that exist.", show(name)))
-		}
+	if err := g.knowRoles("/includes", r.Includes, r.Name); err != nil {
+		return err
 	}
+	r.Permissions, r.Includes = normal(r.Permissions), normal(r.Includes)
 	old := g.Roles[r.Name]
 	if old != nil {
 		r.Builtin = old.Builtin
@@ -461,7 +467,7 @@ func checkDescription(text string) error {
 // PutPermission creates a permission of one's own or describes one.
 func PutPermission(ctx context.Context, tx *db.Tx, name, description string) error {
 	if err := sallyport.CheckName(name); err != nil {
-		return invalid("/name", "invalid_name", err.Error())
+		return invalid("/name", "invalid_name", "Use 1 to 64 of a-z, A-Z, 0-9 and _ - . : /, beginning with a letter or digit.")
 	}
 	if err := checkDescription(description); err != nil {
 		return err

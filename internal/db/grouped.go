@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"runtime"
 	"sync"
 )
 
@@ -98,6 +99,9 @@ func (g *grouped) loop() {
 	group := make([]*job, 0, maxGroup)
 	for j := range g.queue {
 		group = append(group[:0], j)
+		// Let those who are about to write come in. A send to a waiting
+		// goroutine runs it next: on one processor every group would be one job.
+		runtime.Gosched()
 	fill:
 		for len(group) < maxGroup {
 			select {

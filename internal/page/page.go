@@ -28,7 +28,8 @@ func Encode(key []byte, list string, position any) string {
 // Decode reads a cursor into position. It returns a 400.
 func Decode(key []byte, list, cursor string, position any) error {
 	b, err := base64.RawURLEncoding.Strict().DecodeString(cursor)
-	if err != nil || len(cursor) > 512 || len(b) < tagSize || !hmac.Equal(b[:tagSize], tag(key, list, b[tagSize:])) || json.Unmarshal(b[tagSize:], position) != nil {
+	// Go's decoder skips line breaks: the text itself must be what Encode gave.
+	if err != nil || base64.RawURLEncoding.EncodeToString(b) != cursor || len(cursor) > 512 || len(b) < tagSize || !hmac.Equal(b[:tagSize], tag(key, list, b[tagSize:])) || json.Unmarshal(b[tagSize:], position) != nil {
 		return &sallyport.Error{
 			Status: http.StatusBadRequest, Code: "invalid_cursor",
 			Message: "The cursor is not one of this list. Take next_cursor from the page before, with the same filters, or begin without a cursor.",
