@@ -39,6 +39,8 @@ func (r *Rule) holds(p *Principal, f *Facts, a assumption) bool {
 		return p.HasRole(r.name) || a&assumeScope != 0 && p.grants.Roles().Has(r.name)
 	case OpPermission, OpScope:
 		return p.Can(r.name) || a&assumeScope != 0 && p.grants.Holds(r.name)
+	case OpUnscoped:
+		return !p.claims.Scoped || a&assumeScope != 0
 	case OpMFA:
 		return p.claims.MFA || a&assumeStrong != 0
 	case OpFresh:
@@ -123,6 +125,8 @@ func (r *Rule) why(p *Principal, f *Facts) (why, need string) {
 		return "the permission is held, but the credential's scope does not list it", "a credential with scope " + r.name
 	case r.op == OpPermission || r.op == OpScope:
 		return "the permission is not held", "permission " + r.name
+	case r.op == OpUnscoped:
+		return "the credential is limited to a scope", "a credential that is not"
 	case r.op == OpMFA:
 		return "no second factor was used in this session", "a second factor"
 	case r.op == OpFresh && p.claims.AuthTime.IsZero():
@@ -154,6 +158,9 @@ func (r *Rule) refuse(p *Principal, f *Facts) *Error {
 			Scope: r.missingScope(p, f, nil),
 		}
 		e.Message = "The credential's scope does not cover this. Use one that was issued with the scope named in WWW-Authenticate."
+		if len(e.Scope) == 0 {
+			e.Message = "This is not open to a credential that is limited to a scope. Sign in without asking for one."
+		}
 		return e
 	}
 	return &Error{

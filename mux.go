@@ -65,6 +65,20 @@ func (m *Mux) HandleFunc(pattern string, rule Rule, f func(http.ResponseWriter, 
 	m.Handle(pattern, rule, http.HandlerFunc(f))
 }
 
+// Open registers a handler for everybody that looks at no credentials: the gate
+// is not asked, and the principal is always anonymous. With Public, a caller
+// who sends a credential that is not good is refused; a client that has an
+// expired token must still be able to reach the route that gives it a new one,
+// and a health check must not wait for a database. The route is listed as
+// public.
+func (m *Mux) Open(pattern string, h http.Handler) {
+	if h == nil {
+		panic(fmt.Sprintf("sallyport: route %q: nil handler", pattern))
+	}
+	method, p := splitPattern(pattern)
+	m.add(entry{Route{method, p, Public()}, h})
+}
+
 // Mount adds every route of sub under a prefix ("/" for none). It takes a Mux
 // and nothing else, so that what is mounted has rules too. Afterwards sub is
 // closed: registering on it panics instead of being forgotten.

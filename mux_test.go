@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/sallyport/sallyport"
@@ -144,6 +145,41 @@ func TestMuxDoesNotWrapTheWriter(t *testing.T) {
 	if w.Body.String() != "mine" {
 		t.Errorf("a handler's own 404 was replaced: %s", w.Body)
 	}
+}
+
+func TestOpenRoutesLookAtNoCredential(t *testing.T) {
+	m := sallyport.NewMux(gate{})
+	m.Open("GET /open", http.HandlerFunc(hello))
+	if w := call(m, "GET", "/open", "ada"); w.Code != 200 || w.Body.String() != "hello " {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+	if r := m.Routes(); len(r) != 1 || r[0].Rule.String() != "public" {
+		t.Errorf("routes: %v", r)
+	}
+}
+
+// Requests that run at the same time never get each other's answer: the writer
+// that words 404s is pooled, and must be nobody else's while a handler runs.
+func TestParallelRequestsKeepTheirAnswers(t *testing.T) {
+	m := sallyport.NewMux(gate{})
+	m.HandleFunc("GET /users/{id}", sallyport.SignedIn(), hello)
+	var wg sync.WaitGroup
+	for g := range 16 {
+		wg.Go(func() {
+			name := string(rune('a' + g))
+			for range 2000 {
+				if w := call(m, "GET", "/users/-"+name, name); w.Body.String() != "hello "+name+"-"+name {
+					t.Errorf("%s got %q", name, w.Body)
+					return
+				}
+				if w := call(m, "GET", "/nowhere", name); w.Code != 404 {
+					t.Errorf("%s got %d", name, w.Code)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
 }
 
 func TestFromWithoutAPrincipal(t *testing.T) {

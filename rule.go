@@ -23,6 +23,7 @@ const (
 	OpScope
 	OpMFA
 	OpFresh
+	OpUnscoped
 	OpAll
 	OpAny
 )
@@ -63,6 +64,11 @@ func MFA() Rule { return Rule{op: OpMFA} }
 // Fresh requires that the person proved who they are within the last max.
 func Fresh(max time.Duration) Rule { return Rule{op: OpFresh, age: max} }
 
+// Unscoped requires a credential that was not limited to a scope when it was
+// issued. It is for what no scope stands for: a token that was given away to
+// read one thing must not be able to delete its owner's account.
+func Unscoped() Rule { return Rule{op: OpUnscoped} }
+
 // All requires every one of the rules.
 func All(of ...Rule) Rule { return Rule{op: OpAll, of: slices.Clone(of)} }
 
@@ -92,7 +98,7 @@ func (r Rule) check(depth int) error {
 		return fmt.Errorf("rule is nested deeper than %d", MaxRuleDepth)
 	}
 	switch r.op {
-	case OpPublic, OpSignedIn, OpMFA:
+	case OpPublic, OpSignedIn, OpMFA, OpUnscoped:
 		return nil
 	case OpRole, OpPermission, OpScope:
 		return CheckName(r.name)
@@ -153,6 +159,8 @@ func (r Rule) String() string {
 		return "scope(" + r.name + ")"
 	case OpMFA:
 		return "mfa"
+	case OpUnscoped:
+		return "unscoped"
 	case OpFresh:
 		return "fresh(" + r.age.String() + ")"
 	case OpAll, OpAny:
@@ -170,7 +178,7 @@ func (r Rule) String() string {
 }
 
 // MarshalJSON writes the rule as the OpenAPI extension x-sallyport-rule holds
-// it: "public", "signed_in", "mfa", {"role":"admin"}, {"permission":"a:b"},
+// it: "public", "signed_in", "unscoped", "mfa", {"role":"admin"}, {"permission":"a:b"},
 // {"scope":"a:b"}, {"fresh":300} (seconds), {"all":[…]} or {"any":[…]}.
 func (r Rule) MarshalJSON() ([]byte, error) {
 	if err := r.Check(); err != nil {
@@ -183,6 +191,8 @@ func (r Rule) MarshalJSON() ([]byte, error) {
 		return []byte(`"signed_in"`), nil
 	case OpMFA:
 		return []byte(`"mfa"`), nil
+	case OpUnscoped:
+		return []byte(`"unscoped"`), nil
 	case OpRole:
 		return json.Marshal(map[string]string{"role": r.name})
 	case OpPermission:

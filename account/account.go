@@ -26,7 +26,8 @@ import (
 // Registration says who may make an account.
 type Registration string
 
-// The kinds of registration. Invitations are made by who may write accounts.
+// The kinds of registration. With Invite and Closed, accounts are made by who
+// may write them.
 const (
 	Open   Registration = "open"
 	Invite Registration = "invite"
@@ -75,7 +76,7 @@ type User struct {
 	LastLoginAt   *time.Time `json:"last_login_at"`
 }
 
-// New is an account to be made.
+// NewUser is an account to be made.
 type NewUser struct {
 	Email    string
 	Password string
@@ -170,6 +171,11 @@ func (s *Service) create(ctx context.Context, actor role.Actor, in NewUser, acti
 			return err
 		} else if !ok {
 			return exists()
+		}
+		// Not even the role that everybody gets, if it holds what the actor does
+		// not: they know the password.
+		if err := role.CheckTouch(tx, actor, u.ID); err != nil {
+			return err
 		}
 		if in.Roles != nil {
 			if err := role.SetRoles(ctx, tx, actor, u.ID, in.Roles); err != nil {

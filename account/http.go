@@ -94,7 +94,7 @@ func (s *Service) Routes(a *api.API) {
 		return output(s.Register(ctx, NewUser{
 			Email: in.Body.Email, Password: in.Body.Password, Username: in.Body.Username, FullName: in.Body.FullName,
 		}))
-	}, api.Doc("Own account", "Register", "Makes an account with the role user."), api.Status(201), api.BodyLimit(api.MaxAuthBody), api.Errors(403, 409, 503))
+	}, api.Doc("Own account", "Register", "Makes an account with the role user."), api.Status(201), api.IgnoreCredentials(), api.BodyLimit(api.MaxAuthBody), api.Errors(403, 409, 503))
 
 	s.ownRoutes(a)
 	s.adminRoutes(a)
@@ -133,18 +133,18 @@ func (s *Service) ownRoutes(a *api.API) {
 		return s.me(ctx, u, err)
 	}, api.Doc("Own account", "Own account", "The account of the caller."))
 
-	api.Patch(a, "/users/me", sallyport.SignedIn(), func(ctx context.Context, in *patchMeInput) (*api.Body[Me], error) {
+	api.Patch(a, "/users/me", sallyport.Unscoped(), func(ctx context.Context, in *patchMeInput) (*api.Body[Me], error) {
 		u, err := s.Update(ctx, nil, sallyport.From(ctx).ID(), Change{
 			Username: in.Body.Username.Change(), FullName: in.Body.FullName.Change(),
 		})
 		return s.me(ctx, u, err)
 	}, api.Doc("Own account", "Change own account", "Members that are left out stay; null empties one. Nothing but these members can be changed here."), api.Errors(409))
 
-	api.Delete(a, "/users/me", sallyport.SignedIn(), func(ctx context.Context, _ *api.None) (*api.None, error) {
+	api.Delete(a, "/users/me", sallyport.Unscoped(), func(ctx context.Context, _ *api.None) (*api.None, error) {
 		return nil, s.Delete(ctx, nil, sallyport.From(ctx).ID())
 	}, api.Doc("Own account", "Delete own account", "Cannot be undone."), api.Status(204), api.Errors(409))
 
-	api.Put(a, "/users/me/password", sallyport.SignedIn(), func(ctx context.Context, in *passwordInput) (*api.None, error) {
+	api.Put(a, "/users/me/password", sallyport.Unscoped(), func(ctx context.Context, in *passwordInput) (*api.None, error) {
 		p := sallyport.From(ctx)
 		return nil, s.ChangePassword(ctx, p.ID(), p.SessionID(), in.Body.Current, in.Body.New)
 	}, api.Doc("Own account", "Change own password", "Needs the current one. All other sessions are ended."), api.Status(204), api.BodyLimit(api.MaxAuthBody), api.Errors(503))

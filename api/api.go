@@ -52,7 +52,10 @@ type Config struct {
 	Schemes map[string]*huma.SecurityScheme
 	// Challenges returns the WWW-Authenticate values of an error.
 	Challenges func(*sallyport.Error) []string
-	Log        *slog.Logger
+	// Refused, if not nil, is told when an operation refuses what its rule had
+	// let in (403, and 409 for a last administrator), for the audit log.
+	Refused func(ctx context.Context, operation string, e *sallyport.Error)
+	Log     *slog.Logger
 }
 
 // API is a set of typed operations on a Mux.
@@ -116,7 +119,7 @@ func (ad adapter) Handle(op *huma.Operation, h func(huma.Context)) {
 	rule, _ := op.Metadata[ruleKey].(sallyport.Rule) // the zero Rule, which Mux refuses
 	maxBody := op.MaxBodyBytes
 	op.MaxBodyBytes = -1 // Huma gets what has been read already
-	ad.a.mux.HandleFunc(op.Method+" "+op.Path, rule, func(w http.ResponseWriter, r *http.Request) {
+	ad.a.register(op, rule, func(w http.ResponseWriter, r *http.Request) {
 		header := w.Header()
 		if header["Cache-Control"] == nil {
 			header["Cache-Control"] = noStore
@@ -135,6 +138,34 @@ func (ad adapter) Handle(op *huma.Operation, h func(huma.Context)) {
 		}
 		h(humago.NewContext(op, r, w))
 	})
+}
+
+// register puts an operation on the Mux, behind its gate unless it looks at no
+// credentials.
+func (a *API) register(op *huma.Operation, rule sallyport.Rule, h http.HandlerFunc) {
+	pattern := op.Method + " " + op.Path
+	if op.Metadata[openKey] == nil {
+		a.mux.HandleFunc(pattern, rule, h)
+		return
+	}
+	if rule.Op() != sallyport.OpPublic {
+		panic("sallyport: route " + pattern + ": only a public operation can ignore credentials")
+	}
+	a.mux.Open(pattern, h)
+}
+
+const openKey = "sallyport.open"
+
+// IgnoreCredentials makes a public operation look at no credentials: one that
+// is sent and not good is not refused. It is for what a client with an expired
+// token must reach, and for health checks.
+func IgnoreCredentials() Option {
+	return func(op *huma.Operation) {
+		if op.Metadata == nil {
+			op.Metadata = map[string]any{}
+		}
+		op.Metadata[openKey] = true
+	}
 }
 
 var noStore = []string{"no-store"}
@@ -241,6 +272,9 @@ func Handle[I, O any](a *API, method, path string, rule sallyport.Rule, f func(c
 	huma.Register(a.huma, op, func(ctx context.Context, in *I) (*O, error) {
 		out, err := f(ctx, in)
 		if err != nil {
+			if e, ok := errors.AsType[*sallyport.Error](err); ok && a.cfg.Refused != nil && (e.Status == http.StatusForbidden || e.Code == "last_administrator") {
+				a.cfg.Refused(ctx, op.Method+" "+op.Path, e)
+			}
 			return nil, a.problem(ctx, err)
 		}
 		return out, nil
@@ -287,8 +321,11 @@ func Delete[I, O any](a *API, path string, rule sallyport.Rule, f func(context.C
 // Raw registers a plain handler and documents it with op, for what is not JSON
 // in and JSON out: forms, pages, health. Method and path are taken from op. The
 // gate's own refusals are added to its responses.
-func (a *API) Raw(op huma.Operation, rule sallyport.Rule, h http.HandlerFunc) {
-	a.mux.HandleFunc(op.Method+" "+op.Path, rule, h)
+func (a *API) Raw(op huma.Operation, rule sallyport.Rule, h http.HandlerFunc, opts ...Option) {
+	for _, o := range opts {
+		o(&op)
+	}
+	a.register(&op, rule, h)
 	if op.OperationID == "" {
 		op.OperationID = operationID(op.Method, op.Path)
 	}

@@ -26,6 +26,9 @@ func (a *API) describe(op *huma.Operation, rule sallyport.Rule) {
 		op.Extensions = map[string]any{}
 	}
 	op.Extensions["x-sallyport-rule"] = rule
+	if op.Metadata[openKey] != nil {
+		op.Extensions["x-sallyport-credentials"] = "ignored"
+	}
 	op.Security = a.security(rule)
 	doc := a.huma.OpenAPI()
 	for _, name := range op.Tags {

@@ -21,7 +21,37 @@ const (
 
 // Refusals writes events that belong to no change. Note never blocks: when
 // more come than can be written, they are counted, and the count is written.
+//
+// Credentials that say nothing about anybody have a queue of their own: a flood
+// of nonsense must not hide that somebody's password is being guessed.
 type Refusals struct {
+	nonsense, others *writer
+}
+
+// NewRefusals starts the writers. Close ends them.
+func NewRefusals(d *db.DB, log *slog.Logger) *Refusals {
+	return &Refusals{nonsense: newWriter(d, log), others: newWriter(d, log)}
+}
+
+// Note records an event soon.
+func (r *Refusals) Note(ctx context.Context, e Event) {
+	w := r.others
+	if e.Action == CredentialRefused && e.Actor == "" {
+		w = r.nonsense
+	}
+	w.note(record(ctx, e, time.Now()))
+}
+
+// Close writes what waits and stops.
+func (r *Refusals) Close() {
+	r.nonsense.close()
+	r.others.close()
+}
+
+// CredentialRefused is the action of a request whose credential was not good.
+const CredentialRefused = "credential.refused"
+
+type writer struct {
 	db      *db.DB
 	log     *slog.Logger
 	queue   chan Record
@@ -31,41 +61,38 @@ type Refusals struct {
 	once    sync.Once
 }
 
-// NewRefusals starts the writer. Close ends it.
-func NewRefusals(d *db.DB, log *slog.Logger) *Refusals {
-	r := &Refusals{db: d, log: log, queue: make(chan Record, maxWaiting), stop: make(chan struct{}), done: make(chan struct{})}
-	go r.loop()
-	return r
+func newWriter(d *db.DB, log *slog.Logger) *writer {
+	w := &writer{db: d, log: log, queue: make(chan Record, maxWaiting), stop: make(chan struct{}), done: make(chan struct{})}
+	go w.loop()
+	return w
 }
 
-// Note records an event soon.
-func (r *Refusals) Note(ctx context.Context, e Event) {
+func (w *writer) note(e Record) {
 	select {
-	case r.queue <- record(ctx, e, time.Now()):
+	case w.queue <- e:
 	default:
-		r.dropped.Add(1)
+		w.dropped.Add(1)
 	}
 }
 
-// Close writes what waits and stops.
-func (r *Refusals) Close() {
-	r.once.Do(func() { close(r.stop) })
-	<-r.done
+func (w *writer) close() {
+	w.once.Do(func() { close(w.stop) })
+	<-w.done
 }
 
-func (r *Refusals) loop() {
-	defer close(r.done)
+func (w *writer) loop() {
+	defer close(w.done)
 	for {
 		select {
-		case first := <-r.queue:
+		case first := <-w.queue:
 			timer := time.NewTimer(pause)
-			r.write(r.collect(first, timer.C))
+			w.write(w.collect(first, timer.C))
 			timer.Stop()
-		case <-r.stop:
+		case <-w.stop:
 			for {
 				select {
-				case first := <-r.queue:
-					r.write(r.collect(first, nil))
+				case first := <-w.queue:
+					w.write(w.collect(first, nil))
 				default:
 					return
 				}
@@ -76,10 +103,10 @@ func (r *Refusals) loop() {
 
 // collect gathers a batch until the pause is over or, while stopping (no
 // pause), the queue is empty. A full batch waits for the pause too.
-func (r *Refusals) collect(first Record, over <-chan time.Time) []Record {
+func (w *writer) collect(first Record, over <-chan time.Time) []Record {
 	batch := append(make([]Record, 0, 16), first)
 	for {
-		queue := r.queue
+		queue := w.queue
 		if len(batch) == maxBatch {
 			queue = nil
 		}
@@ -97,14 +124,14 @@ func (r *Refusals) collect(first Record, over <-chan time.Time) []Record {
 			batch = append(batch, e)
 		case <-over:
 			return batch
-		case <-r.stop:
+		case <-w.stop:
 			return batch
 		}
 	}
 }
 
-func (r *Refusals) write(batch []Record) {
-	if n := r.dropped.Swap(0); n > 0 {
+func (w *writer) write(batch []Record) {
+	if n := w.dropped.Swap(0); n > 0 {
 		batch = append(batch, record(context.Background(), Event{
 			Action: "audit.dropped", Result: Failure, Reason: "more refusals came than could be written",
 			Detail: map[string]string{"events": strconv.FormatInt(n, 10)},
@@ -112,7 +139,7 @@ func (r *Refusals) write(batch []Record) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	err := r.db.Write(ctx, func(tx *db.Tx) error {
+	err := w.db.Write(ctx, func(tx *db.Tx) error {
 		for _, e := range batch {
 			if err := insert(tx, e); err != nil {
 				return err
@@ -121,6 +148,6 @@ func (r *Refusals) write(batch []Record) {
 		return nil
 	})
 	if err != nil {
-		r.log.Error("refusals could not be written to the audit log", "events", len(batch), "error", err)
+		w.log.Error("refusals could not be written to the audit log", "events", len(batch), "error", err)
 	}
 }

@@ -17,6 +17,7 @@ import (
 
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/audit"
+	"github.com/sallyport/sallyport/internal/db"
 	"github.com/sallyport/sallyport/internal/reqctx"
 )
 
@@ -29,9 +30,23 @@ type Scheme interface {
 	Read(r *http.Request) (cred string, found bool, err error)
 	// Verify proves the credential and returns what it says. A *Refused error
 	// means it is not good; any other means it could not be checked.
-	Verify(ctx context.Context, cred string) (sallyport.Claims, error)
+	Verify(ctx context.Context, cred string) (Verified, error)
 	// Challenge returns the WWW-Authenticate value for a refusal.
 	Challenge(e *sallyport.Error) string
+}
+
+// Verified is what a credential says, and the version of the keys it was
+// proven with: Confirm returns ErrAgain if that is not the current one.
+type Verified struct {
+	sallyport.Claims
+	Keys int64
+}
+
+// Confirmed is a principal that was alive when it was looked at, and what looks
+// again inside a transaction.
+type Confirmed struct {
+	Principal sallyport.Principal
+	Guard     db.Guard
 }
 
 // Refused says why a credential is not good: for the operator, never for the
@@ -53,7 +68,7 @@ type Config struct {
 	// Confirm looks whether the session and subject that verified claims name
 	// are alive now, and returns the principal with its current grants. It
 	// returns *Refused, ErrAgain, or an error that means it could not look.
-	Confirm  func(context.Context, sallyport.Claims) (sallyport.Principal, error)
+	Confirm  func(context.Context, Verified) (Confirmed, error)
 	Refusals *audit.Refusals
 	Log      *slog.Logger
 	Now      func() time.Time
@@ -88,12 +103,13 @@ func (g *Gate) Require(rule sallyport.Rule) func(http.Handler) http.Handler {
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			r, carrier := reqctx.Begin(r)
-			p, err := g.authenticate(r)
+			c, err := g.authenticate(r)
 			if err != nil {
 				g.refuse(w, r, err)
 				return
 			}
-			carrier.SetPrincipal(p)
+			p := c.Principal
+			carrier.Admit(p, c.Guard)
 			facts := sallyport.Facts{Now: g.cfg.Now()}
 			if !rule.Allows(&p, &facts) {
 				g.deny(w, r, rule.Explain(&p, &facts))
@@ -107,19 +123,19 @@ func (g *Gate) Require(rule sallyport.Rule) func(http.Handler) http.Handler {
 // authenticate returns the principal of the request's credential, anonymous if
 // there is none. A credential that is sent and not good is refused, on public
 // routes too: the caller believes to be signed in and is not.
-func (g *Gate) authenticate(r *http.Request) (sallyport.Principal, error) {
+func (g *Gate) authenticate(r *http.Request) (Confirmed, error) {
 	var scheme Scheme
 	var cred string
 	for _, s := range g.cfg.Schemes {
 		c, found, err := s.Read(r)
 		if err != nil {
-			return sallyport.Principal{}, err
+			return Confirmed{}, err
 		}
 		if !found {
 			continue
 		}
 		if scheme != nil {
-			return sallyport.Principal{}, &sallyport.Error{
+			return Confirmed{}, &sallyport.Error{
 				Status: http.StatusBadRequest, Code: "several_credentials",
 				Message: "The request carries more than one credential. Send exactly one.",
 			}
@@ -127,19 +143,19 @@ func (g *Gate) authenticate(r *http.Request) (sallyport.Principal, error) {
 		scheme, cred = s, c
 	}
 	if scheme == nil {
-		return sallyport.Principal{}, nil
+		return Confirmed{}, nil
 	}
 	ctx := r.Context()
 	for attempt := 1; ; attempt++ {
-		claims, err := scheme.Verify(ctx, cred)
+		verified, err := scheme.Verify(ctx, cred)
 		if err != nil {
-			return sallyport.Principal{}, err
+			return Confirmed{}, err
 		}
-		p, err := g.cfg.Confirm(ctx, claims)
+		c, err := g.cfg.Confirm(ctx, verified)
 		if errors.Is(err, ErrAgain) && attempt < 3 {
 			continue
 		}
-		return p, err
+		return c, err
 	}
 }
 
@@ -149,10 +165,10 @@ func (g *Gate) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	ctx := r.Context()
 	if refused, ok := errors.AsType[*Refused](err); ok {
 		g.cfg.Refusals.Note(ctx, audit.Event{
-			Action: "credential.refused", Result: audit.Failure, Reason: refused.Reason, Actor: refused.Subject,
-			Detail: map[string]string{"method": r.Method, "path": r.URL.Path},
+			Action: audit.CredentialRefused, Result: audit.Failure, Reason: refused.Reason, Actor: refused.Subject,
+			Detail: map[string]string{"method": r.Method, "route": reqctx.Route(r)},
 		})
-		g.answer(w, invalidToken())
+		g.answer(w, InvalidToken())
 		return
 	}
 	if e, ok := errors.AsType[*sallyport.Error](err); ok {
@@ -169,7 +185,7 @@ func (g *Gate) deny(w http.ResponseWriter, r *http.Request, d sallyport.Decision
 	if e.Code != "unauthenticated" { // nobody signed in is no event
 		g.cfg.Refusals.Note(r.Context(), audit.Event{
 			Action: "access.denied", Result: audit.Denied, Reason: reasons(d),
-			Detail: map[string]string{"method": r.Method, "path": r.URL.Path, "rule": d.Rule, "code": e.Code},
+			Detail: map[string]string{"method": r.Method, "route": reqctx.Route(r), "rule": d.Rule, "code": e.Code},
 		})
 	}
 	g.answer(w, e)
@@ -198,7 +214,7 @@ func (g *Gate) answer(w http.ResponseWriter, e *sallyport.Error) {
 // Challenges returns the WWW-Authenticate values that belong to an error: one
 // of each scheme for a 401 and for a missing scope, none for others.
 func (g *Gate) Challenges(e *sallyport.Error) []string {
-	if e.Status != http.StatusUnauthorized && len(e.Scope) == 0 {
+	if e.Status != http.StatusUnauthorized && e.Code != "insufficient_scope" {
 		return nil
 	}
 	out := make([]string, 0, len(g.cfg.Schemes))
@@ -208,9 +224,9 @@ func (g *Gate) Challenges(e *sallyport.Error) []string {
 	return out
 }
 
-// invalidToken is the one answer for a credential that is expired, forged,
+// InvalidToken is the one answer for a credential that is expired, forged,
 // revoked or unknown (RFC 6750, 3.1).
-func invalidToken() *sallyport.Error {
+func InvalidToken() *sallyport.Error {
 	return &sallyport.Error{
 		Status: http.StatusUnauthorized, Code: "invalid_token",
 		Message: "The access token is not valid, or not any more. Get a new one with the refresh token, or sign in again.",

@@ -15,7 +15,7 @@ import (
 // query string, are not read: they end up in logs and histories.
 type Bearer struct {
 	// Token verifies an access token.
-	Token func(ctx context.Context, token string) (sallyport.Claims, error)
+	Token func(ctx context.Context, token string) (Verified, error)
 }
 
 var _ Scheme = Bearer{}
@@ -51,7 +51,7 @@ func (Bearer) Read(r *http.Request) (string, bool, error) {
 }
 
 // Verify implements Scheme.
-func (b Bearer) Verify(ctx context.Context, cred string) (sallyport.Claims, error) {
+func (b Bearer) Verify(ctx context.Context, cred string) (Verified, error) {
 	return b.Token(ctx, cred)
 }
 
@@ -59,8 +59,11 @@ func (b Bearer) Verify(ctx context.Context, cred string) (sallyport.Claims, erro
 func (Bearer) Challenge(e *sallyport.Error) string {
 	s := `Bearer realm="sallyport"`
 	switch {
-	case len(e.Scope) > 0:
-		s += `, error="insufficient_scope", scope="` + strings.Join(e.Scope, " ") + `"`
+	case e.Code == "insufficient_scope":
+		s += `, error="insufficient_scope"`
+		if len(e.Scope) > 0 {
+			s += `, scope="` + strings.Join(e.Scope, " ") + `"`
+		}
 	case e.Code == "invalid_token":
 		s += `, error="invalid_token"`
 	case e.Code == "insufficient_user_authentication":

@@ -30,9 +30,6 @@ import (
 // empty secret.
 const DocsClient = "docs"
 
-// maxScopes bounds the names in a scope parameter.
-const maxScopes = 64
-
 // Endpoint answers POST /token.
 type Endpoint struct {
 	SignIn   *signin.Service
@@ -87,7 +84,7 @@ func (e *Endpoint) Routes(a *api.API) {
 			"415": errorResponse(a, "The body is not a form"),
 			"503": errorResponse(a, "Too many sign-ins at once; see Retry-After"),
 		},
-	}, sallyport.Public(), e.serve)
+	}, sallyport.Public(), e.serve, api.IgnoreCredentials())
 }
 
 func errorResponse(a *api.API, description string) *huma.Response {
@@ -149,9 +146,9 @@ func (e *Endpoint) token(r *http.Request) (*session.TokenResponse, error) {
 	if err != nil {
 		return nil, err
 	}
-	scoped, scope, err := scopeOf(form)
-	if err != nil {
-		return nil, err
+	scope, scoped, ok := signin.ParseScope(form["scope"])
+	if !ok {
+		return nil, refuse(http.StatusBadRequest, "invalid_scope", signin.ScopeSyntax)
 	}
 	switch grant := form["grant_type"]; grant {
 	case "password":
@@ -179,7 +176,7 @@ func (e *Endpoint) password(r *http.Request, form map[string]string, a signin.At
 		oe.challenge = "Bearer"
 		return nil, oe
 	}
-	if errors.Is(err, signin.ErrScope{}) {
+	if errors.Is(err, session.ErrScope) {
 		return nil, refuse(http.StatusBadRequest, "invalid_scope", "The scope names something that does not exist here.")
 	}
 	return respond(t, err)
@@ -195,7 +192,7 @@ func (e *Endpoint) refresh(r *http.Request, form map[string]string, client strin
 		return nil, refuse(http.StatusBadRequest, "invalid_grant", "The refresh token is not valid, or not any more. Sign in again.")
 	}
 	if errors.Is(err, session.ErrScope) {
-		return nil, refuse(http.StatusBadRequest, "invalid_scope", "The scope is wider than what was granted at sign-in.")
+		return nil, refuse(http.StatusBadRequest, "invalid_scope", "The scope is wider than what was granted at sign-in, or names something that does not exist here.")
 	}
 	return respond(t, err)
 }
@@ -208,30 +205,13 @@ func respond(t session.Tokens, err error) (*session.TokenResponse, error) {
 	return &res, nil
 }
 
-// scopeOf reads the scope parameter (RFC 6749, 3.3). An empty one is as good as
-// none.
-func scopeOf(form map[string]string) (scoped bool, scope []string, err error) {
-	text := form["scope"]
-	if strings.Trim(text, " ") == "" {
-		return false, nil, nil
-	}
-	bad := refuse(http.StatusBadRequest, "invalid_scope", "The scope is a list of at most 64 names, separated by single spaces.")
-	scope = strings.Split(text, " ")
-	if len(scope) > maxScopes {
-		return false, nil, bad
-	}
-	for _, name := range scope {
-		if sallyport.CheckName(name) != nil {
-			return false, nil, bad
-		}
-	}
-	return true, scope, nil
-}
-
 // clientOf returns the client of a request. The service's own clients need no
 // registration and have no secret; whoever sends one is somebody else.
 func clientOf(r *http.Request, form map[string]string) (string, error) {
 	id, secret := form["client_id"], form["client_secret"]
+	if len(r.Header["Authorization"]) > 1 {
+		return "", refuse(http.StatusBadRequest, "invalid_request", "The request has more than one Authorization header. Send one, or none.")
+	}
 	// RFC 9110, 11.1: the scheme's name is not case-sensitive.
 	if scheme, basic, _ := strings.Cut(r.Header.Get("Authorization"), " "); strings.EqualFold(scheme, "Basic") {
 		user, pass, err := basicClient(basic)

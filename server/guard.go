@@ -1,8 +1,10 @@
 package server
 
 import (
+	"bufio"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"runtime/debug"
 	"time"
@@ -17,6 +19,8 @@ var (
 	noSniff    = []string{"nosniff"}
 	noReferrer = []string{"no-referrer"}
 	noContent  = []string{"default-src 'none'; frame-ancestors 'none'"}
+
+	closeConnection = []string{"close"}
 )
 
 // Guard is the outermost handler: request ids, security headers, the log, and
@@ -30,10 +34,14 @@ func (s *Server) Guard(next http.Handler) http.Handler {
 		h["X-Content-Type-Options"] = noSniff
 		h["Referrer-Policy"] = noReferrer
 		h["Content-Security-Policy"] = noContent
-		if s.undeclared.Load() {
-			if err := s.Declare(r.Context()); err != nil {
-				s.cfg.Log.ErrorContext(r.Context(), "the permissions that rules name could not be stored", "error", err)
-			}
+		if len(r.TransferEncoding) > 0 {
+			// It may have had a Content-Length too, which net/http drops unseen:
+			// two readers can differ on where such a message ends, so nothing
+			// behind it is read (RFC 9112, 6.3).
+			h["Connection"] = closeConnection
+		}
+		if s.undeclared.CompareAndSwap(true, false) {
+			s.stopped.Go(s.declareNow)
 		}
 		rec := &recorder{ResponseWriter: w}
 		began := time.Now()
@@ -49,15 +57,14 @@ func (s *Server) finish(rec *recorder, r *http.Request, c *reqctx.Carrier, began
 			panic(p)
 		}
 		s.cfg.Log.ErrorContext(r.Context(), "a handler panicked", "panic", fmt.Sprint(p), "request_id", c.ID(),
-			"method", r.Method, "path", r.URL.Path, "stack", string(debug.Stack()))
+			"method", r.Method, "route", reqctx.Route(r), "stack", string(debug.Stack()))
 		if rec.status != 0 {
 			panic(http.ErrAbortHandler) // half an answer must not look like a whole one
 		}
 		sallyport.WriteError(rec, sallyport.Internal())
 	}
 	if log := s.cfg.Log; log.Enabled(r.Context(), slog.LevelInfo) {
-		// The path alone: a query may hold what does not belong in a log.
-		log.InfoContext(r.Context(), "request", "method", r.Method, "path", r.URL.Path, "status", rec.status,
+		log.InfoContext(r.Context(), "request", "method", r.Method, "route", reqctx.Route(r), "status", rec.status,
 			"duration_ms", float64(time.Since(began).Microseconds())/1000, "request_id", c.ID(), "address", c.Address(), "subject", c.Principal().ID())
 	}
 }
@@ -70,6 +77,26 @@ type recorder struct {
 }
 
 func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
+
+// FlushError lets http.ResponseController flush, and counts as an answer.
+func (r *recorder) FlushError() error {
+	if r.status == 0 {
+		r.status = http.StatusOK
+	}
+	return http.NewResponseController(r.ResponseWriter).Flush()
+}
+
+// Flush implements http.Flusher, which many handlers ask for.
+func (r *recorder) Flush() { _ = r.FlushError() }
+
+// Hijack implements http.Hijacker. What follows is no longer HTTP.
+func (r *recorder) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	c, rw, err := http.NewResponseController(r.ResponseWriter).Hijack()
+	if err == nil {
+		r.status = http.StatusSwitchingProtocols
+	}
+	return c, rw, err
+}
 
 func (r *recorder) WriteHeader(status int) {
 	if r.status == 0 && status >= 200 {

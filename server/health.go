@@ -35,7 +35,7 @@ func (s *Server) healthRoutes() {
 		}
 	}
 	s.api.Raw(doc("/livez", "Is the process alive", "Depends on nothing. A process that does not answer should be restarted."), sallyport.Public(),
-		func(w http.ResponseWriter, _ *http.Request) { writeHealth(w, http.StatusOK, health{Status: "ok"}) })
+		func(w http.ResponseWriter, _ *http.Request) { writeHealth(w, http.StatusOK, health{Status: "ok"}) }, api.IgnoreCredentials())
 
 	ready := doc("/readyz", "Is the server ready", "Whether requests should be sent here: the database answers, and no shutdown has begun. ?verbose lists the checks.")
 	ready.Parameters = []*huma.Param{{Name: "verbose", In: "query", AllowEmptyValue: true, Description: "List the checks; the value does not matter", Schema: &huma.Schema{Type: huma.TypeString}}}
@@ -46,7 +46,7 @@ func (s *Server) healthRoutes() {
 			h.Checks = nil
 		}
 		writeHealth(w, status, h)
-	})
+	}, api.IgnoreCredentials())
 }
 
 func (s *Server) ready(ctx context.Context) (int, health) {

@@ -39,7 +39,7 @@ func openKeys(ctx context.Context, cfg Config) (*token.Keyring, error) {
 		if kc.Master, err = seal.Parse(cfg.MasterKey); err != nil {
 			return nil, &ConfigError{"keys.master", "", err.Error(), "Give the key that the database was made with."}
 		}
-		return opened(kc, ctx, "keys.master")
+		return opened(ctx, kc, "keys.master")
 	}
 	file, err := masterKeyFile(cfg)
 	if err != nil {
@@ -54,26 +54,39 @@ func openKeys(ctx context.Context, cfg Config) (*token.Keyring, error) {
 			}
 		}
 		kc.Master = seal.Generate()
-		err = kc.Master.WriteFile(file)
+		if err = kc.Master.WriteFile(file); errors.Is(err, fs.ErrExist) { // another process was first
+			kc.Master, err = seal.ReadFile(file)
+		}
 	}
 	if err != nil {
 		return nil, &ConfigError{"keys.master", file, err.Error(), "See docs/keys.md."}
 	}
-	kc.MasterAgain = func() (*seal.Master, error) { return seal.ReadFile(file) }
-	ring, err := opened(kc, ctx, file)
+	_, err = token.OpenKeyring(ctx, kc)
 	if errors.Is(err, token.ErrMasterKey) {
 		// A rotation of the master key that was interrupted after the database.
-		if staged, serr := seal.ReadFile(seal.Staged(file)); serr == nil {
-			kc.Master, kc.MasterAgain = staged, nil
-			if ring, serr := token.OpenKeyring(ctx, kc); serr == nil {
-				return ring, seal.Promote(file)
+		old := kc.Master
+		for _, kc.Master = range seal.StagedKeys(file) {
+			if _, serr := token.OpenKeyring(ctx, kc); serr == nil {
+				if err := kc.Master.Promote(file); err != nil {
+					return nil, err
+				}
+				old = kc.Master
+				break
 			}
 		}
+		kc.Master = old
 	}
-	return ring, err
+	kc.MasterAgain = func() []*seal.Master {
+		staged := seal.StagedKeys(file)
+		if m, err := seal.ReadFile(file); err == nil {
+			return append([]*seal.Master{m}, staged...)
+		}
+		return staged
+	}
+	return opened(ctx, kc, file)
 }
 
-func opened(kc token.KeyringConfig, ctx context.Context, where string) (*token.Keyring, error) {
+func opened(ctx context.Context, kc token.KeyringConfig, where string) (*token.Keyring, error) {
 	ring, err := token.OpenKeyring(ctx, kc)
 	if errors.Is(err, token.ErrMasterKey) {
 		return nil, fmt.Errorf("%w", errors.Join(&ConfigError{
@@ -111,9 +124,17 @@ func (s *Server) RotateMaster(ctx context.Context) (file string, err error) {
 		return "", err
 	}
 	if err := s.Keys.Rewrap(ctx, next); err != nil {
+		// Of two rotations at once one finds the other's key. Only when it is
+		// certain that nothing is sealed under ours may it go.
+		if errors.Is(err, token.ErrMasterKey) {
+			err = errors.Join(&sallyport.Error{
+				Status: http.StatusConflict, Code: "rotated_meanwhile",
+				Message: "The master key was rotated by another process at the same time. Nothing was changed.",
+			}, next.Unstage(file))
+		}
 		return "", err
 	}
-	return file, seal.Promote(file)
+	return file, next.Promote(file)
 }
 
 // keyRoutes publishes the public keys (RFC 7517).
@@ -139,5 +160,5 @@ func (s *Server) keyRoutes() {
 		w.Header().Set("Content-Type", "application/jwk-set+json")
 		w.Header().Set("Cache-Control", "public, max-age=300")
 		_, _ = w.Write(set.JWKS())
-	})
+	}, api.IgnoreCredentials())
 }

@@ -56,7 +56,7 @@ type Config struct {
 	RefreshTTL      time.Duration        // without use; default 14 days
 	SessionLife     time.Duration        // in all; default 30 days
 	Algorithm       token.Alg            // of new signing keys; default EdDSA
-	NoPasswordGrant bool                 // switches the password grant of /token off
+	NoPasswordGrant bool                 // switches signing in with a password off
 	Password        password.Config
 
 	Log     *slog.Logger // default: discarded
@@ -156,7 +156,7 @@ type Server struct {
 	api  *api.API
 
 	mu         sync.Mutex
-	rules      []sallyport.Rule // declared and not yet in the database
+	rules      []sallyport.Rule
 	undeclared atomic.Bool
 
 	draining atomic.Bool
@@ -202,7 +202,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	s.Accounts = account.New(account.Config{
 		DB: cfg.DB, Passwords: hasher, Sessions: s.Sessions, Registration: cfg.Registration, CursorKey: keys.RefreshKey(), Now: cfg.Now,
 	})
-	s.SignIn = signin.New(signin.Config{DB: cfg.DB, Passwords: hasher, Sessions: s.Sessions, Refusals: s.Refusals, Now: cfg.Now})
+	s.SignIn = signin.New(signin.Config{DB: cfg.DB, Passwords: hasher, Sessions: s.Sessions, Refusals: s.Refusals, NoPasswordGrant: cfg.NoPasswordGrant, Now: cfg.Now})
 	s.gate = authn.NewGate(authn.Config{
 		Schemes: []authn.Scheme{authn.Bearer{Token: s.Sessions.VerifyAccess}},
 		Confirm: s.Sessions.Confirm, Refusals: s.Refusals, Log: cfg.Log, Now: cfg.Now,
@@ -244,7 +244,7 @@ func (s *Server) routes() {
 			Type: "oauth2", Description: "Sign in with user name and password (RFC 6749, 4.3); the access token is sent as Authorization: Bearer (RFC 6750).",
 			Flows: &huma.OAuthFlows{Password: &huma.OAuthFlow{TokenURL: s.path("/token"), RefreshURL: s.path("/token"), Scopes: map[string]string{}}},
 		}},
-		Challenges: s.gate.Challenges, Log: s.cfg.Log,
+		Challenges: s.gate.Challenges, Refused: s.noteRefusal, Log: s.cfg.Log,
 	})
 	(&oauth.Endpoint{
 		SignIn: s.SignIn, Sessions: s.Sessions, Refusals: s.Refusals, NoPasswordGrant: s.cfg.NoPasswordGrant, Log: s.cfg.Log,
@@ -258,6 +258,15 @@ func (s *Server) routes() {
 	s.api.Docs(api.DocsConfig{ClientID: oauth.DocsClient})
 }
 
+// noteRefusal records that an operation refused what its rule had let in: a
+// grant above the caller's own rights, the last administrator.
+func (s *Server) noteRefusal(ctx context.Context, operation string, e *sallyport.Error) {
+	s.Refusals.Note(ctx, audit.Event{
+		Action: "access.denied", Result: audit.Denied, Reason: e.Message,
+		Detail: map[string]string{"route": operation, "code": e.Code},
+	})
+}
+
 // path returns a path as clients see it, under the base URL's own path.
 func (s *Server) path(p string) string {
 	u, err := url.Parse(s.cfg.BaseURL)
@@ -267,33 +276,46 @@ func (s *Server) path(p string) string {
 	return u.Path + p
 }
 
-// declareLater remembers a rule until the next request, when the permissions it
-// names are made to exist. Rules are declared while a program starts, and the
-// database is not asked there once for each.
+// declareLater remembers a rule until the permissions that it names are made to
+// exist: rules are declared while a program starts, and the database is not
+// asked there once for each.
 func (s *Server) declareLater(r sallyport.Rule) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.rules = append(s.rules, r)
+	s.mu.Unlock()
 	s.undeclared.Store(true)
 }
 
 // Declare makes every permission that a rule names exist, so that it can be
-// granted. The guard calls it before the first request.
+// granted. The guard does it behind the first request; a program that wants it
+// done before it listens calls it once its routes are registered.
 func (s *Server) Declare(ctx context.Context) error {
+	s.undeclared.Store(false)
 	s.mu.Lock()
-	defer s.mu.Unlock()
+	rules := s.rules
+	s.mu.Unlock()
 	var names []string
-	for _, r := range s.rules {
+	for _, r := range rules {
 		for name := range r.Names {
 			names = append(names, name)
 		}
 	}
-	if err := role.Declare(ctx, s.DB, names); err != nil {
-		return err
+	err := role.Declare(ctx, s.DB, names)
+	if err != nil {
+		s.undeclared.Store(true)
 	}
-	s.rules = nil
-	s.undeclared.Store(false)
-	return nil
+	return err
+}
+
+// declareTimeout bounds the work behind a request.
+const declareTimeout = 10 * time.Second
+
+func (s *Server) declareNow() {
+	ctx, cancel := context.WithTimeout(context.Background(), declareTimeout)
+	defer cancel()
+	if err := s.Declare(ctx); err != nil {
+		s.cfg.Log.Error("the permissions that rules name could not be stored; it is tried again", "error", err)
+	}
 }
 
 const sweepEvery = time.Hour
@@ -312,6 +334,11 @@ func (s *Server) sweep(ctx context.Context) {
 			s.cfg.Log.Error("expired sessions could not be deleted", "error", err)
 		} else if n > 0 {
 			s.cfg.Log.Info("deleted expired sessions", "sessions", n)
+		}
+		if n, err := s.Keys.Sweep(ctx); err != nil {
+			s.cfg.Log.Error("keys whose grace is over could not be retired", "error", err)
+		} else if n > 0 {
+			s.cfg.Log.Info("retired signing keys", "keys", n)
 		}
 	}
 }

@@ -282,4 +282,3 @@ func (w *world) events(action string, n int) []audit.Record {
 		time.Sleep(20 * time.Millisecond)
 	}
 }
-

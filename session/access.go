@@ -14,42 +14,44 @@ import (
 
 // VerifyAccess proves an access token and returns its claims. Whether its
 // session is alive is for Confirm to say.
-func (s *Service) VerifyAccess(ctx context.Context, text string) (sallyport.Claims, error) {
-	set, err := s.cfg.Keys.Set(ctx)
+func (s *Service) VerifyAccess(ctx context.Context, text string) (authn.Verified, error) {
+	v, err := s.verify(ctx, text)
+	if e, ok := errors.AsType[*token.Error](err); ok && e.Reason == token.UnknownKey {
+		// A key that another process made: look once.
+		changed, serr := s.cfg.Keys.SyncNow(ctx)
+		if serr != nil {
+			return authn.Verified{}, serr
+		}
+		if changed {
+			v, err = s.verify(ctx, text)
+		}
+	}
+	if e, ok := errors.AsType[*token.Error](err); ok {
+		return authn.Verified{}, &authn.Refused{Reason: string(e.Reason)}
+	}
+	return v, err
+}
+
+func (s *Service) verify(ctx context.Context, text string) (authn.Verified, error) {
+	set, version, err := s.cfg.Keys.Current(ctx)
 	if err != nil {
-		return sallyport.Claims{}, err
+		return authn.Verified{}, err
 	}
 	now := s.cfg.Now()
 	digest := sha256.Sum256([]byte(text))
 	if c, ok := s.verified.get(digest, set, now); ok {
-		return c, nil
+		return authn.Verified{Claims: c, Keys: version}, nil
 	}
 	c, err := s.verifier.Verify(set, text, now)
-	if e, ok := errors.AsType[*token.Error](err); ok && e.Reason == token.UnknownKey {
-		// A key that another process made active: look once.
-		changed, serr := s.cfg.Keys.SyncNow(ctx)
-		if serr != nil {
-			return sallyport.Claims{}, serr
-		}
-		if changed {
-			if set, err = s.cfg.Keys.Set(ctx); err != nil {
-				return sallyport.Claims{}, err
-			}
-			c, err = s.verifier.Verify(set, text, now)
-		}
-	}
 	if err != nil {
-		if e, ok := errors.AsType[*token.Error](err); ok {
-			return sallyport.Claims{}, &authn.Refused{Reason: string(e.Reason)}
-		}
-		return sallyport.Claims{}, err
+		return authn.Verified{}, err
 	}
 	claims := sallyport.Claims{
 		Subject: c.Subject, Session: c.Session, Client: c.ClientID, Kind: sallyport.KindBearer,
 		Scoped: c.Scoped, Scopes: sallyport.NewSet(c.Scope...), AuthTime: c.AuthTime, Expires: c.Expires,
 	}
 	s.verified.put(digest, set, claims)
-	return claims, nil
+	return authn.Verified{Claims: claims, Keys: version}, nil
 }
 
 // verifiedCache remembers which tokens have been proven, by SHA-256, so that a
@@ -62,8 +64,12 @@ type verifiedCache struct {
 	m   map[[32]byte]sallyport.Claims
 }
 
-// maxVerified bounds the cache, in tokens; about 400 bytes each.
-const maxVerified = 50_000
+// Bounds of the cache: about 600 bytes for each token. One with a longer scope
+// is verified each time instead of taking ten times the room.
+const (
+	maxVerified      = 50_000
+	maxVerifiedScope = 8
+)
 
 func newVerifiedCache() *verifiedCache {
 	return &verifiedCache{m: map[[32]byte]sallyport.Claims{}}
@@ -78,6 +84,9 @@ func (v *verifiedCache) get(digest [32]byte, set *token.Set, now time.Time) (sal
 }
 
 func (v *verifiedCache) put(digest [32]byte, set *token.Set, c sallyport.Claims) {
+	if c.Scopes.Len() > maxVerifiedScope {
+		return
+	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if v.set != set || len(v.m) >= maxVerified {

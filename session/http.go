@@ -69,7 +69,7 @@ func (s *Service) Routes(a *api.API, refusals *audit.Refusals) {
 		}
 		return &api.Body[TokenResponse]{Body: t.Response()}, nil
 	}, api.Doc("Tokens", "Refresh", "Exchanges a refresh token for new tokens. A token is good once; the same one sent again within ten seconds gets the same answer, later it ends the session."),
-		api.BodyLimit(api.MaxAuthBody), api.Errors(401))
+		api.BodyLimit(api.MaxAuthBody), api.IgnoreCredentials(), api.Errors(401))
 
 	api.Post(a, "/logout", sallyport.SignedIn(), func(ctx context.Context, _ *api.None) (*api.Body[api.Message], error) {
 		if err := s.logout(ctx); err != nil {
@@ -82,7 +82,7 @@ func (s *Service) Routes(a *api.API, refusals *audit.Refusals) {
 		return nil, s.logout(ctx)
 	}, api.Doc("Tokens", "Sign out, without a body", "The same as POST /logout, without a body in the answer."), api.Status(204))
 
-	api.Post(a, "/logout/all", sallyport.SignedIn(), func(ctx context.Context, _ *api.None) (*api.Body[api.Message], error) {
+	api.Post(a, "/logout/all", sallyport.Unscoped(), func(ctx context.Context, _ *api.None) (*api.Body[api.Message], error) {
 		p := sallyport.From(ctx)
 		err := s.cfg.DB.Write(ctx, func(tx *db.Tx) error {
 			return s.EndAll(ctx, tx, p.ID(), "", "signed out everywhere")
@@ -93,7 +93,7 @@ func (s *Service) Routes(a *api.API, refusals *audit.Refusals) {
 		return &api.Body[api.Message]{Body: api.Message{Message: "Successfully logged out everywhere"}}, nil
 	}, api.Doc("Tokens", "Sign out everywhere", "Ends every session of the user."))
 
-	api.Get(a, "/users/me/sessions", sallyport.SignedIn(), func(ctx context.Context, _ *api.None) (*api.Body[api.Page[sessionView]], error) {
+	api.Get(a, "/users/me/sessions", sallyport.Unscoped(), func(ctx context.Context, _ *api.None) (*api.Body[api.Page[sessionView]], error) {
 		p := sallyport.From(ctx)
 		sessions, err := s.List(ctx, p.ID())
 		if err != nil {
@@ -106,7 +106,7 @@ func (s *Service) Routes(a *api.API, refusals *audit.Refusals) {
 		return &api.Body[api.Page[sessionView]]{Body: api.NewPage(out, "")}, nil
 	}, api.Doc("Own account", "List own sessions", "The newest 200 live sessions."))
 
-	api.Delete(a, "/users/me/sessions/{id}", sallyport.SignedIn(), func(ctx context.Context, in *idInput) (*api.None, error) {
+	api.Delete(a, "/users/me/sessions/{id}", sallyport.Unscoped(), func(ctx context.Context, in *idInput) (*api.None, error) {
 		p := sallyport.From(ctx)
 		return nil, s.cfg.DB.Write(ctx, func(tx *db.Tx) error {
 			ended, err := s.End(ctx, tx, p.ID(), in.ID, "ended by its user")

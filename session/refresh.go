@@ -11,11 +11,13 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/google/uuid"
 
 	"github.com/sallyport/sallyport/audit"
 	"github.com/sallyport/sallyport/authn"
+	"github.com/sallyport/sallyport/authz/role"
 	"github.com/sallyport/sallyport/internal/db"
 )
 
@@ -103,8 +105,9 @@ func (k tokenKey) parse(text string) (refreshToken, bool) {
 	return t, subtle.ConstantTimeCompare([]byte(t.String()), []byte(text)) == 1
 }
 
-// ErrScope says that a refresh asked for more than its session has.
-var ErrScope = errors.New("the scope is wider than the session's")
+// ErrScope says that a refresh asked for more than its session has, or for what
+// does not exist.
+var ErrScope = errors.New("the scope is not within the session's")
 
 // Refresh rotates a refresh token. The token that was replaced may be sent
 // again by the same client for ten seconds and gets the same successor: a lost
@@ -121,6 +124,7 @@ func (s *Service) Refresh(ctx context.Context, text, client string, scoped bool,
 	next := presented.successor().String()
 	digest, nextDigest := digestOf(text), digestOf(next)
 	var se Session
+	var limited []string
 	var refused *authn.Refused
 	err := s.cfg.DB.Write(ctx, func(tx *db.Tx) error {
 		refused = nil
@@ -147,10 +151,13 @@ func (s *Service) Refresh(ctx context.Context, text, client string, scoped bool,
 			return refuse("the account is disabled")
 		}
 		current := subtle.ConstantTimeCompare(digest, se.refresh) == 1
-		again := subtle.ConstantTimeCompare(nextDigest, se.refresh) == 1 && now.Sub(se.refreshedAt) <= retryWindow
+		again := subtle.ConstantTimeCompare(nextDigest, se.refresh) == 1 && recent(now.Sub(se.refreshedAt))
+		if current || again { // a reused token ends the family whatever it asks for
+			if limited, err = limit(tx, se, scoped, scope); err != nil {
+				return err
+			}
+		}
 		switch {
-		case (current || again) && scoped && !within(se, scope):
-			return ErrScope // and not for a reused token, which ends the family whatever it asks for
 		case current:
 			se.IdleUntil = earlier(now.Add(s.cfg.Refresh), se.Expires)
 			n, err := rotate(tx, se.ID, int64(presented.generation), nextDigest, now, se.IdleUntil)
@@ -178,10 +185,30 @@ func (s *Service) Refresh(ctx context.Context, text, client string, scoped bool,
 	if refused != nil {
 		return Tokens{}, refused
 	}
-	if !scoped {
-		scoped, scope = se.Scoped, se.Scope
+	return s.issue(ctx, se, scoped || se.Scoped, limited, next)
+}
+
+// recent reports whether a rotation may be repeated. One "in the future" is a
+// clock that was set back: not recent.
+func recent(age time.Duration) bool { return age >= -time.Second && age <= retryWindow }
+
+// limit returns the scope of the access token that a refresh gives, before the
+// refresh token is spent: what is asked for or what the session has, as far as
+// the subject holds it now.
+func limit(tx *db.Tx, se Session, scoped bool, scope []string) ([]string, error) {
+	if !scoped && !se.Scoped {
+		return nil, nil
 	}
-	return s.issue(ctx, se, scoped, scope, next)
+	if !scoped {
+		scope = se.Scope
+	} else if !within(se, scope) {
+		return nil, ErrScope
+	}
+	held, unknown, err := role.LimitScope(tx, se.Subject, scope)
+	if err == nil && unknown && scoped { // in a session's own scope it is a role that was deleted
+		err = ErrScope
+	}
+	return held, err
 }
 
 func within(se Session, scope []string) bool {

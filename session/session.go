@@ -11,6 +11,8 @@ package session
 import (
 	"context"
 	"log/slog"
+	"net/http"
+	"strconv"
 	"strings"
 	"time"
 
@@ -33,6 +35,10 @@ const (
 	MaxAccessTTL       = 24 * time.Hour
 	retryWindow        = 10 * time.Second // in which a refresh may be repeated
 	maxRefreshTokenLen = 256
+	// maxSessions bounds the live sessions of a subject; the oldest is ended
+	// when another begins.
+	maxSessions = 500
+	tooMany     = "more sessions than are kept"
 )
 
 // FirstParty is the client of a sign-in that names none: the service's own.
@@ -150,6 +156,13 @@ func (s *Service) Insert(ctx context.Context, tx *db.Tx, st Started) error {
 	if err := insertSession(tx, st.session); err != nil {
 		return err
 	}
+	if n, err := endOldest(tx, st.session.Subject, maxSessions, s.cfg.Now()); err != nil {
+		return err
+	} else if n > 0 {
+		if err := audit.Append(ctx, tx, audit.Event{Action: "sessions.ended", Target: st.session.Subject, Reason: tooMany, Detail: map[string]string{"sessions": strconv.FormatInt(n, 10)}}); err != nil {
+			return err
+		}
+	}
 	return audit.Append(ctx, tx, audit.Event{
 		Action: "session.started", Target: st.session.ID, Actor: st.session.Subject,
 		Detail: map[string]string{"client": st.session.Client, "amr": strings.Join(st.session.AMR, " ")},
@@ -164,6 +177,11 @@ func (s *Service) Issue(ctx context.Context, st Started) (Tokens, error) {
 func (s *Service) issue(ctx context.Context, se Session, scoped bool, scope []string, refresh string) (Tokens, error) {
 	now := s.cfg.Now()
 	expires := earlier(now.Add(s.cfg.Access), se.Expires)
+	// Another process may have rotated the keys: what is signed from now on is
+	// signed with the one that is active now.
+	if _, err := s.cfg.Keys.SyncNow(ctx); err != nil {
+		return Tokens{}, err
+	}
 	set, err := s.cfg.Keys.Set(ctx)
 	if err != nil {
 		return Tokens{}, err
@@ -188,39 +206,76 @@ func earlier(a, b time.Time) time.Time {
 
 // Confirm looks whether the session that an access token names is alive, and
 // returns the principal with its current grants: one read for both.
-func (s *Service) Confirm(ctx context.Context, c sallyport.Claims) (sallyport.Principal, error) {
-	st, found, err := readState(s.cfg.DB.View(ctx), c.Session)
+func (s *Service) Confirm(ctx context.Context, v authn.Verified) (authn.Confirmed, error) {
+	st, found, err := readState(s.cfg.DB.View(ctx), v.Session)
 	if err != nil {
-		return sallyport.Principal{}, err
+		return authn.Confirmed{}, err
 	}
-	refused := func(reason string) (sallyport.Principal, error) {
-		return sallyport.Principal{}, &authn.Refused{Reason: reason, Subject: c.Subject}
+	if reason := st.dead(found, v.Subject, s.cfg.Now()); reason != "" {
+		return authn.Confirmed{}, &authn.Refused{Reason: reason, Subject: v.Subject}
 	}
-	now := s.cfg.Now()
-	switch {
-	case !found:
-		return refused("the session does not exist")
-	case st.subject != c.Subject:
-		return refused("the session is another subject's")
-	case st.ended:
-		return refused("the session has ended")
-	case !now.Before(st.expires):
-		return refused("the session has expired")
-	case st.disabled:
-		return refused("the account is disabled")
-	}
-	// Keys that were changed since the token was verified: verify again.
-	if changed, err := s.cfg.Keys.Sync(ctx, st.keysVersion); err != nil {
-		return sallyport.Principal{}, err
-	} else if changed {
-		return sallyport.Principal{}, authn.ErrAgain
+	if st.keysVersion != v.Keys {
+		// Keys have changed since the token was proven. Whatever the ring knows
+		// by now, this token must be proven with it.
+		if _, err := s.cfg.Keys.Sync(ctx, st.keysVersion); err != nil {
+			return authn.Confirmed{}, err
+		}
+		return authn.Confirmed{}, authn.ErrAgain
 	}
 	grants, err := s.cfg.Grants.Grants(ctx, st.subject, st.subjectVersion, st.rolesVersion)
 	if err != nil {
-		return sallyport.Principal{}, err
+		return authn.Confirmed{}, err
 	}
+	c := v.Claims
 	c.MFA, c.AuthTime = st.mfa, st.authTime
-	return sallyport.NewPrincipal(c, grants), nil
+	return authn.Confirmed{
+		Principal: sallyport.NewPrincipal(c, grants),
+		Guard:     &guard{s, v.Session, v.Subject, st.subjectVersion, st.rolesVersion},
+	}, nil
+}
+
+// dead returns why a session must be refused, "" if it is alive.
+func (st state) dead(found bool, subject string, now time.Time) string {
+	switch {
+	case !found:
+		return "the session does not exist"
+	case st.subject != subject:
+		return "the session is another subject's"
+	case st.ended:
+		return "the session has ended"
+	case !now.Before(st.expires):
+		return "the session has expired"
+	case st.disabled:
+		return "the account is disabled"
+	}
+	return ""
+}
+
+// guard confirms a request's principal again inside each transaction that is
+// made for it. A request may be under way for as long as its body takes; what
+// it changes is decided by what its caller may do when it is changed.
+type guard struct {
+	service                      *Service
+	session, subject             string
+	subjectVersion, rolesVersion int64
+}
+
+// Check implements db.Guard.
+func (g *guard) Check(tx *db.Tx) error {
+	st, found, err := readState(tx, g.session)
+	if err != nil {
+		return err
+	}
+	if st.dead(found, g.subject, g.service.cfg.Now()) != "" {
+		return authn.InvalidToken()
+	}
+	if st.subjectVersion != g.subjectVersion || st.rolesVersion != g.rolesVersion {
+		return &sallyport.Error{
+			Status: http.StatusConflict, Code: "authority_changed",
+			Message: "Roles or permissions changed while this request was under way. Nothing was done. Send it again.",
+		}
+	}
+	return nil
 }
 
 // End ends one session of a subject. It reports whether there was a live one.
@@ -232,18 +287,17 @@ func (s *Service) End(ctx context.Context, tx *db.Tx, subject, id, reason string
 	return true, audit.Append(ctx, tx, audit.Event{Action: "session.ended", Target: id, Reason: reason, Detail: map[string]string{"subject": subject}})
 }
 
-// EndAll ends every session of a subject except one ("" for none).
+// EndAll ends every session of a subject except one ("" for none): one
+// statement, however many there are.
 func (s *Service) EndAll(ctx context.Context, tx *db.Tx, subject, except, reason string) error {
-	ids, err := liveSessions(tx, subject, except, s.cfg.Now())
-	if err != nil {
+	n, err := endSessions(tx, subject, except, reason, s.cfg.Now())
+	if err != nil || n == 0 {
 		return err
 	}
-	for _, id := range ids {
-		if _, err := s.End(ctx, tx, subject, id, reason); err != nil {
-			return err
-		}
-	}
-	return nil
+	return audit.Append(ctx, tx, audit.Event{
+		Action: "sessions.ended", Target: subject, Reason: reason,
+		Detail: map[string]string{"sessions": strconv.FormatInt(n, 10), "except": except},
+	})
 }
 
 // List returns the subject's live sessions, newest first.

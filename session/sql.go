@@ -63,15 +63,18 @@ func endSession(tx *db.Tx, subject, id, reason string, now time.Time) (int64, er
 		id, subject, db.Micros(now), reason)
 }
 
-func liveSessions(rd db.Reader, subject, except string, now time.Time) (ids []string, err error) {
-	err = rd.Rows("SELECT id FROM sp_sessions WHERE subject_id = $1 AND id <> $2 AND ended_at = 0 AND expires_at > $3",
-		[]any{subject, except, db.Micros(now)}, func(scan db.Scan) error {
-			var id string
-			err := scan(&id)
-			ids = append(ids, id)
-			return err
-		})
-	return ids, err
+// endSessions ends also those that have expired: a clock that was ahead may be
+// set back.
+func endSessions(tx *db.Tx, subject, except, reason string, now time.Time) (int64, error) {
+	return tx.Exec("UPDATE sp_sessions SET ended_at = $3, end_reason = $4 WHERE subject_id = $1 AND id <> $2 AND ended_at = 0",
+		subject, except, db.Micros(now), reason)
+}
+
+// endOldest leaves a subject no more than keep live sessions.
+func endOldest(tx *db.Tx, subject string, keep int, now time.Time) (int64, error) {
+	return tx.Exec(`UPDATE sp_sessions SET ended_at = $3, end_reason = $4 WHERE id IN (
+		SELECT id FROM sp_sessions WHERE subject_id = $1 AND ended_at = 0 ORDER BY created_at DESC, id DESC LIMIT 100 OFFSET $2)`,
+		subject, keep, db.Micros(now), tooMany)
 }
 
 func listSessions(rd db.Reader, subject string, now time.Time) (out []Session, err error) {

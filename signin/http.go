@@ -15,15 +15,16 @@ import (
 	"github.com/sallyport/sallyport/session"
 )
 
-type loginBody struct{ Username, Password string }
-
 // Routes registers POST /auth/login: the password grant for those who would
 // rather send JSON, or a plain form.
 func (s *Service) Routes(a *api.API) {
 	schema := &huma.Schema{Type: huma.TypeObject, Required: []string{"username", "password"}, AdditionalProperties: false, Properties: map[string]*huma.Schema{
-		"username":   {Type: huma.TypeString, Description: "User name or e-mail address"},
-		"password":   {Type: huma.TypeString, Format: "password"},
-		"grant_type": {Type: huma.TypeString, Enum: []any{"password"}, Description: "Not needed"},
+		"username":      {Type: huma.TypeString, Description: "User name or e-mail address"},
+		"password":      {Type: huma.TypeString, Format: "password"},
+		"scope":         {Type: huma.TypeString, Description: "As at POST /token"},
+		"grant_type":    {Type: huma.TypeString, Enum: []any{"password"}, Description: "Not needed"},
+		"client_id":     {Type: huma.TypeString, Description: "Not needed; empty, or first-party"},
+		"client_secret": {Type: huma.TypeString, Description: "Not needed; empty"},
 	}}
 	op := huma.Operation{
 		Method: http.MethodPost, Path: "/auth/login", Tags: []string{"Tokens"}, Summary: "Sign in",
@@ -31,7 +32,7 @@ func (s *Service) Routes(a *api.API) {
 		RequestBody: &huma.RequestBody{Required: true, Content: map[string]*huma.MediaType{
 			"application/json": {Schema: schema}, api.FormType: {Schema: schema},
 		}},
-		Responses: api.ErrorResponses(a, 400, 401, 413, 415, 422, 500, 503),
+		Responses: api.ErrorResponses(a, 400, 401, 403, 413, 415, 422, 500, 503),
 	}
 	op.Responses["200"] = &huma.Response{Description: "OK", Content: map[string]*huma.MediaType{
 		"application/json": {Schema: api.Schema[session.TokenResponse](a)},
@@ -45,7 +46,7 @@ func (s *Service) Routes(a *api.API) {
 		w.Header().Set("Content-Type", "application/json")
 		w.Header().Set("Cache-Control", "no-store")
 		_ = json.NewEncoder(w).Encode(t.Response())
-	})
+	}, api.IgnoreCredentials())
 }
 
 // secretParameters must not stand in the address, where they would be logged.
@@ -64,71 +65,93 @@ func (s *Service) login(r *http.Request) (session.Tokens, error) {
 			Message: "Name and password must be in the body: an address ends up in logs and histories. Take what was sent there as known to others.",
 		}
 	}
-	in, err := readLogin(r)
+	if s.cfg.NoPasswordGrant {
+		return session.Tokens{}, &sallyport.Error{
+			Status: http.StatusForbidden, Code: "password_sign_in_off",
+			Message: "Signing in with a password is switched off here.",
+		}
+	}
+	a, err := readLogin(r)
 	if err != nil {
 		return session.Tokens{}, err
 	}
-	t, err := s.Password(r.Context(), Attempt{Login: in.Username, Password: in.Password, Client: session.FirstParty})
+	t, err := s.Password(r.Context(), a)
 	if _, ok := errors.AsType[*authn.Refused](err); ok {
 		err = WrongCredentials()
+	}
+	if errors.Is(err, session.ErrScope) {
+		err = sallyport.Invalid(sallyport.Field{Pointer: "/scope", Code: "unknown_scope", Detail: "The scope names something that does not exist here."})
 	}
 	return t, err
 }
 
-func readLogin(r *http.Request) (in loginBody, err error) {
-	if strings.HasPrefix(strings.ToLower(r.Header.Get("Content-Type")), api.FormType) {
-		return readForm(r)
-	}
-	b, err := api.ReadJSON(r, api.MaxAuthBody)
-	if err != nil {
-		return in, err
-	}
-	var members map[string]any
-	if json.Unmarshal(b, &members) != nil {
-		return in, sallyport.Invalid(sallyport.Field{Code: "wrong_type", Detail: "An object is expected here."})
-	}
-	return fromMembers(members)
-}
-
-func readForm(r *http.Request) (in loginBody, err error) {
-	form, err := api.ReadForm(r, api.MaxAuthBody)
-	if err != nil {
-		return in, err
-	}
+func readLogin(r *http.Request) (Attempt, error) {
 	members := map[string]any{}
-	for k, v := range form {
-		members[k] = v
+	if strings.HasPrefix(strings.ToLower(r.Header.Get("Content-Type")), api.FormType) {
+		form, err := api.ReadForm(r, api.MaxAuthBody)
+		if err != nil {
+			return Attempt{}, err
+		}
+		for name, text := range form {
+			members[name] = text
+		}
+	} else {
+		b, err := api.ReadJSON(r, api.MaxAuthBody)
+		if err != nil {
+			return Attempt{}, err
+		}
+		if json.Unmarshal(b, &members) != nil {
+			return Attempt{}, sallyport.Invalid(sallyport.Field{Code: "wrong_type", Detail: "An object is expected here."})
+		}
 	}
 	return fromMembers(members)
 }
 
 // fromMembers takes what the password grant has. Names match exactly.
-func fromMembers(members map[string]any) (in loginBody, err error) {
+func fromMembers(members map[string]any) (Attempt, error) {
+	a := Attempt{Client: session.FirstParty}
 	var fields []sallyport.Field
+	bad := func(pointer, code, detail string) {
+		fields = append(fields, sallyport.Field{Pointer: pointer, Code: code, Detail: detail})
+	}
 	for name, v := range members {
 		text, isText := v.(string)
+		if !isText {
+			v = nil
+		}
 		switch name {
 		case "username":
-			in.Username = text
+			a.Login = text
 		case "password":
-			in.Password = text
+			a.Password = text
+		case "scope":
+			var ok bool
+			if a.Scope, a.Scoped, ok = ParseScope(text); !ok {
+				bad("/scope", "invalid_format", ScopeSyntax)
+			}
 		case "grant_type":
-			isText = isText && text == "password"
+			if isText && text != "password" {
+				bad("/grant_type", "invalid_choice", "Leave it out, or send “password”.")
+			}
+		case "client_id", "client_secret":
+			if text != "" && (name != "client_id" || text != session.FirstParty) {
+				bad("/"+name, "invalid_choice", "Clients of their own sign in at POST /token. Leave it out.")
+			}
 		default:
-			fields = append(fields, sallyport.Field{Code: "unknown_member", Detail: "The body has a member besides username, password and grant_type. Leave it out."})
+			bad("", "unknown_member", "The body has a member that signing in does not know. It takes username, password and scope.")
 			continue
 		}
-		if !isText {
-			fields = append(fields, sallyport.Field{Pointer: "/" + name, Code: "wrong_type", Detail: "A string is expected here; of grant_type, “password”."})
+		if v == nil {
+			bad("/"+name, "wrong_type", "A string is expected here.")
 		}
 	}
-	for name, text := range map[string]string{"username": in.Username, "password": in.Password} {
-		if _, there := members[name]; !there || text == "" && len(fields) == 0 {
-			fields = append(fields, sallyport.Field{Pointer: "/" + name, Code: "required", Detail: "This member is required."})
+	for _, name := range []string{"username", "password"} {
+		if text, there := members[name]; !there || text == "" {
+			bad("/"+name, "required", "This member is required.")
 		}
 	}
 	if fields != nil {
-		return loginBody{}, sallyport.Invalid(fields...)
+		return Attempt{}, sallyport.Invalid(fields...)
 	}
-	return in, nil
+	return a, nil
 }

@@ -11,7 +11,6 @@ package signin
 import (
 	"context"
 	"net/http"
-	"slices"
 	"strings"
 	"time"
 
@@ -36,7 +35,9 @@ type Config struct {
 	Passwords *password.Hasher
 	Sessions  *session.Service
 	Refusals  *audit.Refusals
-	Now       func() time.Time
+	// NoPasswordGrant switches POST /auth/login off, as it does the grant.
+	NoPasswordGrant bool
+	Now             func() time.Time
 }
 
 // Service signs people in.
@@ -59,13 +60,36 @@ type Attempt struct {
 	Scope    []string
 }
 
-// ErrScope says that a scope was asked for that does not exist.
-type ErrScope struct{}
+// Bounds of a scope parameter.
+const (
+	maxScopes = 64
+	maxScope  = 2048 // bytes
+)
 
-func (ErrScope) Error() string { return "an unknown scope was asked for" }
+// ParseScope reads a scope parameter (RFC 6749, 3.3). An empty one is as good
+// as none; ok tells whether it is well-formed.
+func ParseScope(text string) (scope []string, scoped, ok bool) {
+	if strings.Trim(text, " ") == "" {
+		return nil, false, true
+	}
+	scope = strings.Split(text, " ")
+	if len(scope) > maxScopes || len(text) > maxScope {
+		return nil, false, false
+	}
+	for _, name := range scope {
+		if sallyport.CheckName(name) != nil {
+			return nil, false, false
+		}
+	}
+	return scope, true, true
+}
+
+// ScopeSyntax says what ParseScope takes.
+const ScopeSyntax = "The scope is a list of at most 64 names and 2,048 bytes, separated by single spaces."
 
 // Password signs in with a password. It returns *authn.Refused for everything
-// that must look the same from outside.
+// that must look the same from outside, and session.ErrScope for a scope
+// that does not exist.
 func (s *Service) Password(ctx context.Context, a Attempt) (session.Tokens, error) {
 	began := time.Now()
 	t, err := s.password(ctx, a)
@@ -147,10 +171,16 @@ func (s *Service) verify(ctx context.Context, who identified, pw string) (upgrad
 
 // admit begins the session, unless the account changed while the password was
 // being checked.
-func (s *Service) admit(ctx context.Context, who identified, upgraded string, a Attempt) (session.Tokens, error) {
-	scope, err := s.scope(ctx, who.ID, a)
-	if err != nil {
-		return session.Tokens{}, err
+func (s *Service) admit(ctx context.Context, who identified, upgraded string, a Attempt) (_ session.Tokens, err error) {
+	var scope []string
+	if a.Scoped {
+		var unknown bool
+		if scope, unknown, err = role.LimitScope(s.cfg.DB.View(ctx), who.ID, a.Scope); err != nil {
+			return session.Tokens{}, err
+		}
+		if unknown {
+			return session.Tokens{}, session.ErrScope
+		}
 	}
 	started := s.cfg.Sessions.Prepare(ctx, session.Start{
 		Subject: who.ID, Client: a.Client, Scoped: a.Scoped, Scope: scope, AMR: []string{"pwd"},
@@ -186,39 +216,6 @@ func (s *Service) admit(ctx context.Context, who identified, upgraded string, a 
 		return session.Tokens{}, refused
 	}
 	return s.cfg.Sessions.Issue(ctx, started)
-}
-
-// scope returns what of the scope that was asked for the account holds: a token
-// never says more than its user may. A name that does not exist is an error.
-func (s *Service) scope(ctx context.Context, id string, a Attempt) ([]string, error) {
-	if !a.Scoped {
-		return nil, nil
-	}
-	view := s.cfg.DB.View(ctx)
-	g, err := role.LoadGraph(view)
-	if err != nil {
-		return nil, err
-	}
-	roles, perms, err := role.Direct(view, id)
-	if err != nil {
-		return nil, err
-	}
-	grants := g.Resolve(roles, perms)
-	held := []string{}
-	for _, name := range a.Scope {
-		r, isRole := strings.CutPrefix(name, "role:")
-		switch {
-		case isRole && g.Roles[r] != nil && grants.Roles().Has(r),
-			g.Permissions[name] != nil && grants.Holds(name):
-			if !slices.Contains(held, name) {
-				held = append(held, name)
-			}
-		case isRole && g.Roles[r] != nil, g.Permissions[name] != nil:
-		default:
-			return nil, ErrScope{}
-		}
-	}
-	return held, nil
 }
 
 // WrongCredentials is the one answer to a sign-in that failed.

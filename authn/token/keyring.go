@@ -44,7 +44,7 @@ type Info struct {
 type Keyring struct {
 	db     *db.DB
 	master *seal.Master
-	again  func() (*seal.Master, error)
+	again  func() []*seal.Master
 	alg    Alg
 	grace  time.Duration
 	now    func() time.Time
@@ -64,9 +64,9 @@ type snapshot struct {
 type KeyringConfig struct {
 	DB     *db.DB
 	Master *seal.Master
-	// MasterAgain, if not nil, reads the master key again: it may have been
-	// rotated by another process.
-	MasterAgain func() (*seal.Master, error)
+	// MasterAgain, if not nil, reads the master key again, with the one that is
+	// staged: another process may be rotating it, or have done so.
+	MasterAgain func() []*seal.Master
 	Alg         Alg           // of keys that are made; EdDSA if empty
 	Grace       time.Duration // how long a replaced key is accepted: the life of an access token and some
 	Now         func() time.Time
@@ -172,14 +172,16 @@ func (k *Keyring) Reload(ctx context.Context) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	err := k.reload(ctx)
-	if errors.Is(err, seal.ErrWrongKey) && k.again != nil {
-		master, merr := k.again()
-		if merr != nil {
-			return errors.Join(err, merr)
-		}
-		k.master = master
-		err = k.reload(ctx)
+	if !errors.Is(err, seal.ErrWrongKey) || k.again == nil {
+		return err
 	}
+	held := k.master
+	for _, k.master = range k.again() {
+		if err = k.reload(ctx); !errors.Is(err, seal.ErrWrongKey) {
+			return err
+		}
+	}
+	k.master = held
 	return err
 }
 
@@ -225,14 +227,20 @@ func (k *Keyring) reload(ctx context.Context) error {
 // Set returns the keys in use. A retiring key is left out from the moment it
 // is retired.
 func (k *Keyring) Set(ctx context.Context) (*Set, error) {
+	set, _, err := k.Current(ctx)
+	return set, err
+}
+
+// Current returns the keys in use and their version.
+func (k *Keyring) Current(ctx context.Context) (*Set, int64, error) {
 	s := k.current.Load()
 	if !s.until.IsZero() && !k.now().Before(s.until) {
 		if err := k.Reload(ctx); err != nil {
-			return nil, err
+			return nil, 0, err
 		}
 		s = k.current.Load()
 	}
-	return s.set, nil
+	return s.set, s.version, nil
 }
 
 // RefreshKey returns the key under which refresh tokens are derived.
@@ -372,6 +380,33 @@ func (k *Keyring) Retire(ctx context.Context, kid string) error {
 		return err
 	}
 	return k.Reload(ctx)
+}
+
+// Sweep forgets the private parts of keys whose grace is over, and reports how
+// many.
+func (k *Keyring) Sweep(ctx context.Context) (n int, err error) {
+	now := k.now()
+	err = k.db.Write(ctx, func(tx *db.Tx) error {
+		n = 0
+		_, rows, _, err := load(tx)
+		if err != nil {
+			return err
+		}
+		for _, r := range rows {
+			if r.state != Retiring || now.Before(r.retireAt) {
+				continue
+			}
+			if err := retire(tx, r.id); err != nil {
+				return err
+			}
+			if err := audit.Append(ctx, tx, audit.Event{Action: "key.retired", Target: r.id, Reason: "its grace is over"}); err != nil {
+				return err
+			}
+			n++
+		}
+		return nil
+	})
+	return n, err
 }
 
 // Rewrap seals everything under another master key, in one transaction. The

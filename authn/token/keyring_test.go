@@ -267,7 +267,7 @@ func TestMasterKey(t *testing.T) {
 		}
 		// A process that holds the old one reads it again when it must.
 		stale, err := token.OpenKeyring(t.Context(), token.KeyringConfig{
-			DB: d, Master: m, MasterAgain: func() (*seal.Master, error) { return next, nil },
+			DB: d, Master: m, MasterAgain: func() []*seal.Master { return []*seal.Master{seal.Generate(), next} },
 		})
 		if err != nil {
 			t.Fatal(err)

@@ -72,6 +72,9 @@ func (g Graph) closure(roles []string) map[string]bool {
 	return seen
 }
 
+// everybodys returns the role that everybody is given and those it includes.
+func (g Graph) everybodys() map[string]bool { return g.closure([]string{User}) }
+
 // Resolve returns what these roles and direct permissions amount to.
 func (g Graph) Resolve(roles, permissions []string) *sallyport.Grants {
 	all := g.closure(roles)
@@ -112,6 +115,34 @@ func (g Graph) cycle(role string) []string {
 	return nil
 }
 
+// LimitScope returns what of a scope the subject holds now, each name once: a
+// token never says more than its subject may. unknown tells whether a name is
+// neither a permission nor "role:" and a role.
+func LimitScope(rd db.Reader, subject string, scope []string) (held []string, unknown bool, err error) {
+	g, err := LoadGraph(rd)
+	if err != nil {
+		return nil, false, err
+	}
+	roles, perms, err := Direct(rd, subject)
+	if err != nil {
+		return nil, false, err
+	}
+	grants := g.Resolve(roles, perms)
+	held = []string{}
+	for _, name := range scope {
+		r, isRole := strings.CutPrefix(name, "role:")
+		known, holds := g.Permissions[name] != nil, grants.Holds(name)
+		if isRole && g.Roles[r] != nil {
+			known, holds = true, grants.Roles().Has(r)
+		}
+		unknown = unknown || !known
+		if known && holds && !slices.Contains(held, name) {
+			held = append(held, name)
+		}
+	}
+	return held, unknown, nil
+}
+
 // Actor is who makes a change and how far their own rights reach.
 type Actor struct {
 	operator  bool
@@ -125,8 +156,11 @@ func Operator() Actor { return Actor{operator: true} }
 // ByPrincipal acts with the rights of a request's credential.
 func ByPrincipal(p sallyport.Principal) Actor { return Actor{principal: p} }
 
-// covers reports whether everything in g is within the actor's own rights.
-func (a Actor) covers(g *sallyport.Grants) bool {
+// covers reports whether all these grants are within the actor's own rights.
+// The role that everybody is given, and what it includes, counts by its
+// permissions alone: a credential that is scoped to write:users may see to
+// plain users without being scoped to their role.
+func (a Actor) covers(everybodys map[string]bool, g *sallyport.Grants) bool {
 	if a.operator {
 		return true
 	}
@@ -143,7 +177,7 @@ func (a Actor) covers(g *sallyport.Grants) bool {
 		return true // holds what every role gives, also those it has not
 	}
 	for name := range g.Roles().All() {
-		if !p.HasRole(name) {
+		if !p.HasRole(name) && !everybodys[name] {
 			return false
 		}
 	}
@@ -179,7 +213,7 @@ func CheckTouch(rd db.Reader, actor Actor, subject string) error {
 	if err != nil {
 		return err
 	}
-	if !actor.covers(g.Resolve(roles, perms)) {
+	if !actor.covers(g.everybodys(), g.Resolve(roles, perms)) {
 		return aboveOwn()
 	}
 	return nil
@@ -304,7 +338,7 @@ func regrant(ctx context.Context, tx *db.Tx, actor Actor, id string, change func
 	}
 	roles, perms = normal(roles), normal(perms)
 	before, after := g.Resolve(oldRoles, oldPerms), g.Resolve(roles, perms)
-	if !actor.covers(before) || !actor.covers(after) {
+	if !actor.covers(g.everybodys(), before) || !actor.covers(g.everybodys(), after) {
 		return aboveOwn()
 	}
 	if before.Everything() && !after.Everything() {
@@ -358,6 +392,9 @@ func normal(names []string) []string {
 	return slices.Compact(out)
 }
 
+// maxRoles bounds the graph: it is walked inside transactions.
+const maxRoles = 1000
+
 // Put creates or replaces a role.
 func Put(ctx context.Context, tx *db.Tx, actor Actor, r Role) error {
 	if err := sallyport.CheckName(r.Name); err != nil {
@@ -380,10 +417,11 @@ func Put(ctx context.Context, tx *db.Tx, actor Actor, r Role) error {
 		return err
 	}
 	r.Permissions, r.Includes = normal(r.Permissions), normal(r.Includes)
+	everybodys := g.everybodys() // as it is, not as the change would make it
 	old := g.Roles[r.Name]
 	if old != nil {
 		r.Builtin = old.Builtin
-		if !actor.covers(g.Resolve([]string{r.Name}, nil)) {
+		if !actor.covers(everybodys, g.Resolve([]string{r.Name}, nil)) {
 			return aboveOwn()
 		}
 	}
@@ -396,11 +434,17 @@ func Put(ctx context.Context, tx *db.Tx, actor Actor, r Role) error {
 		return invalid("/includes", "role_cycle", "A role cannot include itself: "+strings.Join(path, " → ")+".")
 	}
 	after := g.Resolve([]string{r.Name}, nil)
+	if old == nil && len(g.Roles) > maxRoles {
+		return &sallyport.Error{
+			Status: http.StatusConflict, Code: "too_many_roles",
+			Message: "There are as many roles as there may be (1,000). Delete one that is not needed, or give permissions directly.",
+		}
+	}
 	if old == nil && !actor.operator {
 		// Nobody holds a role that does not exist yet: what counts is what it contains.
 		after = g.Resolve(r.Includes, r.Permissions)
 	}
-	if !actor.covers(after) {
+	if !actor.covers(everybodys, after) {
 		return aboveOwn()
 	}
 	if has, err := hasAdministrator(tx, g, ""); err != nil {
@@ -430,9 +474,9 @@ func Remove(ctx context.Context, tx *db.Tx, actor Actor, name string) error {
 		return sallyport.NotFound("role")
 	}
 	if r.Builtin {
-		return &sallyport.Error{Status: http.StatusConflict, Code: "builtin_role", Message: "A built-in role cannot be deleted. Its permissions can be taken from it with PUT /roles/" + name + "."}
+		return &sallyport.Error{Status: http.StatusConflict, Code: "builtin_role", Message: "A built-in role cannot be deleted. It can be taken from those who have it."}
 	}
-	if !actor.covers(g.Resolve([]string{name}, nil)) {
+	if !actor.covers(g.everybodys(), g.Resolve([]string{name}, nil)) {
 		return aboveOwn()
 	}
 	had, err := hasAdministrator(tx, g, "")

@@ -143,6 +143,8 @@ func TestNobodyReachesAboveThemselves(t *testing.T) {
 		f.code(f.put(f.as("g"), "mine", []string{"read:users"}, nil), "above_own_rights")
 		f.code(f.put(f.as("g"), "reader", nil, nil), "above_own_rights") // another's role
 		f.code(f.setRoles(f.as("root", "assign:roles"), "x", role.Admin), "above_own_rights")
+		f.must(f.put(op, "badge", nil, nil)) // a role that routes ask for by name
+		f.code(f.put(f.as("g"), role.User, nil, []string{role.Guest, "badge"}), "above_own_rights")
 		f.code(role.CheckTouch(f.db.View(f.Context()), f.as("g"), "root"), "above_own_rights")
 		f.code(role.CheckTouch(f.db.View(f.Context()), f.as("root", "write:users"), "root"), "above_own_rights")
 
@@ -152,6 +154,8 @@ func TestNobodyReachesAboveThemselves(t *testing.T) {
 		f.code(f.setRoles(f.as("both"), "x", "reader"), "")
 		f.code(f.setRoles(f.as("root"), "x", role.Admin), "")
 		f.code(role.CheckTouch(f.db.View(f.Context()), f.as("g"), "g"), "")
+		f.subject("plain", role.User)
+		f.code(role.CheckTouch(f.db.View(f.Context()), f.as("root", "write:users"), "plain"), "")
 	})
 }
 

@@ -16,6 +16,7 @@ import (
 
 	"github.com/BurntSushi/toml"
 
+	"github.com/sallyport/sallyport/authn/password"
 	"github.com/sallyport/sallyport/authn/token"
 	"github.com/sallyport/sallyport/server"
 )
@@ -41,7 +42,7 @@ var keys = []key{
 	{name: "database", flag: "database", def: "", doc: "URL of a PostgreSQL database. Empty: SQLite in data_dir.", bounds: "postgres://…", secret: true, check: optional(checkPostgres)},
 	{name: "redis", flag: "redis", def: "", doc: "URL of a Redis or Valkey server for limits that nodes share.", bounds: "redis://…", secret: true, pending: "shared limits", check: optional(scheme("redis", "rediss", "redis-sentinel"))},
 	{name: "dev", flag: "dev", def: "false", doc: "Development: readable logs.", bounds: "true, false", check: checkBool},
-	{name: "registration", def: "open", doc: "Who may make an account: anyone, those who were invited, or nobody but an administrator.", bounds: "open, invite, closed", check: oneOf("open", "invite", "closed")},
+	{name: "registration", def: "open", doc: "Who may make an account: anyone (open), or only who may write accounts (invite, closed).", bounds: "open, invite, closed", check: oneOf("open", "invite", "closed")},
 	{name: "tokens.access_ttl", def: "15m", doc: "Life of an access token.", bounds: "duration, 10s to 24h", check: duration(10*time.Second, 24*time.Hour)},
 	{name: "tokens.refresh_ttl", def: "336h", doc: "Life of a refresh token that is not used.", bounds: "duration, 1m to 8784h", check: duration(time.Minute, 8784*time.Hour)},
 	{name: "tokens.session_ttl", def: "720h", doc: "Life of a session however often it is refreshed.", bounds: "duration, 1m to 8784h", check: duration(time.Minute, 8784*time.Hour)},
@@ -127,7 +128,11 @@ type errConfig struct{ errs []error }
 
 func (e *errConfig) Error() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "the configuration has %d mistake(s):", len(e.errs))
+	if len(e.errs) == 1 {
+		b.WriteString("the configuration has a mistake:")
+	} else {
+		fmt.Fprintf(&b, "the configuration has %d mistakes:", len(e.errs))
+	}
 	for _, err := range e.errs {
 		fmt.Fprintf(&b, "\n  - %v", err)
 	}
@@ -136,7 +141,7 @@ func (e *errConfig) Error() string {
 
 // loadSettings puts the sources together: flag over environment over file over
 // default. It reports every mistake at once.
-func loadSettings(file string, env []string, flags map[string]string) (settings, error) {
+func loadSettings(file string, env []string, flags map[string]value) (settings, error) {
 	s := settings{}
 	for _, k := range keys {
 		s[k.name] = value{k.def, "default"}
@@ -148,10 +153,8 @@ func loadSettings(file string, env []string, flags map[string]string) (settings,
 		file = fromEnv["config"].text
 	}
 	if file != "" {
-		values, err := readFile(file)
-		if err != nil {
-			return nil, &errConfig{append(errs, err)}
-		}
+		values, fileErrs := readFile(file)
+		errs = append(errs, fileErrs...)
 		for _, name := range sortedKeys(values) {
 			if _, ok := keyNamed(name); !ok {
 				errs = append(errs, unknownKey(name, "in "+file))
@@ -164,28 +167,25 @@ func loadSettings(file string, env []string, flags map[string]string) (settings,
 	for name, v := range fromEnv {
 		s[name] = v
 	}
-	for name, text := range flags {
+	for _, name := range sortedKeys(flags) {
 		if _, ok := keyNamed(name); !ok {
 			errs = append(errs, unknownKey(name, "in --set"))
 			continue
 		}
-		k, _ := keyNamed(name)
-		s[name] = value{text, "flag --" + k.flag}
-		if k.flag == "" {
-			s[name] = value{text, "flag --set"}
+		s[name] = flags[name]
+	}
+	wrong := map[string]bool{}
+	for _, k := range keys {
+		if err := k.mistake(s[k.name]); err != nil {
+			errs = append(errs, err)
+			wrong[k.name] = true
 		}
 	}
-	for _, k := range keys {
-		v := s[k.name]
-		if k.name == "keys.master" && strings.HasPrefix(v.source, "environment") {
-			continue // the key itself, checked where it is used
-		}
-		if err := k.check(v.text); err != nil {
-			shown := strconv.Quote(v.text)
-			if k.secret {
-				shown = "(not shown)"
-			}
-			errs = append(errs, fmt.Errorf("%s = %s (from %s): %w. It takes: %s", k.name, shown, v.source, err, k.bounds))
+	if !wrong["password.memory"] && !wrong["password.time"] && !wrong["password.permits"] {
+		if _, err := password.New(passwordConfig(s)); err != nil {
+			memory, passes := s["password.memory"], s["password.time"]
+			errs = append(errs, fmt.Errorf("password.memory = %s (from %s) with password.time = %s (from %s): a stolen database would be guessed too cheaply. Use the defaults, or 47104 with 1, 19456 with 2, 12288 with 3, 9216 with 4, or more",
+				memory.text, memory.source, passes.text, passes.source))
 		}
 	}
 	if errs != nil {
@@ -194,17 +194,59 @@ func loadSettings(file string, env []string, flags map[string]string) (settings,
 	return s, nil
 }
 
+// mistake returns what is wrong with a value, in full.
+func (k key) mistake(v value) error {
+	if k.name == "keys.master" && strings.HasPrefix(v.source, "environment") {
+		return checkMasterKey(v)
+	}
+	err := k.check(v.text)
+	if err == nil {
+		return nil
+	}
+	if e, ok := errors.AsType[*server.ConfigError](err); ok { // words it itself, and knows what not to show
+		return fmt.Errorf("%s = %q (from %s): %s. %s", k.name, e.Value, v.source, e.Reason, strings.TrimSuffix(e.Fix, "."))
+	}
+	shown := strconv.Quote(v.text)
+	if k.secret {
+		shown = "(not shown)"
+	}
+	return fmt.Errorf("%s = %s (from %s): %w. It takes: %s", k.name, shown, v.source, err, k.bounds)
+}
+
+// inFlag reports whether the value is a URL with a password in it that was
+// given as an argument, which everybody on the machine can see.
+func (k key) inFlag(v value) bool {
+	if !k.secret || !strings.HasPrefix(v.source, "flag") {
+		return false
+	}
+	u, err := url.Parse(v.text)
+	if err != nil {
+		return false
+	}
+	_, has := u.User.Password()
+	return has || u.Query().Has("password") // which PostgreSQL's URLs may hold too
+}
+
 func unknownKey(name, where string) error {
+	known := make([]string, len(keys))
+	for i, k := range keys {
+		known[i] = k.name
+	}
+	return fmt.Errorf("%s (%s): there is no such key. %s", name, where, didYouMean(name, known))
+}
+
+// didYouMean suggests the known name that is closest to a mistyped one.
+func didYouMean(name string, known []string) string {
 	best, distance := "", 4
-	for _, k := range keys {
-		if d := editDistance(name, k.name); d < distance {
-			best, distance = k.name, d
+	for _, k := range known {
+		if d := editDistance(name, k); d < distance {
+			best, distance = k, d
 		}
 	}
 	if best != "" {
-		return fmt.Errorf("%s (%s): there is no such key. Did you mean %s?", name, where, best)
+		return "Did you mean " + best + "?"
 	}
-	return fmt.Errorf("%s (%s): there is no such key. “sallyport config print” lists them all", name, where)
+	return "“sallyport config print” lists all keys"
 }
 
 // editDistance is Levenshtein's.
@@ -244,7 +286,7 @@ func environment(env []string) (map[string]value, []error) {
 			out[k] = value{text, "environment " + name}
 			continue
 		}
-		if k, ok := byEnv[strings.TrimSuffix(name, "_FILE")]; ok {
+		if k, ok := byEnv[strings.TrimSuffix(name, "_FILE")]; ok && k != "config" {
 			b, err := os.ReadFile(text)
 			if err != nil {
 				errs = append(errs, fmt.Errorf("%s: %w. Give the path of a file that holds the value of %s", name, err, k))
@@ -256,43 +298,55 @@ func environment(env []string) (map[string]value, []error) {
 			out[k] = value{strings.TrimRight(string(b), "\r\n"), "environment " + name}
 			continue
 		}
-		errs = append(errs, unknownKey(strings.ToLower(strings.TrimPrefix(name, envPrefix)), "environment "+name))
+		known := []string{configEnv}
+		for _, k := range keys {
+			known = append(known, k.env())
+			if strings.HasSuffix(name, "_FILE") {
+				known = append(known, k.env()+"_FILE")
+			}
+		}
+		errs = append(errs, fmt.Errorf("%s (in the environment): there is no such variable. %s", name, didYouMean(name, known)))
 	}
 	return out, errs
 }
 
 // readFile flattens a TOML file to section.key.
-func readFile(path string) (map[string]string, error) {
+func readFile(path string) (map[string]string, []error) {
 	var tree map[string]any
 	if _, err := toml.DecodeFile(path, &tree); err != nil {
 		if pe, ok := errors.AsType[toml.ParseError](err); ok {
-			return nil, fmt.Errorf("%s: line %d: %s", path, pe.Position.Line, pe.Message)
+			return nil, []error{fmt.Errorf("%s: line %d: %s", path, pe.Position.Line, pe.Message)}
 		}
 		if errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("%s: there is no such file. “sallyport config init” writes one", path)
+			return nil, []error{fmt.Errorf("%s: there is no such file. “sallyport config init” writes one", path)}
 		}
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return nil, []error{fmt.Errorf("%s: %w", path, err)}
 	}
 	out := map[string]string{}
-	return out, flatten(out, "", tree)
+	errs := flatten(out, "", tree)
+	for i, err := range errs {
+		errs[i] = fmt.Errorf("%s: %w", path, err)
+	}
+	return out, errs
 }
 
-func flatten(out map[string]string, prefix string, tree map[string]any) error {
-	for name, v := range tree {
-		name = prefix + name
-		switch v := v.(type) {
+func flatten(out map[string]string, prefix string, tree map[string]any) (errs []error) {
+	for _, member := range sortedKeys(tree) {
+		name := prefix + member
+		switch v := tree[member].(type) {
 		case map[string]any:
-			if err := flatten(out, name+".", v); err != nil {
-				return err
-			}
+			errs = append(errs, flatten(out, name+".", v)...)
 		case []any:
 			parts := make([]string, len(v))
+			strs := true
 			for i, e := range v {
-				text, ok := e.(string)
-				if !ok {
-					return fmt.Errorf("%s: a list holds strings", name)
-				}
-				parts[i] = text
+				var ok bool
+				parts[i], ok = e.(string)
+				strs = strs && ok
+			}
+			if !strs {
+				errs = append(errs, fmt.Errorf("%s: a list holds strings", name))
+				continue
 			}
 			out[name] = strings.Join(parts, ",")
 		case string:
@@ -300,10 +354,10 @@ func flatten(out map[string]string, prefix string, tree map[string]any) error {
 		case bool, int64:
 			out[name] = fmt.Sprint(v)
 		default:
-			return fmt.Errorf("%s: write a string, a whole number, true, false, or a list of strings", name)
+			errs = append(errs, fmt.Errorf("%s: write a string, a whole number, true, false, or a list of strings", name))
 		}
 	}
-	return nil
+	return errs
 }
 
 func sortedKeys[V any](m map[string]V) []string {
@@ -397,7 +451,14 @@ func scheme(names ...string) func(string) error {
 	}
 }
 
-func checkPostgres(s string) error { return scheme("postgres", "postgresql")(s) }
+// checkPostgres also takes postgres:///NAME?host=/run/postgresql, a socket.
+func checkPostgres(s string) error {
+	if u, err := url.Parse(s); err == nil && u.Host == "" && u.Query().Has("host") {
+		u.Host = "socket"
+		s = u.String()
+	}
+	return scheme("postgres", "postgresql")(s)
+}
 
 func checkOrigin(s string) error {
 	u, err := url.Parse(s)
@@ -428,13 +489,18 @@ func checkLimit(s string) error {
 }
 
 // masterKey returns the key itself or the file it is in.
-func (s settings) masterKey() (key, file string, err error) {
+func (s settings) masterKey() (key, file string) {
 	v := s["keys.master"]
-	if !strings.HasPrefix(v.source, "environment") {
-		return "", v.text, nil
+	if strings.HasPrefix(v.source, "environment") {
+		return v.text, ""
 	}
-	if b, err := base64.StdEncoding.DecodeString(strings.TrimSpace(v.text)); err != nil || len(b) != 32 {
-		return "", "", &errConfig{[]error{fmt.Errorf("keys.master (from %s): it is not the base64 of 32 bytes. Make one with: openssl rand -base64 32", v.source)}}
+	return "", v.text
+}
+
+// checkMasterKey looks at a key that stands in the environment itself.
+func checkMasterKey(v value) error {
+	if b, err := base64.StdEncoding.Strict().DecodeString(strings.TrimSpace(v.text)); err != nil || len(b) != 32 {
+		return fmt.Errorf("keys.master = (not shown) (from %s): it is not the base64 of 32 bytes. Make one with: openssl rand -base64 32. The path of a key file belongs into the configuration file, or --set keys.master=FILE", v.source)
 	}
-	return v.text, "", nil
+	return nil
 }

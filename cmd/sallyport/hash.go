@@ -101,7 +101,7 @@ func (c hashIdentifyCmd) Run(a *app) error {
 	}
 	info, err := password.Identify(stored)
 	if err != nil {
-		return err
+		return &errUsage{err}
 	}
 	return a.answer("hash_info/v1", info, func(w io.Writer) {
 		fmt.Fprintf(w, "format\t%s\n", info.Format)

@@ -61,7 +61,7 @@ func (c keyRetireCmd) Run(a *app) error {
 			return err
 		}
 		a.done("key %s is retired", c.KID)
-		return nil
+		return a.data("key_retirement/v1", map[string]string{"kid": c.KID})
 	})
 }
 
@@ -77,6 +77,6 @@ func (keyRotateMasterCmd) Run(a *app) error {
 			return err
 		}
 		a.done("a new master key is in %s; the one before is kept as %s.old\nGive the new file to every other node. Delete the old one when no backup of the database needs it.", file, file)
-		return nil
+		return a.data("master_key/v1", map[string]string{"file": file, "old": file + ".old"})
 	})
 }

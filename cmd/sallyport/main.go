@@ -9,6 +9,8 @@ import (
 	"os"
 	"os/signal"
 	"os/user"
+	"strconv"
+	"strings"
 	"syscall"
 
 	"github.com/alecthomas/kong"
@@ -35,13 +37,13 @@ const (
 )
 
 type globals struct {
-	Config   string            `help:"Configuration file (TOML)." placeholder:"FILE" env:"-"`
-	Listen   string            `help:"Address to listen on." placeholder:"HOST:PORT"`
-	BaseURL  string            `name:"base-url" help:"Where clients reach the server." placeholder:"URL"`
-	Data     string            `help:"Folder of the SQLite file and the master key." placeholder:"DIR"`
-	Database string            `help:"URL of a PostgreSQL database." placeholder:"URL"`
-	Redis    string            `help:"URL of a Redis server." placeholder:"URL"`
-	Dev      bool              `help:"Development mode."`
+	Config   string            `help:"Configuration file (TOML); the default is SALLYPORT_CONFIG." placeholder:"FILE"`
+	Listen   *string           `help:"Address to listen on." placeholder:"HOST:PORT"`
+	BaseURL  *string           `name:"base-url" help:"Where clients reach the server." placeholder:"URL"`
+	Data     *string           `help:"Folder of the SQLite file and the master key." placeholder:"DIR"`
+	Database *string           `help:"URL of a PostgreSQL database." placeholder:"URL"`
+	Redis    *string           `help:"URL of a Redis server." placeholder:"URL"`
+	Dev      *bool             `help:"Development mode."`
 	Set      map[string]string `help:"Set any configuration key." placeholder:"KEY=VALUE"`
 	JSON     bool              `help:"Answer in JSON, with a versioned schema."`
 	Quiet    bool              `help:"Say nothing but the answer and errors."`
@@ -49,21 +51,23 @@ type globals struct {
 	DryRun   bool              `help:"Say what would be done, and do nothing."`
 }
 
-// flags returns the configuration keys that flags set.
-func (g *globals) flags() map[string]string {
-	out := map[string]string{}
+// flags returns the configuration keys that flags set. An empty value counts:
+// --data "$DIR" without DIR must not mean the default folder.
+func (g *globals) flags() map[string]value {
+	out := map[string]value{}
 	for name, text := range g.Set {
-		out[name] = text
+		out[name] = value{text, "flag --set"}
 	}
-	for name, text := range map[string]string{
+	for name, text := range map[string]*string{
 		"listen": g.Listen, "base_url": g.BaseURL, "data_dir": g.Data, "database": g.Database, "redis": g.Redis,
 	} {
-		if text != "" {
-			out[name] = text
+		if text != nil {
+			k, _ := keyNamed(name)
+			out[name] = value{*text, "flag --" + k.flag}
 		}
 	}
-	if g.Dev {
-		out["dev"] = "true"
+	if g.Dev != nil {
+		out["dev"] = value{strconv.FormatBool(*g.Dev), "flag --dev"}
 	}
 	return out
 }
@@ -100,6 +104,7 @@ type app struct {
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second signal ends the process at once
 	err := run(ctx, os.Args[1:], os.Environ(), os.Stdin, os.Stdout, os.Stderr)
 	stop()
 	os.Exit(exitCode(err))
@@ -116,17 +121,21 @@ func run(ctx context.Context, args, env []string, stdin io.Reader, stdout, stder
 		kong.Writers(stdout, stderr),
 		kong.Exit(func(int) { exited = true; panic(helpShown{}) }),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
-		kong.UsageOnError(),
 	)
 	if err != nil {
 		return err
+	}
+	if len(args) == 0 {
+		parser.Stdout = stderr
+		_, _ = parse(parser, []string{"--help"}, &exited)
+		return &errUsage{errors.New("no command")}
 	}
 	kctx, err := parse(parser, args, &exited)
 	if exited {
 		return nil
 	}
 	if err != nil {
-		fmt.Fprintf(stderr, "sallyport: %v\nRun “sallyport --help” for the commands, “sallyport COMMAND --help” for one.\n", err)
+		fmt.Fprintf(stderr, "sallyport: %s\n", misuse(err))
 		return &errUsage{err}
 	}
 	ctx = reqctx.AsOperator(ctx, operatorName())
@@ -157,6 +166,35 @@ func parse(p *kong.Kong, args []string, exited *bool) (ctx *kong.Context, err er
 	return p.Parse(args)
 }
 
+// misuse words a mistake on the command line, with what would be right.
+func misuse(err error) string {
+	pe, ok := errors.AsType[*kong.ParseError](err)
+	if !ok {
+		return err.Error()
+	}
+	node := pe.Context.Model.Node
+	for _, p := range pe.Context.Path {
+		if p.Command != nil {
+			node = p.Command
+		}
+	}
+	name := node.FullPath()
+	if len(node.Children) > 0 {
+		why := err.Error()
+		if strings.HasPrefix(why, "expected one of") {
+			var names []string
+			for _, n := range node.Children {
+				if !n.Hidden {
+					names = append(names, n.Name)
+				}
+			}
+			why = "“" + name + "” needs one of: " + strings.Join(names, ", ")
+		}
+		return fmt.Sprintf("%s\nRun “%s --help” for its commands.", why, name)
+	}
+	return fmt.Sprintf("%v\nUsage: sallyport %s\nRun “%s --help” for its flags.", err, strings.Join(strings.Fields(node.Summary()), " "), name)
+}
+
 func operatorName() string {
 	if u, err := user.Current(); err == nil {
 		return "cli:" + u.Username
@@ -177,14 +215,30 @@ var (
 // describe words an error for the terminal: the message of one that callers
 // see, the whole of any other.
 func describe(err error) string {
+	if errors.Is(err, context.Canceled) {
+		return "interrupted"
+	}
 	if e, ok := errors.AsType[*sallyport.Error](err); ok {
 		s := e.Message
+		if len(e.Fields) > 0 {
+			s = "what was given is not valid:"
+		}
 		for _, f := range e.Fields {
-			s += "\n  - " + f.Pointer + ": " + f.Detail
+			s += "\n  - " + strings.TrimPrefix(f.Pointer, "/") + ": " + inCommands(f)
 		}
 		return s
 	}
 	return err.Error()
+}
+
+// inCommands words a mistake for the terminal where its own words speak of
+// requests.
+func inCommands(f sallyport.Field) string {
+	list := map[string]string{"unknown_role": "“sallyport role list” lists them", "unknown_permission": "“sallyport permission list” lists them, “sallyport permission set” makes one"}[f.Code]
+	if what, _, found := strings.Cut(f.Detail, ". "); list != "" && found {
+		return what + ". " + list + "."
+	}
+	return f.Detail
 }
 
 // exitCode sorts errors into the codes that scripts rely on.

@@ -1,9 +1,13 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -47,30 +51,38 @@ func (routesCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	dir, err := os.MkdirTemp("", "sallyport-routes-")
+	return a.scratch(s, func(o *opened) error {
+		routes := o.Routes().Routes()
+		return a.answer("routes/v1", routes, func(w io.Writer) {
+			fmt.Fprintln(w, "METHOD\tPATH\tRULE")
+			for _, r := range routes {
+				fmt.Fprintf(w, "%s\t%s\t%s\n", r.Method, r.Path, r.Rule)
+			}
+		})
+	})
+}
+
+// scratch runs f on a new database that is removed afterwards.
+func (a *app) scratch(s settings, f func(o *opened) error) (err error) {
+	dir, err := os.MkdirTemp("", "sallyport-")
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
-	d, err := sqlite.Open(filepath.Join(dir, "routes.db"))
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	d, err := sqlite.Open(filepath.Join(dir, "scratch.db"))
 	if err != nil {
 		return err
 	}
-	defer d.Close()
+	s = maps.Clone(s)
 	s["keys.master"] = value{"", "default"}
 	s["data_dir"] = value{dir, "default"}
-	sv, err := a.newServer(a.ctx, s, d, slog.New(slog.DiscardHandler))
+	sv, err := a.newServer(context.Background(), s, d, slog.New(slog.DiscardHandler)) // its writes are done, dry run or not
 	if err != nil {
-		return err
+		return errors.Join(err, d.Close())
 	}
-	defer sv.Close()
-	routes := sv.Routes().Routes()
-	return a.answer("routes/v1", routes, func(w io.Writer) {
-		fmt.Fprintln(w, "METHOD\tPATH\tRULE")
-		for _, r := range routes {
-			fmt.Fprintf(w, "%s\t%s\t%s\n", r.Method, r.Path, r.Rule)
-		}
-	})
+	o := &opened{sv, d, true}
+	defer o.Close()
+	return f(o)
 }
 
 type healthcheckCmd struct {
@@ -184,19 +196,25 @@ func (c configInitCmd) Run(a *app) error {
 		return err
 	}
 	if a.g.DryRun {
-		a.done("would write %s", c.Path)
+		if _, err := os.Lstat(c.Path); err == nil {
+			return &errUsage{fmt.Errorf("%s: there is a file already, and it would not be replaced", c.Path)}
+		}
+		a.done("wrote %s", c.Path)
 		return nil
 	}
 	f, err := os.OpenFile(c.Path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if errors.Is(err, fs.ErrExist) {
+		return &errUsage{fmt.Errorf("%s: there is a file already, and it is not replaced: give another path, or “-” for standard output", c.Path)}
+	}
 	if err != nil {
-		return &errUsage{fmt.Errorf("%w. An existing file is never replaced: give another path, or “-”", err)}
+		return &errUsage{err}
 	}
 	defer f.Close()
 	if _, err := f.WriteString(text); err != nil {
 		return err
 	}
 	a.done("wrote %s", c.Path)
-	return nil
+	return a.data("config_file/v1", map[string]string{"path": c.Path})
 }
 
 // configTemplate is a file in which every key stands as a comment.
@@ -225,15 +243,11 @@ func configTemplate() string {
 type configValidateCmd struct{}
 
 func (configValidateCmd) Run(a *app) error {
-	s, err := a.settings()
-	if err != nil {
-		return err
-	}
-	if _, _, err := s.masterKey(); err != nil {
+	if _, err := a.settings(); err != nil {
 		return err
 	}
 	a.info("the configuration is valid")
-	return nil
+	return a.data("config_validation/v1", map[string]bool{"valid": true})
 }
 
 type configExplainCmd struct {
@@ -279,8 +293,13 @@ func (c configExplainCmd) Run(a *app) error {
 	return a.answer("config_key/v1", e, func(w io.Writer) {
 		fmt.Fprintf(w, "%s\n\n", e.Description)
 		for _, line := range [][2]string{
-			{"takes", e.Takes}, {"default", e.Default}, {"environment", e.Environment}, {"flag", e.Flag},
-			{"value", e.Value}, {"from", e.Source}, {"without effect until there is", e.Pending},
+			{"takes", e.Takes},
+			{"default", e.Default},
+			{"environment", e.Environment},
+			{"flag", e.Flag},
+			{"value", e.Value},
+			{"from", e.Source},
+			{"without effect until there is", e.Pending},
 		} {
 			if line[1] != "" {
 				fmt.Fprintf(w, "%s\t%s\n", line[0], line[1])

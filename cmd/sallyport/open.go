@@ -27,8 +27,10 @@ func (a *app) settings() (settings, error) {
 	if err != nil {
 		return nil, err
 	}
-	if a.g.Database != "" && strings.Contains(a.g.Database, "@") && strings.Contains(strings.SplitN(a.g.Database, "@", 2)[0], "//") && strings.Count(strings.SplitN(a.g.Database, "@", 2)[0], ":") > 1 {
-		a.info("warning: a password in --database can be seen by everybody on this machine. Use SALLYPORT_DATABASE or SALLYPORT_DATABASE_FILE.")
+	for _, k := range keys {
+		if k.inFlag(s[k.name]) {
+			a.info("warning: a password in %s can be seen by everybody on this machine. Use %s or %s_FILE.", strings.TrimPrefix(s[k.name].source, "flag "), k.env(), k.env())
+		}
 	}
 	return s, nil
 }
@@ -51,7 +53,14 @@ func (a *app) logger(s settings) *slog.Logger {
 	return slog.New(slog.NewJSONHandler(a.stderr, o))
 }
 
-func sqliteFile(s settings) string { return filepath.Join(s.text("data_dir"), "sallyport.db") }
+func sqliteFile(s settings) string {
+	dir := s.text("data_dir")
+	path := filepath.Join(dir, "sallyport.db")
+	if strings.HasPrefix(dir, "./") {
+		path = "./" + path // as it was written
+	}
+	return path
+}
 
 // openMode says what a command may do to a database that is not there yet.
 type openMode int
@@ -60,6 +69,14 @@ const (
 	mustExist openMode = iota // and have the current schema
 	mayCreate
 )
+
+// unlessDry returns mode, or what a dry run may do.
+func (a *app) unlessDry(mode openMode) openMode {
+	if a.g.DryRun {
+		return mustExist
+	}
+	return mode
+}
 
 // opened is an open database with the server on it.
 type opened struct {
@@ -89,6 +106,11 @@ func (a *app) open(ctx context.Context, s settings, mode openMode, log *slog.Log
 	if err != nil {
 		return nil, errors.Join(err, d.Close())
 	}
+	if mode == mayCreate {
+		if err := a.makeKeyDir(ctx, s, d, schema); err != nil {
+			return nil, errors.Join(err, d.Close())
+		}
+	}
 	sv, err := a.newServer(context.WithoutCancel(ctx), s, d, log)
 	if err != nil {
 		return nil, errors.Join(err, d.Close())
@@ -96,18 +118,24 @@ func (a *app) open(ctx context.Context, s settings, mode openMode, log *slog.Log
 	return &opened{sv, d, schema.Current == 0}, nil
 }
 
-func (a *app) newServer(ctx context.Context, s settings, d *db.DB, log *slog.Logger) (*server.Server, error) {
-	key, file, err := s.masterKey()
-	if err != nil {
-		return nil, err
+// makeKeyDir makes the folder of a master key that is going to be made: a
+// PostgreSQL database has no folder of its own.
+func (a *app) makeKeyDir(ctx context.Context, s settings, d *db.DB, schema db.Schema) error {
+	if key, file := s.masterKey(); key != "" || file != "" {
+		return nil
 	}
+	if schema.Current > 0 {
+		if has, err := token.HasKeys(d.View(ctx)); has || err != nil {
+			return err
+		}
+	}
+	return makeDataDir(s)
+}
+
+func (a *app) newServer(ctx context.Context, s settings, d *db.DB, log *slog.Logger) (*server.Server, error) {
+	key, file := s.masterKey()
 	if key == "" && file == "" {
 		file = filepath.Join(s.text("data_dir"), "master.key")
-		if d.Dialect() == db.Postgres {
-			if err := makeDataDir(s); err != nil {
-				return nil, err
-			}
-		}
 	}
 	return server.New(ctx, server.Config{
 		DB: d, BaseURL: s.baseURL(), MasterKey: key, MasterKeyFile: file, Version: version, Log: log,

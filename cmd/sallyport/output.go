@@ -34,6 +34,14 @@ func (a *app) answer(schema string, v any, text func(w io.Writer)) error {
 	return enc.Encode(members)
 }
 
+// data prints what a command did for programs; people are told by done.
+func (a *app) data(schema string, v any) error {
+	if !a.g.JSON {
+		return nil
+	}
+	return a.answer(schema, v, nil)
+}
+
 // done tells what was done, or would have been.
 func (a *app) done(format string, args ...any) {
 	if a.g.DryRun {
@@ -52,8 +60,10 @@ func (a *app) confirm(what string) error {
 		return &errUsage{fmt.Errorf("%s cannot be undone, and nobody is there to ask: add --yes", what)}
 	}
 	fmt.Fprintf(a.stderr, "%s cannot be undone. Go on? [y/N] ", what)
-	line, err := bufio.NewReader(f).ReadString('\n')
-	if err != nil {
+	line, err := a.typed(f, func() (string, error) { return bufio.NewReader(f).ReadString('\n') })
+	if errors.Is(err, io.EOF) {
+		fmt.Fprintln(a.stderr)
+	} else if err != nil {
 		return err
 	}
 	if s := strings.ToLower(strings.TrimSpace(line)); s != "y" && s != "yes" {
@@ -100,9 +110,36 @@ func (a *app) secret(fromStdin bool, prompt string) (string, error) {
 
 func (a *app) hidden(f *os.File, prompt string) (string, error) {
 	fmt.Fprint(a.stderr, prompt)
-	b, err := term.ReadPassword(int(f.Fd()))
+	s, err := a.typed(f, func() (string, error) {
+		b, err := term.ReadPassword(int(f.Fd()))
+		return string(b), err
+	})
 	fmt.Fprintln(a.stderr)
-	return string(b), err
+	return s, err
+}
+
+// typed waits for what is typed, or for an interruption: then the terminal is
+// as it was.
+func (a *app) typed(f *os.File, read func() (string, error)) (string, error) {
+	before, err := term.GetState(int(f.Fd()))
+	if err != nil {
+		return "", err
+	}
+	type result struct {
+		text string
+		err  error
+	}
+	done := make(chan result, 1)
+	go func() {
+		s, err := read()
+		done <- result{s, err}
+	}()
+	select {
+	case r := <-done:
+		return r.text, r.err
+	case <-a.ctx.Done():
+		return "", errors.Join(a.ctx.Err(), term.Restore(int(f.Fd()), before))
+	}
 }
 
 // printable makes text from the database fit for a terminal: no control

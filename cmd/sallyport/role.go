@@ -52,12 +52,23 @@ type roleSetCmd struct {
 
 func (c roleSetCmd) Run(a *app) error {
 	return a.with(func(o *opened) error {
-		r := role.Role{Name: c.Name, Description: c.Description, Permissions: c.Permission, Includes: c.Include}
-		if err := o.db.Write(a.ctx, func(tx *db.Tx) error { return role.Put(a.ctx, tx, role.Operator(), r) }); err != nil {
+		var r role.Role
+		err := o.db.Write(a.ctx, func(tx *db.Tx) error {
+			want := role.Role{Name: c.Name, Description: c.Description, Permissions: c.Permission, Includes: c.Include}
+			if err := role.Put(a.ctx, tx, role.Operator(), want); err != nil {
+				return err
+			}
+			g, err := role.LoadGraph(tx)
+			if err == nil {
+				r = *g.Roles[c.Name]
+			}
+			return err
+		})
+		if err != nil {
 			return err
 		}
 		a.done("set role %s", c.Name)
-		return nil
+		return a.data("role/v1", r)
 	})
 }
 
@@ -74,7 +85,7 @@ func (c roleDeleteCmd) Run(a *app) error {
 			return err
 		}
 		a.done("deleted role %s", c.Name)
-		return nil
+		return a.data("deletion/v1", map[string]string{"role": c.Name})
 	})
 }
 
@@ -112,10 +123,21 @@ type permissionSetCmd struct {
 
 func (c permissionSetCmd) Run(a *app) error {
 	return a.with(func(o *opened) error {
-		if err := o.db.Write(a.ctx, func(tx *db.Tx) error { return role.PutPermission(a.ctx, tx, c.Name, c.Description) }); err != nil {
+		var p role.Permission
+		err := o.db.Write(a.ctx, func(tx *db.Tx) error {
+			if err := role.PutPermission(a.ctx, tx, c.Name, c.Description); err != nil {
+				return err
+			}
+			g, err := role.LoadGraph(tx)
+			if err == nil {
+				p = *g.Permissions[c.Name]
+			}
+			return err
+		})
+		if err != nil {
 			return err
 		}
 		a.done("set permission %s", c.Name)
-		return nil
+		return a.data("permission/v1", p)
 	})
 }

@@ -4,24 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
-	"net/http"
 	"os"
 	"time"
 
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/authz/role"
 	"github.com/sallyport/sallyport/internal/db"
+	"github.com/sallyport/sallyport/server"
 )
 
-// Limits of the listener.
 const (
-	readHeaderTimeout = 10 * time.Second
-	readTimeout       = 30 * time.Second
-	writeTimeout      = 60 * time.Second
-	idleTimeout       = 120 * time.Second
-	maxHeaderBytes    = 32 << 10
 	// drainPause is how long the server goes on accepting after /readyz has
 	// begun to say no, so that balancers and kept connections turn away.
 	drainPause      = 500 * time.Millisecond
@@ -31,6 +24,9 @@ const (
 type serveCmd struct{}
 
 func (serveCmd) Run(a *app) error {
+	if a.g.DryRun {
+		return &errUsage{errors.New("serve has no dry run. “sallyport config validate” checks the configuration")}
+	}
 	s, err := a.settings()
 	if err != nil {
 		return err
@@ -55,31 +51,29 @@ func (serveCmd) Run(a *app) error {
 	if err := o.Declare(a.ctx); err != nil {
 		return errors.Join(err, ln.Close())
 	}
-	srv := &http.Server{
-		Handler: o.Guard(mux), ReadHeaderTimeout: readHeaderTimeout, ReadTimeout: readTimeout, WriteTimeout: writeTimeout,
-		IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
-	}
+	srv := server.HTTPServer(o.Guard(mux), log)
+	d := newDrain()
+	d.attach(srv)
 	failed := make(chan error, 1)
-	go func() { failed <- srv.Serve(ln) }()
+	go func() { failed <- srv.Serve(d.listen(ln)) }()
 	a.banner(s, o, ln.Addr().String())
 	select {
 	case err := <-failed:
 		return err
 	case <-a.ctx.Done():
 	}
-	return a.shutdown(srv, o, log)
-}
-
-// shutdown answers every request that was read before it stops.
-func (a *app) shutdown(srv *http.Server, o *opened, log *slog.Logger) error {
 	log.Info("shutting down")
 	o.Drain()
-	srv.SetKeepAlivesEnabled(false)
+	d.begin()
 	time.Sleep(drainPause)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(a.ctx), shutdownTimeout)
 	defer cancel()
-	if err := srv.Shutdown(ctx); err != nil {
-		return fmt.Errorf("requests that took longer than %v were cut off: %w", shutdownTimeout, err)
+	if err := ln.Close(); err != nil {
+		return err
+	}
+	<-failed // nothing is accepted any more
+	if d.wait(ctx) != nil {
+		return fmt.Errorf("requests that took longer than %v were cut off", shutdownTimeout)
 	}
 	log.Info("stopped")
 	return nil
@@ -112,11 +106,16 @@ func (a *app) banner(s settings, o *opened, addr string) {
 	a.info("  API        %s", base)
 	a.info("  Docs       %s/docs", base)
 	if has, err := role.HasAdministrator(o.db.View(a.ctx)); err == nil && !has {
-		where := ""
-		if o.db.Dialect() == db.SQLite && s.isSet("data_dir") {
+		where, with := "", ""
+		switch {
+		case a.g.Config != "":
+			where = " --config " + a.g.Config
+		case o.db.Dialect() == db.Postgres:
+			with = ", with the same configuration"
+		case s.isSet("data_dir"):
 			where = " --data " + s.text("data_dir")
 		}
-		a.info("\nThere is no administrator yet. In another terminal:\n  %s admin create%s --username NAME --email ADDRESS", program(), where)
+		a.info("\nThere is no administrator yet. In another terminal%s:\n  %s admin create%s --username NAME --email ADDRESS", with, program(), where)
 	}
 }
 

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -13,6 +15,7 @@ import (
 	"github.com/sallyport/sallyport/account"
 	"github.com/sallyport/sallyport/authz/role"
 	"github.com/sallyport/sallyport/internal/db"
+	"github.com/sallyport/sallyport/store/sqlite"
 )
 
 func containsFold(s, part string) bool {
@@ -57,7 +60,11 @@ func (c adminCreateCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	o, err := a.open(a.ctx, s, mayCreate, slog.New(slog.DiscardHandler))
+	if a.g.DryRun && s.text("database") == "" && !sqlite.Exists(sqliteFile(s)) {
+		a.done("made the database %s", sqliteFile(s))
+		return a.scratch(s, func(o *opened) error { return c.create(a, o, []string{role.Admin}) })
+	}
+	o, err := a.open(a.ctx, s, a.unlessDry(mayCreate), slog.New(slog.DiscardHandler))
 	if err != nil {
 		return err
 	}
@@ -96,9 +103,16 @@ func (a *app) user(u account.User) error {
 			last = u.LastLoginAt.Format(time.RFC3339)
 		}
 		for _, line := range [][2]string{
-			{"id", u.ID}, {"username", deref(u.Username)}, {"email", printable(u.Email)}, {"email_verified", fmt.Sprint(u.EmailVerified)},
-			{"full_name", deref(u.FullName)}, {"disabled", fmt.Sprint(u.Disabled)}, {"roles", strings.Join(u.Roles, " ")},
-			{"permissions", strings.Join(u.Permissions, " ")}, {"created_at", u.CreatedAt.Format(time.RFC3339)}, {"last_login_at", last},
+			{"id", u.ID},
+			{"username", deref(u.Username)},
+			{"email", printable(u.Email)},
+			{"email_verified", fmt.Sprint(u.EmailVerified)},
+			{"full_name", deref(u.FullName)},
+			{"disabled", fmt.Sprint(u.Disabled)},
+			{"roles", strings.Join(u.Roles, " ")},
+			{"permissions", strings.Join(u.Permissions, " ")},
+			{"created_at", u.CreatedAt.Format(time.RFC3339)},
+			{"last_login_at", last},
 		} {
 			fmt.Fprintf(w, "%s\t%s\n", line[0], line[1])
 		}
@@ -109,6 +123,9 @@ func (a *app) user(u account.User) error {
 func (a *app) withUser(name string, f func(o *opened, u account.User) error) error {
 	return a.with(func(o *opened) error {
 		u, err := o.Accounts.Find(a.ctx, name)
+		if e, ok := errors.AsType[*sallyport.Error](err); ok && e.Status == http.StatusNotFound {
+			e.Message = "There is no user “" + printable(name) + "”, by id, name or address. “sallyport user list” lists all."
+		}
 		if err != nil {
 			return err
 		}
@@ -191,20 +208,29 @@ func (c userSetCmd) Run(a *app) error {
 	if change == (account.Change{}) && !c.PasswordStdin {
 		return &errUsage{errors.New("say what to change, for example --full-name “Ada Lovelace”")}
 	}
+	var pw string
+	if c.PasswordStdin {
+		var err error
+		if pw, err = a.secret(true, ""); err != nil {
+			return err
+		}
+	}
 	return a.withUser(c.User, func(o *opened, u account.User) error {
-		if change != (account.Change{}) {
-			var err error
-			op := role.Operator()
-			if u, err = o.Accounts.Update(a.ctx, &op, u.ID, change); err != nil {
+		op := role.Operator()
+		if change != (account.Change{}) && c.PasswordStdin {
+			// Two transactions: nothing is done unless both will be accepted.
+			if _, err := o.Accounts.Update(db.DryRun(a.ctx), &op, u.ID, change); err != nil {
 				return err
 			}
 		}
 		if c.PasswordStdin {
-			pw, err := a.secret(true, "")
-			if err != nil {
+			if err := o.Accounts.SetPassword(a.ctx, u.ID, pw); err != nil {
 				return err
 			}
-			if err := o.Accounts.SetPassword(a.ctx, u.ID, pw); err != nil {
+		}
+		if change != (account.Change{}) {
+			var err error
+			if u, err = o.Accounts.Update(a.ctx, &op, u.ID, change); err != nil {
 				return err
 			}
 		}
@@ -245,7 +271,7 @@ func (c userDeleteCmd) Run(a *app) error {
 			return err
 		}
 		a.done("deleted %s", show(u))
-		return nil
+		return a.data("deletion/v1", map[string]string{"user": u.ID})
 	})
 }
 
@@ -287,10 +313,11 @@ func (c userLogoutCmd) Run(a *app) error {
 		err := o.db.Write(a.ctx, func(tx *db.Tx) error {
 			return o.Sessions.EndAll(a.ctx, tx, u.ID, "", "ended by the operator")
 		})
-		if err == nil {
-			a.done("ended all sessions of %s", show(u))
+		if err != nil {
+			return err
 		}
-		return err
+		a.done("ended all sessions of %s", show(u))
+		return a.data("logout/v1", map[string]string{"user": u.ID})
 	})
 }
 
@@ -310,55 +337,75 @@ func (c revokeCmd) Run(a *app) error { return c.change(a, false, "revoked") }
 
 func (c grantArgs) change(a *app, give bool, word string) error {
 	return a.withUser(c.User, func(o *opened, u account.User) error {
-		held := u.Roles
-		set := role.SetRoles
-		if c.Permission {
-			held, set = u.Permissions, role.SetPermissions
-		}
-		if !give && !contains(held, c.Role) {
-			return sallyport.NotFound("grant: “" + printable(c.Role) + "” was not given to this user directly")
+		if !give && !slices.Contains(c.held(u.Roles, u.Permissions), c.Role) {
+			return c.notHeld(u)
 		}
 		err := o.db.Write(a.ctx, func(tx *db.Tx) error {
+			if err := c.exists(tx); err != nil {
+				return err
+			}
 			roles, perms, err := role.Direct(tx, u.ID)
 			if err != nil {
 				return err
 			}
-			now := roles
+			set := role.SetRoles
 			if c.Permission {
-				now = perms
+				set = role.SetPermissions
 			}
-			return set(a.ctx, tx, role.Operator(), u.ID, with(now, c.Role, give))
+			now := slices.DeleteFunc(slices.Clone(c.held(roles, perms)), func(name string) bool { return name == c.Role })
+			if give {
+				now = append(now, c.Role)
+			}
+			if err := set(a.ctx, tx, role.Operator(), u.ID, now); err != nil {
+				return err
+			}
+			u.Roles, u.Permissions, err = role.Direct(tx, u.ID)
+			return err
 		})
 		if err != nil {
 			return err
 		}
 		a.done("%s %s: %s", word, show(u), printable(c.Role))
-		if u, err = o.Accounts.Get(a.ctx, u.ID); err != nil {
-			return err
-		}
 		return a.user(u)
 	})
 }
 
-func contains(names []string, name string) bool {
-	for _, n := range names {
-		if n == name {
-			return true
-		}
+// held returns the names that the command is about.
+func (c grantArgs) held(roles, permissions []string) []string {
+	if c.Permission {
+		return permissions
 	}
-	return false
+	return roles
 }
 
-// with returns names with or without name.
-func with(names []string, name string, give bool) []string {
-	out := []string{}
-	for _, n := range names {
-		if n != name {
-			out = append(out, n)
-		}
+// exists returns an error if there is no such role or permission.
+func (c grantArgs) exists(tx *db.Tx) error {
+	g, err := role.LoadGraph(tx)
+	if err != nil {
+		return err
 	}
-	if give {
-		out = append(out, name)
+	e := sallyport.NotFound("grant")
+	switch {
+	case c.Permission && g.Permissions[c.Role] == nil:
+		e.Message = "There is no permission “" + printable(c.Role) + "”. “sallyport permission list” lists those that exist, “sallyport permission set” makes one."
+		return e
+	case !c.Permission && g.Roles[c.Role] == nil:
+		e.Message = "There is no role “" + printable(c.Role) + "”. “sallyport role list” lists those that exist."
+		return e
 	}
-	return out
+	return nil
+}
+
+// notHeld says that there is nothing to take, and what there is.
+func (c grantArgs) notHeld(u account.User) error {
+	what, has := "role", strings.Join(u.Roles, ", ")
+	if c.Permission {
+		what, has = "permission", strings.Join(u.Permissions, ", ")
+	}
+	if has == "" {
+		has = "none"
+	}
+	e := sallyport.NotFound("grant")
+	e.Message = fmt.Sprintf("%s was not given the %s “%s” directly. Given were: %s.", show(u), what, printable(c.Role), has)
+	return e
 }

@@ -91,6 +91,15 @@ func (d *DB) Close() error { return d.close() }
 // fn runs and not afterwards: a write that has begun is awaited, because a
 // committed write must be reported as such.
 func (d *DB) Write(ctx context.Context, fn func(*Tx) error) error {
+	if g, ok := ctx.Value(GuardKey{}).(Guard); ok && g != nil {
+		inner := fn
+		fn = func(tx *Tx) error {
+			if err := g.Check(tx); err != nil {
+				return err
+			}
+			return inner(tx)
+		}
+	}
 	if ctx.Value(dryRunKey{}) == nil {
 		return d.write(ctx, fn)
 	}
@@ -105,6 +114,15 @@ func (d *DB) Write(ctx context.Context, fn func(*Tx) error) error {
 	}
 	return err
 }
+
+// Guard is asked at the beginning of every transaction that is made on behalf
+// of a request, inside it: does what the request was allowed by still hold? A
+// body that takes its time, or a queue, must not let a change through that
+// would be refused by now.
+type Guard interface{ Check(*Tx) error }
+
+// GuardKey is the context key under which Write finds a request's Guard.
+type GuardKey struct{}
 
 // View returns a Reader whose statements each see the latest committed state.
 func (d *DB) View(ctx context.Context) View { return View{d, ctx} }
@@ -138,25 +156,34 @@ var (
 	_ Reader = (*Tx)(nil)
 )
 
-// query runs a read. SQLite's are local and short, and a cancellable context
-// would cost a goroutine each: there the context is only checked first.
-func (v View) query(q query, args []any) (*sql.Rows, error) {
+// readLimit bounds a read over the network, so that a server that hangs does
+// not take every connection with it.
+const readLimit = 10 * time.Second
+
+// query runs a read; done must be called when its rows have been read. SQLite's
+// are local and short, and a cancellable context would cost a goroutine each:
+// there the context is only checked first.
+func (v View) query(q query, args []any) (rows *sql.Rows, done func(), err error) {
 	if err := v.ctx.Err(); err != nil {
-		return nil, err
+		return nil, func() {}, err
 	}
 	if v.d.stmts == nil {
-		return v.d.readers.QueryContext(v.ctx, string(q), args...)
+		ctx, cancel := context.WithTimeout(v.ctx, readLimit)
+		rows, err = v.d.readers.QueryContext(ctx, string(q), args...)
+		return rows, cancel, err
 	}
 	s, err := v.d.stmts.get(q)
 	if err != nil {
-		return nil, err
+		return nil, func() {}, err
 	}
-	return s.Query(args...)
+	rows, err = s.Query(args...)
+	return rows, func() {}, err
 }
 
 // Row implements Reader.
 func (v View) Row(q query, args []any, dst ...any) (bool, error) {
-	rows, err := v.query(q, args)
+	rows, done, err := v.query(q, args)
+	defer done()
 	if err != nil {
 		return false, wrap("read", err)
 	}
@@ -166,7 +193,8 @@ func (v View) Row(q query, args []any, dst ...any) (bool, error) {
 
 // Rows implements Reader.
 func (v View) Rows(q query, args []any, each func(Scan) error) error {
-	rows, err := v.query(q, args)
+	rows, done, err := v.query(q, args)
+	defer done()
 	if err != nil {
 		return wrap("read", err)
 	}

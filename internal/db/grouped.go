@@ -121,14 +121,18 @@ func (g *grouped) loop() {
 	}
 }
 
+func (g *grouped) tx() *Tx {
+	return &Tx{ctx: context.Background(), c: g.conn, stmts: g.stmts}
+}
+
 func (g *grouped) exec(q query) error {
-	_, err := (&Tx{c: g.conn, stmts: g.stmts}).Exec(q)
+	_, err := g.tx().Exec(q)
 	return err
 }
 
 func (g *grouped) run(j *job) error {
 	if j.err = j.ctx.Err(); j.err == nil {
-		j.panicked, j.err = (&Tx{c: g.conn, stmts: g.stmts}).run(j.fn)
+		j.panicked, j.err = g.tx().run(j.fn)
 	}
 	return j.err
 }
@@ -162,10 +166,10 @@ func (g *grouped) commit(group []*job) {
 	}
 	if err := g.exec("COMMIT"); err != nil {
 		_ = g.exec("ROLLBACK")
+		// All of them: an error that one found may rest on what another wrote
+		// and what is not there now.
 		for _, j := range group {
-			if j.err == nil {
-				j.err = err
-			}
+			j.err = err
 		}
 	}
 	for _, j := range group {

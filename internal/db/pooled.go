@@ -59,7 +59,7 @@ func (p *pooled) once(ctx context.Context, fn func(*Tx) error) error {
 	if err != nil {
 		return &Error{"begin", err}
 	}
-	panicked, err := (&Tx{c: tx}).run(fn)
+	panicked, err := (&Tx{ctx: bound, c: tx}).run(fn)
 	if err != nil {
 		_ = tx.Rollback()
 		if panicked != nil {

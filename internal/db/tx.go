@@ -8,6 +8,7 @@ import (
 
 // Tx is a transaction. Its methods take no context on purpose: see DB.Write.
 type Tx struct {
+	ctx   context.Context // bounds statements over the network; never the caller's
 	c     txConn
 	stmts map[query]*sql.Stmt // of SQLite's one writer; nil elsewhere
 	err   error               // the first SQL error sticks
@@ -23,7 +24,7 @@ func (t *Tx) stmt(q query) (*sql.Stmt, error) {
 	s := t.stmts[q]
 	if s == nil {
 		var err error
-		if s, err = t.c.PrepareContext(context.Background(), string(q)); err != nil {
+		if s, err = t.c.PrepareContext(t.ctx, string(q)); err != nil {
 			return nil, err
 		}
 		t.stmts[q] = s
@@ -51,7 +52,7 @@ func (t *Tx) Exec(q query, args ...any) (int64, error) {
 			res, err = s.Exec(args...)
 		}
 	} else {
-		res, err = t.c.ExecContext(context.Background(), string(q), args...)
+		res, err = t.c.ExecContext(t.ctx, string(q), args...)
 	}
 	if err != nil {
 		return 0, t.fail(err)
@@ -62,7 +63,7 @@ func (t *Tx) Exec(q query, args ...any) (int64, error) {
 
 func (t *Tx) query(q query, args []any) (*sql.Rows, error) {
 	if t.stmts == nil {
-		return t.c.QueryContext(context.Background(), string(q), args...)
+		return t.c.QueryContext(t.ctx, string(q), args...)
 	}
 	s, err := t.stmt(q)
 	if err != nil {

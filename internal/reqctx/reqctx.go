@@ -12,6 +12,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/sallyport/sallyport"
+	"github.com/sallyport/sallyport/internal/db"
 )
 
 // Carrier is the context of one request. It is written by the outermost
@@ -23,6 +24,8 @@ type Carrier struct {
 	address   string
 	userAgent string
 	principal sallyport.Principal
+	guard     db.Guard
+	gated     bool
 }
 
 type key struct{}
@@ -32,6 +35,11 @@ func (c *Carrier) Value(k any) any {
 	switch k.(type) {
 	case key, sallyport.CarrierKey:
 		return c
+	case db.GuardKey:
+		if c.guard == nil {
+			return nil // of this request; not of one around it
+		}
+		return c.guard
 	}
 	return c.Context.Value(k)
 }
@@ -39,8 +47,11 @@ func (c *Carrier) Value(k any) any {
 // Principal implements sallyport.Carrier.
 func (c *Carrier) Principal() sallyport.Principal { return c.principal }
 
-// SetPrincipal records who is calling.
-func (c *Carrier) SetPrincipal(p sallyport.Principal) { c.principal = p }
+// Admit records who is calling, and what confirms it again inside a
+// transaction.
+func (c *Carrier) Admit(p sallyport.Principal, g db.Guard) {
+	c.principal, c.guard, c.gated = p, g, true
+}
 
 // From returns the request's carrier, nil if there is none.
 func From(ctx context.Context) *Carrier {
@@ -48,12 +59,21 @@ func From(ctx context.Context) *Carrier {
 	return c
 }
 
-// Begin returns the request with a carrier, making one if it has none.
+// Begin returns the request with a carrier, making one if it has none, or if
+// the one it has belongs to a request that passed a gate already: a handler
+// that calls another route with its own context must not find itself to be the
+// one it called as.
 func Begin(r *http.Request) (*http.Request, *Carrier) {
-	if c := From(r.Context()); c != nil {
-		return r, c
+	outer := From(r.Context())
+	if outer != nil && !outer.gated {
+		return r, outer
 	}
-	c := &Carrier{Context: r.Context(), id: requestID(r), address: address(r), userAgent: clip(r.UserAgent(), 256)}
+	c := &Carrier{Context: r.Context(), address: address(r), userAgent: clip(r.UserAgent(), 256)}
+	if outer != nil {
+		c.id = outer.id
+	} else {
+		c.id = requestID(r)
+	}
 	return r.WithContext(c), c
 }
 
@@ -86,6 +106,16 @@ type operatorKey struct{}
 // AsOperator names the operator that acts without a request.
 func AsOperator(ctx context.Context, name string) context.Context {
 	return context.WithValue(ctx, operatorKey{}, name)
+}
+
+// Route names the route of a request for a log: its pattern, because a path is
+// what a caller made of it, and may hold a token that was put in the wrong
+// place.
+func Route(r *http.Request) string {
+	if r.Pattern == "" {
+		return "(none)"
+	}
+	return r.Pattern
 }
 
 // ID returns the request's id.

@@ -18,13 +18,28 @@ func TestOneCarrierARequest(t *testing.T) {
 	if p := sallyport.From(r.Context()); !p.Anonymous() {
 		t.Errorf("principal before the gate: %v", p)
 	}
-	c.SetPrincipal(sallyport.NewPrincipal(sallyport.Claims{Subject: "u"}, nil))
+	c.Admit(sallyport.NewPrincipal(sallyport.Claims{Subject: "u"}, nil), nil)
 	if p := sallyport.From(r.Context()); p.ID() != "u" {
 		t.Errorf("principal: %v", p)
 	}
 	i := reqctx.InfoFrom(r.Context())
 	if i.Actor != "u" || i.ActorKind != "user" || i.RequestID != c.ID() || i.Address != "192.0.2.1" {
 		t.Errorf("info: %+v", i)
+	}
+}
+
+// A handler that calls another route in the process, with its own context and
+// another's credential, stays who it is.
+func TestASubRequestHasACarrierOfItsOwn(t *testing.T) {
+	r, c := reqctx.Begin(httptest.NewRequest("GET", "/", nil))
+	c.Admit(sallyport.NewPrincipal(sallyport.Claims{Subject: "caller"}, nil), nil)
+	sub, c2 := reqctx.Begin(httptest.NewRequest("GET", "/", nil).WithContext(r.Context()))
+	c2.Admit(sallyport.NewPrincipal(sallyport.Claims{Subject: "service"}, nil), nil)
+	if p := sallyport.From(r.Context()); p.ID() != "caller" {
+		t.Errorf("the caller became %v", p)
+	}
+	if p := sallyport.From(sub.Context()); p.ID() != "service" || c2.ID() != c.ID() {
+		t.Errorf("the sub-request: %v, id %s and %s", p, c.ID(), c2.ID())
 	}
 }
 

@@ -104,45 +104,77 @@ func ReadFile(path string) (*Master, error) {
 	return m, nil
 }
 
-// WriteFile writes a new key file with mode 0600, durably. It never replaces
-// one: losing a master key loses what is sealed under it.
+// WriteFile writes a new key file with mode 0600, durably: it is there whole or
+// not at all. It never replaces one (fs.ErrExist): losing a master key loses
+// what is sealed under it.
 func (m *Master) WriteFile(path string) error {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	f, err := os.CreateTemp(filepath.Dir(path), ".master-*") // mode 0600
 	if err != nil {
 		return err
 	}
+	defer os.Remove(f.Name())
 	_, err = f.WriteString(base64.StdEncoding.EncodeToString(m.raw[:]) + "\n")
 	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return errors.Join(err, os.Remove(path))
+		return err
+	}
+	if err := os.Link(f.Name(), path); err != nil {
+		return err
 	}
 	return syncDir(filepath.Dir(path))
 }
 
-// Staged returns where a new master key waits while secrets are sealed under
+// A new master key waits in a file of its own while secrets are sealed under
 // it: written before the database changes and promoted after, so that a crash
-// in between loses neither.
-func Staged(path string) string { return path + ".new" }
+// in between loses neither. Its name holds the key's id, so that two rotations
+// at once cannot take each other's key away.
+func (m *Master) stagedFile(path string) string { return fmt.Sprintf("%s.new-%x", path, m.id) }
 
-// Stage writes the key as the staged one of path, in the place of one that an
-// interrupted rotation left.
-func (m *Master) Stage(path string) error {
-	if err := os.Remove(Staged(path)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
+// Stage writes the key beside path, durably.
+func (m *Master) Stage(path string) error { return m.WriteFile(m.stagedFile(path)) }
+
+// Unstage removes the staged key: nothing was sealed under it.
+func (m *Master) Unstage(path string) error { return os.Remove(m.stagedFile(path)) }
+
+// StagedKeys returns the keys that are staged for path.
+func StagedKeys(path string) []*Master {
+	files, err := filepath.Glob(globQuote(path) + ".new-*")
+	if err != nil {
+		return nil // the pattern is well-formed
 	}
-	return m.WriteFile(Staged(path))
+	var out []*Master
+	for _, f := range files {
+		if m, err := ReadFile(f); err == nil {
+			out = append(out, m)
+		}
+	}
+	return out
 }
 
-// Promote puts the staged key in the place of path, atomically and durably, and
-// keeps the one before as path + ".old".
-func Promote(path string) error {
-	old := path + ".old"
-	if err := os.Remove(old); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
+func globQuote(s string) string {
+	return strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`).Replace(s)
+}
+
+// Promote puts the key, which was staged for path, in its place, atomically and
+// durably, and keeps the one before as path + ".old". When another process has
+// done it already, that is well too.
+func (m *Master) Promote(path string) error {
+	current, err := ReadFile(path)
+	if err == nil && current.id == m.id {
+		return nil
 	}
-	if err := os.Link(path, old); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
+	if err == nil {
+		old := path + ".old"
+		if err := os.Remove(old); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		if err := os.Link(path, old); err != nil {
+			return err
+		}
 	}
-	if err := os.Rename(Staged(path), path); err != nil {
+	if err := os.Rename(m.stagedFile(path), path); err != nil {
+		if again, rerr := ReadFile(path); rerr == nil && again.id == m.id {
+			return nil
+		}
 		return err
 	}
 	return syncDir(filepath.Dir(path))

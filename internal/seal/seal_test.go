@@ -71,9 +71,19 @@ func TestFiles(t *testing.T) {
 }
 
 func TestStagedKeyTakesThePlaceAndTheOldOneStays(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "master.key")
-	old, next := seal.Generate(), seal.Generate()
-	if err := errors.Join(old.WriteFile(path), seal.Generate().Stage(path), next.Stage(path), seal.Promote(path)); err != nil {
+	path := filepath.Join(t.TempDir(), "a[1]*?", "master.key")
+	if err := os.Mkdir(filepath.Dir(path), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	old, next, other := seal.Generate(), seal.Generate(), seal.Generate()
+	// Another rotation's staged key is neither taken for one's own nor lost.
+	if err := errors.Join(old.WriteFile(path), other.Stage(path), next.Stage(path)); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(seal.StagedKeys(path)); n != 2 {
+		t.Fatalf("%d staged keys, want 2", n)
+	}
+	if err := errors.Join(next.Promote(path), next.Promote(path)); err != nil {
 		t.Fatal(err)
 	}
 	for file, want := range map[string]*seal.Master{path: next, path + ".old": old} {
@@ -82,8 +92,12 @@ func TestStagedKeyTakesThePlaceAndTheOldOneStays(t *testing.T) {
 			t.Errorf("%s: %v %v", file, got, err)
 		}
 	}
-	if _, err := os.Stat(seal.Staged(path)); !os.IsNotExist(err) {
-		t.Error("the staged key is still there")
+	staged := seal.StagedKeys(path)
+	if len(staged) != 1 || staged[0].String() != other.String() {
+		t.Errorf("staged: %v", staged)
+	}
+	if err := other.Unstage(path); err != nil || len(seal.StagedKeys(path)) != 0 {
+		t.Errorf("unstaging: %v", err)
 	}
 }
 

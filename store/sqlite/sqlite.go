@@ -155,6 +155,13 @@ func (l *migrationLock) file() string { return l.path + "-migrate" }
 
 // SessionLock implements goose's lock.SessionLocker.
 func (l *migrationLock) SessionLock(ctx context.Context, _ *sql.Conn) error {
+	f, err := os.OpenFile(l.file(), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return err
+	}
+	if err := f.Close(); err != nil {
+		return err
+	}
 	pool, err := sql.Open("sqlite", "file:"+(&url.URL{Path: l.file()}).EscapedPath()+"?_pragma=busy_timeout(60000)")
 	if err != nil {
 		return err

@@ -23,5 +23,6 @@ CREATE TABLE sp_sessions (
     refresh      BYTEA NOT NULL,  -- digest of the current refresh token
     refreshed_at BIGINT NOT NULL
 );
-CREATE INDEX sp_sessions_by_subject ON sp_sessions (subject_id, created_at);
+CREATE INDEX sp_sessions_alive ON sp_sessions (subject_id, created_at, id) WHERE ended_at = 0;
+CREATE INDEX sp_sessions_by_subject ON sp_sessions (subject_id);
 CREATE INDEX sp_sessions_by_expiry ON sp_sessions (expires_at);

@@ -1,0 +1,94 @@
+"""report.py RUN_DIR: the table of figures from what bench/run measured. Exits 1
+if one of them misses its goal."""
+
+import json
+import os
+import statistics as st
+import sys
+
+run = sys.argv[1]
+TUTORIAL, ASYNC = "fastapi tutorial", "fastapi async"
+
+
+def read(name):
+    try:
+        with open(f"{run}/{name}") as f:
+            return f.read()
+    except FileNotFoundError:
+        return ""
+
+
+# A visit is [round, req/s, p50, p99, refused, socket errors, processor µs per request].
+RATE, REFUSED, CPU = 1, 4, 6
+visits = json.loads(read("load.json") or "{}")
+
+
+def median(target, column):
+    return st.median(v[column] for v in visits[target])
+
+
+def ratio(ours, theirs, column):
+    """How many times as many requests ours answers: of the wall clock by rounds, of
+    the processor by medians."""
+    if not visits.get(ours) or not visits.get(theirs):
+        return None
+    if column == CPU:
+        return median(theirs, CPU) / median(ours, CPU)
+    other = {v[0]: v[RATE] for v in visits[theirs]}
+    return st.median(v[RATE] / other[v[0]] for v in visits[ours] if v[0] in other)
+
+
+def pair(ours, theirs):
+    a, b = ratio(ours, theirs, CPU), ratio(ours, theirs, RATE)
+    if a is None:
+        return None
+    return a, f"{a:.3g} × by processor time, {b:.3g} × by the clock"
+
+
+rows = []  # figure, goal, measured, verdict
+
+
+def row(figure, goal, got, ok=None):
+    rows.append((figure, goal, got, "" if ok is None else "ok" if ok else "MISSED"))
+
+
+def compare(figure, ours, theirs, goal=None):
+    got = pair(ours, theirs)
+    want = "" if goal is None else f"≥ {goal} ×"
+    if got is None:
+        row(figure, want, "left out")
+    else:
+        row(figure, want, got[1], None if goal is None else got[0] >= goal)
+
+
+ms, mb = map(float, read("startup").split())
+row("from no database to the first answer", "< 1 s", f"{ms / 1000:.2f} s", ms < 1000)
+row("resident memory then", "< 60 MB", f"{mb:.0f} MB", mb < 60)
+
+me = "sallyport /users/me"
+compare("/users/me over the FastAPI tutorial's", me, f"{TUTORIAL} /users/me", 20)
+compare("  with the default log level", "sallyport-info /users/me", f"{TUTORIAL} /users/me")
+compare("  over FastAPI's async form", me, f"{ASYNC} /users/me")
+compare("  over a bare net/http handler", me, "bare /users/me")
+
+hashes = [tuple(map(float, line.split())) for line in read("hashes").splitlines()]
+rounds = [json.loads(line)["sallyport sign-in"][0] for line in read("signins").splitlines()]
+clock = st.median(s[RATE] / h[0] for s, h in zip(rounds, hashes))
+cpu = st.median(h[1] for h in hashes) / st.median(s[CPU] for s in rounds)
+visits["sallyport sign-in"] = rounds
+row("sign-ins over the bare hash", "≥ 0.9 ×", f"{cpu:.3g} × by processor time, {clock:.3g} × by the clock", cpu >= 0.9)
+
+compare("refresh rotations over the FastAPI tutorial's", "sallyport refresh 8", f"{TUTORIAL} POST /token/refresh", 15)
+compare("  both with 32 connections, not 8", "sallyport refresh 32", f"{TUTORIAL} refresh 32")
+compare("  with the default log level", "sallyport-info refresh 8", f"{TUTORIAL} POST /token/refresh")
+compare("  over FastAPI's async form", "sallyport refresh 8", f"{ASYNC} POST /token/refresh")
+
+width = [max(len(r[i]) for r in rows) for i in range(4)]
+print()
+for r in [("figure", "goal", "measured", "")] + rows:
+    print("  ".join(c.ljust(w) for c, w in zip(r, width)).rstrip())
+refused = {t: sum(v[REFUSED] for v in vs) for t, vs in visits.items() if t.startswith("sallyport")}
+broken = {t: n for t, n in refused.items() if n}
+for t, n in broken.items():
+    print(f"{t}: {n} answers were no success: its figure says nothing")
+sys.exit(bool(broken) or any(r[3] == "MISSED" for r in rows))

@@ -1,0 +1,170 @@
+package server_test
+
+import (
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/crypto/argon2"
+
+	"github.com/sallyport/sallyport"
+	"github.com/sallyport/sallyport/account"
+	"github.com/sallyport/sallyport/authn/password"
+	"github.com/sallyport/sallyport/internal/testkit"
+	"github.com/sallyport/sallyport/server"
+	"github.com/sallyport/sallyport/session"
+	"github.com/sallyport/sallyport/signin"
+)
+
+// These run in one process and without a network: what is measured is ours.
+// bench/run measures whole servers. Times depend on the machine; what must not
+// get worse is said as allocations and ratios.
+
+// benchServer returns a server on SQLite, its handler with a route of a
+// service's own, and ada's account.
+func benchServer(b *testing.B, hashes password.Config) (*server.Server, http.Handler, signin.Attempt) {
+	b.Helper()
+	sv, err := server.New(b.Context(), server.Config{
+		DB: testkit.SQLite(b), BaseURL: baseURL, MasterKeyFile: filepath.Join(b.TempDir(), "master.key"), Password: hashes,
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(sv.Close)
+	mux := sallyport.NewMux(sv)
+	mux.HandleFunc("GET /items", sallyport.Any(sallyport.Role("user"), sallyport.Permission("read:items")), items)
+	mux.Mount("/", sv.Routes())
+	name := "ada"
+	if _, err := sv.Accounts.Register(b.Context(), account.NewUser{Username: &name, Email: "ada@example.com", Password: goodPassword}); err != nil {
+		b.Fatal(err)
+	}
+	return sv, sv.Guard(mux), signin.Attempt{Login: name, Password: goodPassword, Client: session.FirstParty}
+}
+
+// items answers with as many bytes as /users/me does, about.
+func items(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "application/json")
+	_, _ = w.Write(itemsBody)
+}
+
+var itemsBody = []byte(`{"items":["` + strings.Repeat("x", 330) + `"]}`)
+
+// discard is a response that nobody reads.
+type discard struct {
+	header http.Header
+	status int
+}
+
+func (d *discard) Header() http.Header         { return d.header }
+func (d *discard) Write(b []byte) (int, error) { return len(b), nil }
+func (d *discard) WriteHeader(status int)      { d.status = status }
+
+// Requests through Guard, Mux, gate and rule, beside the same bytes from a bare
+// handler. A session's state is read at every request, and /users/me reads the
+// account too.
+//
+// Must not get worse: 51 allocs/op for a route of a service's own, 116 for
+// /users/me.
+func BenchmarkRequest(b *testing.B) {
+	sv, h, ada := benchServer(b, weakHashes)
+	tk, err := sv.SignIn.Password(b.Context(), ada)
+	if err != nil {
+		b.Fatal(err)
+	}
+	bare := http.NewServeMux()
+	bare.HandleFunc("GET /items", items)
+	for _, c := range []struct {
+		name, path string
+		h          http.Handler
+	}{
+		{"bare", "/items", bare},
+		{"route", "/items", h},
+		{"me", "/users/me", h},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			r := httptest.NewRequestWithContext(b.Context(), "GET", c.path, nil)
+			r.Header.Set("Authorization", "Bearer "+tk.Access)
+			w := &discard{header: http.Header{}}
+			b.ReportAllocs()
+			for b.Loop() {
+				clear(w.header)
+				w.status = 0
+				c.h.ServeHTTP(w, r)
+			}
+			if w.status != 0 && w.status != 200 {
+				b.Fatalf("status %d", w.status)
+			}
+		})
+	}
+}
+
+// Rotations with full durability, a transaction and an audit event each, from
+// 64 clients at once.
+//
+// Must not get worse: 230 allocs/op, the client's own included.
+func BenchmarkRefresh(b *testing.B) {
+	const clients = 64
+	sv, h, ada := benchServer(b, weakHashes)
+	tokens := make(chan string, clients)
+	for range clients {
+		tk, err := sv.SignIn.Password(b.Context(), ada)
+		if err != nil {
+			b.Fatal(err)
+		}
+		tokens <- tk.Refresh
+	}
+	b.SetParallelism(clients / runtime.GOMAXPROCS(0))
+	b.ReportAllocs()
+	b.ResetTimer()
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			r := httptest.NewRequestWithContext(b.Context(), "POST", "/token/refresh", strings.NewReader(`{"refresh_token":"`+<-tokens+`"}`))
+			r.Header.Set("Content-Type", "application/json")
+			w := httptest.NewRecorder()
+			h.ServeHTTP(w, r)
+			_, rest, _ := strings.Cut(w.Body.String(), `"refresh_token":"`)
+			next, _, _ := strings.Cut(rest, `"`)
+			tokens <- next
+			if w.Code != 200 {
+				b.Errorf("status %d: %s", w.Code, w.Body)
+				return
+			}
+		}
+	})
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "refreshes/s")
+}
+
+// Whole sign-ins with the hashes that a server makes, as many at once as it
+// has processors, beside the bare hash just before.
+//
+// Must not get worse: 0.9 of the bare hash's rate on one processor (-cpu 1).
+func BenchmarkSignIn(b *testing.B) {
+	sv, _, ada := benchServer(b, password.Config{})
+	bare := func() { argon2.IDKey([]byte(goodPassword), make([]byte, 16), 2, 19456, 1, 32) }
+	bare()
+	const hashes = 30
+	began := time.Now()
+	for range hashes {
+		bare()
+	}
+	hash := time.Since(began) / hashes
+	var failed atomic.Value
+	b.ResetTimer()
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			if _, err := sv.SignIn.Password(b.Context(), ada); err != nil {
+				failed.Store(fmt.Sprint(err))
+			}
+		}
+	})
+	if err := failed.Load(); err != nil {
+		b.Fatal(err)
+	}
+	b.ReportMetric(hash.Seconds()*float64(b.N)/b.Elapsed().Seconds()/float64(runtime.GOMAXPROCS(0)), "of-bare-hash")
+}
