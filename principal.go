@@ -73,6 +73,8 @@ type Grants struct {
 	everything  bool
 	roles       Set
 	permissions Set
+
+	directRoles, directPermissions []string
 }
 
 // NewGrants returns grants of exactly these roles and permissions.
@@ -86,6 +88,22 @@ func NewAdminGrants(roles, permissions []string) *Grants {
 	g := NewGrants(roles, permissions)
 	g.everything = true
 	return g
+}
+
+// WithDirect returns the same grants, and remembers which of them were given to
+// the subject itself, in sorted order. The slices are kept.
+func (g *Grants) WithDirect(roles, permissions []string) *Grants {
+	c := *g
+	c.directRoles, c.directPermissions = roles, permissions
+	return &c
+}
+
+// Direct returns what was given to the subject itself and not through roles.
+func (g *Grants) Direct() (roles, permissions []string) {
+	if g == nil {
+		return nil, nil
+	}
+	return slices.Clone(g.directRoles), slices.Clone(g.directPermissions)
 }
 
 // Everything reports whether every permission is held.

@@ -129,7 +129,11 @@ func (s *Service) me(ctx context.Context, u User, err error) (*api.Body[Me], err
 
 func (s *Service) ownRoutes(a *api.API) {
 	api.Get(a, "/users/me", sallyport.SignedIn(), func(ctx context.Context, _ *api.None) (*api.Body[Me], error) {
-		u, err := s.Get(ctx, sallyport.From(ctx).ID())
+		p := sallyport.From(ctx)
+		u, found, err := readOwn(s.cfg.DB.View(ctx), p.ID(), p.Grants())
+		if err == nil && !found {
+			err = sallyport.NotFound("user")
+		}
 		return s.me(ctx, u, err)
 	}, api.Doc("Own account", "Own account", "The account of the caller."))
 

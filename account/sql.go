@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/internal/db"
 )
 
@@ -33,11 +34,7 @@ func scanUser(scan db.Scan, u *User) error {
 	u.Roles, u.Permissions = strings.Fields(roles), strings.Fields(permissions) // never nil
 	slices.Sort(u.Roles)
 	slices.Sort(u.Permissions)
-	u.CreatedAt, u.UpdatedAt = db.Time(created), db.Time(updated)
-	if login != nil {
-		t := db.Time(*login)
-		u.LastLoginAt = &t
-	}
+	u.complete(created, updated, login)
 	return nil
 }
 
@@ -50,6 +47,29 @@ func readUser(rd db.Reader, id string) (u User, found bool, err error) {
 		return User{}, false, err
 	}
 	return u, true, err
+}
+
+// complete sets the times, which are stored in another form.
+func (u *User) complete(created, updated int64, login *int64) {
+	u.CreatedAt, u.UpdatedAt = db.Time(created), db.Time(updated)
+	if login != nil {
+		t := db.Time(*login)
+		u.LastLoginAt = &t
+	}
+}
+
+// readOwn reads the account of whoever is signed in, with the grants that the
+// request was let in with: nothing is read that is known already, because no
+// request is made more often.
+func readOwn(rd db.Reader, id string, g *sallyport.Grants) (u User, found bool, err error) {
+	var created, updated int64
+	var login *int64
+	found, err = rd.Row(`SELECT username, email, email_verified, full_name, created_at, updated_at, last_login_at
+		FROM sp_accounts WHERE id = $1`, []any{id}, &u.Username, &u.Email, &u.EmailVerified, &u.FullName, &created, &updated, &login)
+	u.ID = id
+	u.complete(created, updated, login)
+	u.Roles, u.Permissions = g.Direct()
+	return u, found, err
 }
 
 func findID(rd db.Reader, login string) (id string, err error) {

@@ -125,12 +125,13 @@ func (s *Service) Refresh(ctx context.Context, text, client string, scoped bool,
 	digest, nextDigest := digestOf(text), digestOf(next)
 	var se Session
 	var limited []string
+	var keysVersion int64
 	var refused *authn.Refused
 	err := s.cfg.DB.Write(ctx, func(tx *db.Tx) error {
 		refused = nil
 		var disabled, found bool
 		var err error
-		if se, disabled, found, err = readFamily(tx, presented.session.String()); err != nil {
+		if se, disabled, keysVersion, found, err = readFamily(tx, presented.session.String()); err != nil {
 			return err
 		}
 		now := s.cfg.Now()
@@ -184,6 +185,9 @@ func (s *Service) Refresh(ctx context.Context, text, client string, scoped bool,
 	}
 	if refused != nil {
 		return Tokens{}, refused
+	}
+	if _, err := s.cfg.Keys.Sync(ctx, keysVersion); err != nil {
+		return Tokens{}, err
 	}
 	return s.issue(ctx, se, scoped || se.Scoped, limited, next)
 }

@@ -171,17 +171,18 @@ func (s *Service) Insert(ctx context.Context, tx *db.Tx, st Started) error {
 
 // Issue returns the tokens of a session that has been stored.
 func (s *Service) Issue(ctx context.Context, st Started) (Tokens, error) {
-	return s.issue(ctx, st.session, st.session.Scoped, st.session.Scope, st.refresh)
-}
-
-func (s *Service) issue(ctx context.Context, se Session, scoped bool, scope []string, refresh string) (Tokens, error) {
-	now := s.cfg.Now()
-	expires := earlier(now.Add(s.cfg.Access), se.Expires)
-	// Another process may have rotated the keys: what is signed from now on is
-	// signed with the one that is active now.
 	if _, err := s.cfg.Keys.SyncNow(ctx); err != nil {
 		return Tokens{}, err
 	}
+	return s.issue(ctx, st.session, st.session.Scoped, st.session.Scope, st.refresh)
+}
+
+// issue signs. Its callers have synced the keys: another process may have
+// rotated them, and what is signed from now on is signed with the one that is
+// active now.
+func (s *Service) issue(ctx context.Context, se Session, scoped bool, scope []string, refresh string) (Tokens, error) {
+	now := s.cfg.Now()
+	expires := earlier(now.Add(s.cfg.Access), se.Expires)
 	set, err := s.cfg.Keys.Set(ctx)
 	if err != nil {
 		return Tokens{}, err
@@ -207,12 +208,16 @@ func earlier(a, b time.Time) time.Time {
 // Confirm looks whether the session that an access token names is alive, and
 // returns the principal with its current grants: one read for both.
 func (s *Service) Confirm(ctx context.Context, v authn.Verified) (authn.Confirmed, error) {
-	st, found, err := readState(s.cfg.DB.View(ctx), v.Session)
+	view, now := s.cfg.DB.View(ctx), s.cfg.Now()
+	st, alive, err := readState(view, v.Session, v.Subject, now)
+	if err == nil && !alive {
+		var reason string
+		if reason, err = whyDead(view, v.Session, v.Subject, now); err == nil {
+			err = &authn.Refused{Reason: reason, Subject: v.Subject}
+		}
+	}
 	if err != nil {
 		return authn.Confirmed{}, err
-	}
-	if reason := st.dead(found, v.Subject, s.cfg.Now()); reason != "" {
-		return authn.Confirmed{}, &authn.Refused{Reason: reason, Subject: v.Subject}
 	}
 	if st.keysVersion != v.Keys {
 		// Keys have changed since the token was proven. Whatever the ring knows
@@ -222,7 +227,7 @@ func (s *Service) Confirm(ctx context.Context, v authn.Verified) (authn.Confirme
 		}
 		return authn.Confirmed{}, authn.ErrAgain
 	}
-	grants, err := s.cfg.Grants.Grants(ctx, st.subject, st.subjectVersion, st.rolesVersion)
+	grants, err := s.cfg.Grants.Grants(ctx, v.Subject, st.subjectVersion, st.rolesVersion)
 	if err != nil {
 		return authn.Confirmed{}, err
 	}
@@ -232,23 +237,6 @@ func (s *Service) Confirm(ctx context.Context, v authn.Verified) (authn.Confirme
 		Principal: sallyport.NewPrincipal(c, grants),
 		Guard:     &guard{s, v.Session, v.Subject, st.subjectVersion, st.rolesVersion},
 	}, nil
-}
-
-// dead returns why a session must be refused, "" if it is alive.
-func (st state) dead(found bool, subject string, now time.Time) string {
-	switch {
-	case !found:
-		return "the session does not exist"
-	case st.subject != subject:
-		return "the session is another subject's"
-	case st.ended:
-		return "the session has ended"
-	case !now.Before(st.expires):
-		return "the session has expired"
-	case st.disabled:
-		return "the account is disabled"
-	}
-	return ""
 }
 
 // guard confirms a request's principal again inside each transaction that is
@@ -262,11 +250,11 @@ type guard struct {
 
 // Check implements db.Guard.
 func (g *guard) Check(tx *db.Tx) error {
-	st, found, err := readState(tx, g.session)
+	st, alive, err := readState(tx, g.session, g.subject, g.service.cfg.Now())
 	if err != nil {
 		return err
 	}
-	if st.dead(found, g.subject, g.service.cfg.Now()) != "" {
+	if !alive {
 		return authn.InvalidToken()
 	}
 	if st.subjectVersion != g.subjectVersion || st.rolesVersion != g.rolesVersion {

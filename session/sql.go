@@ -18,38 +18,63 @@ func insertSession(tx *db.Tx, s Session) error {
 	return err
 }
 
-// state is what every request reads: is the session alive, and under which
+// state is what every request reads: that the session is alive, and under which
 // versions of grants and keys.
 type state struct {
-	subject                                   string
-	mfa, ended, disabled                      bool
-	authTime, expires                         time.Time
+	mfa                                       bool
+	authTime                                  time.Time
 	subjectVersion, rolesVersion, keysVersion int64
 }
 
-func readState(rd db.Reader, id string) (s state, found bool, err error) {
-	var authTime, expires, ended int64
-	found, err = rd.Row(`SELECT s.subject_id, s.mfa, s.auth_time, s.expires_at, s.ended_at, u.disabled, u.version, r.version, k.version
+// readState reads the state of a session if it is alive. Every column costs,
+// and every request pays: whether it is alive is the statement's business, and
+// why not is asked only then.
+func readState(rd db.Reader, id, subject string, now time.Time) (s state, alive bool, err error) {
+	var authTime int64
+	alive, err = rd.Row(`SELECT s.mfa, s.auth_time, u.version, v.roles, v.signing_keys
 		FROM sp_sessions s
 		JOIN sp_subjects u ON u.id = s.subject_id
-		JOIN sp_versions r ON r.name = 'roles'
-		JOIN sp_versions k ON k.name = 'keys'
-		WHERE s.id = $1`, []any{id},
-		&s.subject, &s.mfa, &authTime, &expires, &ended, &s.disabled, &s.subjectVersion, &s.rolesVersion, &s.keysVersion)
-	s.authTime, s.expires, s.ended = db.Time(authTime), db.Time(expires), ended != 0
-	return s, found, err
+		JOIN sp_versions v ON v.id = 1
+		WHERE s.id = $1 AND s.subject_id = $2 AND s.ended_at = 0 AND s.expires_at > $3 AND NOT u.disabled`,
+		[]any{id, subject, db.Micros(now)}, &s.mfa, &authTime, &s.subjectVersion, &s.rolesVersion, &s.keysVersion)
+	s.authTime = db.Time(authTime)
+	return s, alive, err
+}
+
+// whyDead tells the operator why a session was refused a moment ago.
+func whyDead(rd db.Reader, id, subject string, now time.Time) (string, error) {
+	var owner string
+	var expires, ended int64
+	var disabled bool
+	found, err := rd.Row(`SELECT s.subject_id, s.expires_at, s.ended_at, u.disabled
+		FROM sp_sessions s JOIN sp_subjects u ON u.id = s.subject_id WHERE s.id = $1`, []any{id}, &owner, &expires, &ended, &disabled)
+	switch {
+	case err != nil:
+		return "", err
+	case !found:
+		return "the session does not exist", nil
+	case owner != subject:
+		return "the session is another subject's", nil
+	case ended != 0:
+		return "the session has ended", nil
+	case db.Micros(now) >= expires:
+		return "the session has expired", nil
+	case disabled:
+		return "the account is disabled", nil
+	}
+	return "the session was not alive", nil
 }
 
 // readFamily reads what a refresh needs of its session. Every column costs: it
 // is the writer that reads them, while others wait.
-func readFamily(rd db.Reader, id string) (s Session, disabled, found bool, err error) {
+func readFamily(rd db.Reader, id string) (s Session, disabled bool, keysVersion int64, found bool, err error) {
 	s.ID = id
 	found, err = rd.Row(`SELECT s.subject_id, s.client_id, s.scoped, s.scope, s.amr, s.auth_time, s.idle_until, s.expires_at, s.ended_at,
-		s.refresh, s.refreshed_at, u.disabled
-		FROM sp_sessions s JOIN sp_subjects u ON u.id = s.subject_id WHERE s.id = $1`, []any{id},
+		s.refresh, s.refreshed_at, u.disabled, v.signing_keys
+		FROM sp_sessions s JOIN sp_subjects u ON u.id = s.subject_id JOIN sp_versions v ON v.id = 1 WHERE s.id = $1`, []any{id},
 		&s.Subject, &s.Client, &s.Scoped, (*words)(&s.Scope), (*words)(&s.AMR), (*micros)(&s.AuthTime), (*micros)(&s.IdleUntil), (*micros)(&s.Expires), (*micros)(&s.Ended),
-		&s.refresh, (*micros)(&s.refreshedAt), &disabled)
-	return s, disabled, found, err
+		&s.refresh, (*micros)(&s.refreshedAt), &disabled, &keysVersion)
+	return s, disabled, keysVersion, found, err
 }
 
 // rotate replaces the refresh token; exactly one caller can.

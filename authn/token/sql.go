@@ -37,7 +37,7 @@ func hasSecrets(rd db.Reader) (bool, error) {
 }
 
 func keysVersion(rd db.Reader) (v int64, err error) {
-	_, err = rd.Row("SELECT version FROM sp_versions WHERE name = 'keys'", nil, &v)
+	_, err = rd.Row("SELECT signing_keys FROM sp_versions WHERE id = 1", nil, &v)
 	return v, err
 }
 
@@ -117,6 +117,6 @@ func resealSecret(tx *db.Tx, name string, sealed []byte) error {
 }
 
 func bumpKeys(tx *db.Tx) error {
-	_, err := tx.Exec("UPDATE sp_versions SET version = version + 1 WHERE name = 'keys'")
+	_, err := tx.Exec("UPDATE sp_versions SET signing_keys = signing_keys + 1 WHERE id = 1")
 	return err
 }

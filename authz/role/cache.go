@@ -83,7 +83,7 @@ func (c *Cache) load(ctx context.Context, subject string, graph Graph, graphAt i
 		}
 		s, r, verr := versions(view, subject)
 		if verr == nil && s == subjectVersion && r == rolesVersion {
-			return graph.Resolve(roles, perms), graph, s, r, nil
+			return graph.Resolve(roles, perms).WithDirect(roles, perms), graph, s, r, nil
 		}
 		subjectVersion, rolesVersion, err = s, r, verr
 	}

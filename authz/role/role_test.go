@@ -225,7 +225,7 @@ func TestTheCacheIsNeverStale(t *testing.T) {
 		f.subject("a", "r")
 		read := func() *sallyport.Grants {
 			var subject, roles int64
-			_, err := f.db.View(f.Context()).Row("SELECT s.version, v.version FROM sp_subjects s JOIN sp_versions v ON v.name = 'roles' WHERE s.id = 'a'", nil, &subject, &roles)
+			_, err := f.db.View(f.Context()).Row("SELECT s.version, v.roles FROM sp_subjects s JOIN sp_versions v ON v.id = 1 WHERE s.id = 'a'", nil, &subject, &roles)
 			f.must(err)
 			g, err := c.Grants(f.Context(), "a", subject, roles)
 			f.must(err)

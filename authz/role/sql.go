@@ -115,14 +115,14 @@ func bumpSubject(tx *db.Tx, id string) error {
 }
 
 func bumpRoles(tx *db.Tx) error {
-	_, err := tx.Exec("UPDATE sp_versions SET version = version + 1 WHERE name = 'roles'")
+	_, err := tx.Exec("UPDATE sp_versions SET roles = roles + 1 WHERE id = 1")
 	return err
 }
 
 // versions reads what the cache compares.
 func versions(rd db.Reader, subject string) (subjectVersion, rolesVersion int64, err error) {
-	_, err = rd.Row(`SELECT COALESCE((SELECT version FROM sp_subjects WHERE id = $1), 0), version
-		FROM sp_versions WHERE name = 'roles'`, []any{subject}, &subjectVersion, &rolesVersion)
+	_, err = rd.Row(`SELECT COALESCE((SELECT version FROM sp_subjects WHERE id = $1), 0), roles
+		FROM sp_versions WHERE id = 1`, []any{subject}, &subjectVersion, &rolesVersion)
 	return subjectVersion, rolesVersion, err
 }
 

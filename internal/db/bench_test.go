@@ -15,12 +15,12 @@ import (
 func BenchmarkGroupedWrites(b *testing.B) {
 	for _, writers := range []int{1, 8, 64} {
 		b.Run(fmt.Sprintf("writers=%d", writers), func(b *testing.B) {
-			d := testkit.SQLite(b)
+			d := scratch(b, testkit.SQLite(b))
 			if err := d.Write(b.Context(), put("bench", 0)); err != nil {
 				b.Fatal(err)
 			}
 			bump := func(tx *db.Tx) error {
-				_, err := tx.Exec("UPDATE sp_versions SET version = version + 1 WHERE name = $1", "bench")
+				_, err := tx.Exec("UPDATE scratch SET version = version + 1 WHERE name = $1", "bench")
 				return err
 			}
 			b.ReportAllocs()

@@ -16,9 +16,21 @@ import (
 	"github.com/sallyport/sallyport/internal/testkit"
 )
 
+// scratch makes a table of the tests' own.
+func scratch(t testing.TB, d *db.DB) *db.DB {
+	t.Helper()
+	if err := d.Write(t.Context(), func(tx *db.Tx) error {
+		_, err := tx.Exec("CREATE TABLE scratch (name TEXT PRIMARY KEY, version BIGINT NOT NULL)")
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
 func put(name string, version int64) func(*db.Tx) error {
 	return func(tx *db.Tx) error {
-		n, err := tx.Exec("INSERT INTO sp_versions (name, version) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING", name, version)
+		n, err := tx.Exec("INSERT INTO scratch (name, version) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING", name, version)
 		if err == nil && n != 1 {
 			err = fmt.Errorf("%s exists", name)
 		}
@@ -28,7 +40,7 @@ func put(name string, version int64) func(*db.Tx) error {
 
 func names(t *testing.T, d *db.DB) (out []string) {
 	t.Helper()
-	err := d.View(t.Context()).Rows("SELECT name FROM sp_versions WHERE name NOT IN ('roles', 'keys') ORDER BY name", nil, func(scan db.Scan) error {
+	err := d.View(t.Context()).Rows("SELECT name FROM scratch ORDER BY name", nil, func(scan db.Scan) error {
 		var n string
 		err := scan(&n)
 		out = append(out, n)
@@ -42,6 +54,7 @@ func names(t *testing.T, d *db.DB) (out []string) {
 
 func TestWriteCommitsOrUndoesAll(t *testing.T) {
 	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
+		scratch(t, d)
 		boom := errors.New("boom")
 		if err := d.Write(t.Context(), put("kept", 1)); err != nil {
 			t.Fatal(err)
@@ -65,10 +78,11 @@ func TestWriteCommitsOrUndoesAll(t *testing.T) {
 // must undo it, even if the function ignores the error.
 func TestFirstErrorSticks(t *testing.T) {
 	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
+		scratch(t, d)
 		err := d.Write(t.Context(), func(tx *db.Tx) error {
-			_, _ = tx.Exec("INSERT INTO sp_versions (name, version) VALUES ('a', 1)")
-			_, _ = tx.Exec("INSERT INTO sp_versions (name, version) VALUES ('a', 1)") // violates the key
-			if _, err := tx.Exec("INSERT INTO sp_versions (name, version) VALUES ('b', 1)"); err == nil {
+			_, _ = tx.Exec("INSERT INTO scratch (name, version) VALUES ('a', 1)")
+			_, _ = tx.Exec("INSERT INTO scratch (name, version) VALUES ('a', 1)") // violates the key
+			if _, err := tx.Exec("INSERT INTO scratch (name, version) VALUES ('b', 1)"); err == nil {
 				t.Error("a statement ran after an error")
 			}
 			return nil
@@ -84,6 +98,7 @@ func TestFirstErrorSticks(t *testing.T) {
 
 func TestPanicIsTheCallersAlone(t *testing.T) {
 	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
+		scratch(t, d)
 		func() {
 			defer func() {
 				if p := recover(); p != "x" {
@@ -106,7 +121,7 @@ func TestPanicIsTheCallersAlone(t *testing.T) {
 
 // One group: good, error, constraint ignored, panic, good. Only the good stay.
 func TestGroupKeepsJobsApart(t *testing.T) {
-	d := testkit.SQLite(t)
+	d := scratch(t, testkit.SQLite(t))
 	hold, held := make(chan struct{}), make(chan struct{})
 	var wg sync.WaitGroup
 	wg.Go(func() {
@@ -117,7 +132,7 @@ func TestGroupKeepsJobsApart(t *testing.T) {
 		put("a", 1),
 		func(tx *db.Tx) error { _ = put("b", 1)(tx); return errors.New("no") },
 		func(tx *db.Tx) error {
-			_, _ = tx.Exec("INSERT INTO sp_versions (name, version) VALUES ('a', 2)")
+			_, _ = tx.Exec("INSERT INTO scratch (name, version) VALUES ('a', 2)")
 			return nil
 		},
 		func(tx *db.Tx) error { _ = put("d", 1)(tx); panic("x") },
@@ -148,7 +163,7 @@ func TestGroupKeepsJobsApart(t *testing.T) {
 // A full file ends SQLite's whole transaction under the job that filled it. The
 // others of its group must not be lost.
 func TestEngineRollbackDoesNotTakeTheGroup(t *testing.T) {
-	d := testkit.SQLite(t)
+	d := scratch(t, testkit.SQLite(t))
 	if err := d.Write(t.Context(), func(tx *db.Tx) error {
 		var pages int
 		_, err := tx.Row("PRAGMA max_page_count=120", nil, &pages)
@@ -167,7 +182,7 @@ func TestEngineRollbackDoesNotTakeTheGroup(t *testing.T) {
 	time.Sleep(5 * time.Millisecond)
 	wg.Go(func() {
 		full = d.Write(context.Background(), func(tx *db.Tx) error {
-			_, err := tx.Exec("INSERT INTO sp_versions WITH RECURSIVE r(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM r WHERE i < 20000) SELECT 'x' || i || hex(zeroblob(200)), 1 FROM r")
+			_, err := tx.Exec("INSERT INTO scratch WITH RECURSIVE r(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM r WHERE i < 20000) SELECT 'x' || i || hex(zeroblob(200)), 1 FROM r")
 			return err
 		})
 	})
@@ -189,6 +204,7 @@ func TestEngineRollbackDoesNotTakeTheGroup(t *testing.T) {
 
 func TestCancelledContextIsCheckedBeforeTheJob(t *testing.T) {
 	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
+		scratch(t, d)
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
 		if err := d.Write(ctx, put("a", 1)); !errors.Is(err, context.Canceled) {
@@ -210,6 +226,7 @@ func TestCancelledContextIsCheckedBeforeTheJob(t *testing.T) {
 // one: only a serializable database keeps the last.
 func TestLastRowStays(t *testing.T) {
 	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
+		scratch(t, d)
 		for round := range 10 {
 			a, b := fmt.Sprint("a", round), fmt.Sprint("b", round)
 			for _, n := range []string{a, b} {
@@ -222,20 +239,20 @@ func TestLastRowStays(t *testing.T) {
 				wg.Go(func() {
 					_ = d.Write(context.Background(), func(tx *db.Tx) error {
 						var left int
-						if _, err := tx.Row("SELECT count(*) FROM sp_versions WHERE version = $1", []any{round + 100}, &left); err != nil {
+						if _, err := tx.Row("SELECT count(*) FROM scratch WHERE version = $1", []any{round + 100}, &left); err != nil {
 							return err
 						}
 						if left < 2 {
 							return errors.New("the last one stays")
 						}
-						_, err := tx.Exec("DELETE FROM sp_versions WHERE name = $1", n)
+						_, err := tx.Exec("DELETE FROM scratch WHERE name = $1", n)
 						return err
 					})
 				})
 			}
 			wg.Wait()
 			var left int
-			if _, err := d.View(t.Context()).Row("SELECT count(*) FROM sp_versions WHERE version = $1", []any{round + 100}, &left); err != nil {
+			if _, err := d.View(t.Context()).Row("SELECT count(*) FROM scratch WHERE version = $1", []any{round + 100}, &left); err != nil {
 				t.Fatal(err)
 			}
 			if left != 1 {
@@ -247,6 +264,7 @@ func TestLastRowStays(t *testing.T) {
 
 func TestManyWritersLoseNothing(t *testing.T) {
 	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
+		scratch(t, d)
 		if err := d.Write(t.Context(), put("n", 0)); err != nil {
 			t.Fatal(err)
 		}
@@ -257,10 +275,10 @@ func TestManyWritersLoseNothing(t *testing.T) {
 				for range 10 {
 					err := d.Write(context.Background(), func(tx *db.Tx) error {
 						var n int64
-						if _, err := tx.Row("SELECT version FROM sp_versions WHERE name = 'n'", nil, &n); err != nil {
+						if _, err := tx.Row("SELECT version FROM scratch WHERE name = 'n'", nil, &n); err != nil {
 							return err
 						}
-						_, err := tx.Exec("UPDATE sp_versions SET version = $1 WHERE name = 'n'", n+1)
+						_, err := tx.Exec("UPDATE scratch SET version = $1 WHERE name = 'n'", n+1)
 						return err
 					})
 					if err == nil {
@@ -271,7 +289,7 @@ func TestManyWritersLoseNothing(t *testing.T) {
 		}
 		wg.Wait()
 		var n int64
-		if _, err := d.View(t.Context()).Row("SELECT version FROM sp_versions WHERE name = 'n'", nil, &n); err != nil {
+		if _, err := d.View(t.Context()).Row("SELECT version FROM scratch WHERE name = 'n'", nil, &n); err != nil {
 			t.Fatal(err)
 		}
 		if n != ok.Load() || n == 0 {
@@ -282,7 +300,7 @@ func TestManyWritersLoseNothing(t *testing.T) {
 
 func TestCloseDrainsAndRefuses(t *testing.T) {
 	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
-	d := testkit.SQLite(t)
+	d := scratch(t, testkit.SQLite(t))
 	if err := d.Write(t.Context(), put("a", 1)); err != nil {
 		t.Fatal(err)
 	}
@@ -296,6 +314,7 @@ func TestCloseDrainsAndRefuses(t *testing.T) {
 
 func TestMigrateIsIdempotentAndRefusesANewerSchema(t *testing.T) {
 	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
+		scratch(t, d)
 		created, err := d.Migrate(t.Context())
 		if err != nil || created {
 			t.Fatalf("second run: created=%v err=%v", created, err)

@@ -6,10 +6,9 @@ package reqctx
 
 import (
 	"context"
+	"math/rand/v2"
 	"net"
 	"net/http"
-
-	"github.com/google/uuid"
 
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/internal/db"
@@ -129,7 +128,21 @@ func requestID(r *http.Request) string {
 	if v := r.Header[sallyport.RequestIDHeader]; len(v) == 1 && validID(v[0]) {
 		return v[0]
 	}
-	return uuid.Must(uuid.NewV7()).String()
+	return newID()
+}
+
+// newID returns 120 random bits in base32. It names a request in logs and is no
+// secret: a generator that costs nothing is good enough.
+func newID() string {
+	const alphabet = "0123456789abcdefghjkmnpqrstvwxyz"
+	var id [24]byte
+	for half := range 2 {
+		r := rand.Uint64()
+		for i := range 12 {
+			id[12*half+i] = alphabet[r>>(5*i)&31]
+		}
+	}
+	return string(id[:])
 }
 
 func validID(s string) bool {

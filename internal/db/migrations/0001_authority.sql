@@ -11,12 +11,14 @@ CREATE TABLE sp_subjects (
     created_at BIGINT NOT NULL
 );
 
--- Versions of what is shared: a node that has cached it compares.
+-- Versions of what is shared, in one row that every request reads: a node that
+-- has cached it compares.
 CREATE TABLE sp_versions (
-    name    TEXT PRIMARY KEY,
-    version BIGINT NOT NULL
+    id           BIGINT PRIMARY KEY,
+    roles        BIGINT NOT NULL,
+    signing_keys BIGINT NOT NULL
 );
-INSERT INTO sp_versions (name, version) VALUES ('roles', 1), ('keys', 1);
+INSERT INTO sp_versions (id, roles, signing_keys) VALUES (1, 1, 1);
 
 CREATE TABLE sp_permissions (
     name        TEXT PRIMARY KEY,
