@@ -17,6 +17,7 @@ import (
 	"log/slog"
 	"math/big"
 	"slices"
+	"strings"
 )
 
 // Alg is a signature algorithm by its JOSE name (RFC 7518, section 3.1; RFC
@@ -77,7 +78,19 @@ type Key struct {
 
 // Generate makes a new key. RSA keys have 3072 bits, HMAC secrets 32 random
 // bytes. An RSA key takes some tenths of a second, the others microseconds.
+//
+// Its id never begins with "-" or "_", as one in 32 would: people name keys on
+// a command line, where that would be a flag.
 func Generate(alg Alg) (*Key, error) {
+	for {
+		k, err := generate(alg)
+		if err != nil || !strings.ContainsAny(k.ID()[:1], "-_") {
+			return k, err
+		}
+	}
+}
+
+func generate(alg Alg) (*Key, error) {
 	var private any
 	var err error
 	switch alg {

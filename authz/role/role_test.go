@@ -231,7 +231,8 @@ func TestTheCacheIsNeverStale(t *testing.T) {
 			f.must(err)
 			return g
 		}
-		if !read().Holds("read:users") || read() != read() {
+		first, second := read(), read()
+		if !first.Holds("read:users") || first != second {
 			f.Fatal("not cached, or not right")
 		}
 		f.must(f.put(role.Operator(), "r", nil, nil))

@@ -6,9 +6,13 @@ package reqctx
 
 import (
 	"context"
+	"encoding/binary"
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"time"
+
+	"github.com/google/uuid"
 
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/internal/db"
@@ -131,18 +135,15 @@ func requestID(r *http.Request) string {
 	return newID()
 }
 
-// newID returns 120 random bits in base32. It names a request in logs and is no
-// secret: a generator that costs nothing is good enough.
+// newID returns a UUIDv7. It names a request in logs and is no secret: a
+// generator that costs nothing is good enough.
 func newID() string {
-	const alphabet = "0123456789abcdefghjkmnpqrstvwxyz"
-	var id [24]byte
-	for half := range 2 {
-		r := rand.Uint64()
-		for i := range 12 {
-			id[12*half+i] = alphabet[r>>(5*i)&31]
-		}
-	}
-	return string(id[:])
+	var id uuid.UUID
+	binary.BigEndian.PutUint64(id[:8], uint64(time.Now().UnixMilli())<<16|rand.Uint64()>>48)
+	binary.BigEndian.PutUint64(id[8:], rand.Uint64())
+	id[6] = 0x70 | id[6]&0x0f // version, RFC 9562
+	id[8] = 0x80 | id[8]&0x3f // variant
+	return id.String()
 }
 
 func validID(s string) bool {

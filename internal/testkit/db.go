@@ -1,3 +1,5 @@
+// Package testkit is what tests of several packages share: databases of their
+// own, and the test vectors from outside.
 package testkit
 
 import (
