@@ -64,7 +64,7 @@ func (h header) Read(r *http.Request) (string, bool, error) {
 	return v, v != "", nil
 }
 func (h header) Verify(_ context.Context, cred string) (authn.Verified, error) { return h.verify(cred) }
-func (h header) Challenge(*sallyport.Error) string                            { return h.name }
+func (h header) Challenge(*sallyport.Error) string                             { return h.name }
 
 func knows(cred string) (authn.Verified, error) {
 	switch cred {
