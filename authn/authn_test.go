@@ -63,6 +63,7 @@ func (h header) Read(r *http.Request) (string, bool, error) {
 	v := r.Header.Get(h.name)
 	return v, v != "", nil
 }
+
 func (h header) Verify(_ context.Context, cred string) (authn.Verified, error) { return h.verify(cred) }
 func (h header) Challenge(*sallyport.Error) string                             { return h.name }
 

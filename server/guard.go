@@ -63,8 +63,12 @@ func (s *Server) finish(rec *recorder, r *http.Request, c *reqctx.Carrier, began
 		}
 		sallyport.WriteError(rec, sallyport.Internal())
 	}
-	if log := s.cfg.Log; log.Enabled(r.Context(), slog.LevelInfo) {
-		log.InfoContext(r.Context(), "request", "method", r.Method, "route", reqctx.Route(r), "status", rec.status,
+	level := slog.LevelInfo
+	if rec.status < 400 && (r.Pattern == livez || r.Pattern == readyz) {
+		level = slog.LevelDebug // somebody asks every few seconds
+	}
+	if log := s.cfg.Log; log.Enabled(r.Context(), level) {
+		log.Log(r.Context(), level, "request", "method", r.Method, "route", reqctx.Route(r), "status", rec.status,
 			"duration_ms", float64(time.Since(began).Microseconds())/1000, "request_id", c.ID(), "address", c.Address(), "subject", c.Principal().ID())
 	}
 }

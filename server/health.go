@@ -12,6 +12,12 @@ import (
 	"github.com/sallyport/sallyport/api"
 )
 
+// Patterns of the health routes.
+const (
+	livez  = "GET /livez"
+	readyz = "GET /readyz"
+)
+
 // readyTimeout bounds what /readyz waits for the database.
 const readyTimeout = 2 * time.Second
 

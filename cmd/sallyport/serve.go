@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/sallyport/sallyport"
@@ -121,7 +122,13 @@ func (a *app) banner(s settings, o *opened, addr string) {
 
 // program is how the operator started it, as far as it can be told.
 func program() string {
-	if exe, err := os.Executable(); err == nil && len(os.Args) > 0 && os.Args[0] != exe {
+	exe, err := os.Executable()
+	switch {
+	case err != nil:
+		return "sallyport"
+	case strings.Contains(exe, string(os.PathSeparator)+"go-build"): // where “go run” puts it
+		return "go run ./cmd/sallyport"
+	case len(os.Args) > 0 && os.Args[0] != exe:
 		return os.Args[0]
 	}
 	return "sallyport"
