@@ -246,9 +246,11 @@ func (s *Server) routes() {
 		}},
 		Challenges: s.gate.Challenges, Refused: s.noteRefusal, Log: s.cfg.Log,
 	})
-	(&oauth.Endpoint{
+	tokens := &oauth.Endpoint{
 		SignIn: s.SignIn, Sessions: s.Sessions, Refusals: s.Refusals, NoPasswordGrant: s.cfg.NoPasswordGrant, Log: s.cfg.Log,
-	}).Routes(s.api)
+	}
+	tokens.Routes(s.api)
+	tokens.MetadataRoutes(s.api, s.cfg.BaseURL)
 	s.SignIn.Routes(s.api)
 	s.Sessions.Routes(s.api, s.Refusals)
 	s.Accounts.Routes(s.api)

@@ -1,12 +1,30 @@
 package server_test
 
 import (
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/sallyport/sallyport/internal/db"
 	"github.com/sallyport/sallyport/internal/testkit"
+	"github.com/sallyport/sallyport/server"
 )
+
+// A resource server finds the keys by the issuer alone (RFC 8414).
+func TestMetadataLeadsToTheKeys(t *testing.T) {
+	t.Parallel()
+	for _, off := range []bool{false, true} {
+		w := newWorld(t, testkit.SQLite(t), nil, func(c *server.Config) { c.NoPasswordGrant = off })
+		m := w.do("GET", "/.well-known/oauth-authorization-server", "", nil).want(t, 200, "").json(t)
+		if m["issuer"] != baseURL || m["token_endpoint"] != baseURL+"/token" || len(m["grant_types_supported"].([]any)) == 2 == off {
+			t.Errorf("metadata: %v", m)
+		}
+		path, ok := strings.CutPrefix(m["jwks_uri"].(string), baseURL)
+		if !ok || len(w.do("GET", path, "", nil).want(t, 200, "").json(t)["keys"].([]any)) != 2 {
+			t.Errorf("no keys at %v", m["jwks_uri"])
+		}
+	}
+}
 
 // The main path from nothing to a dead session, on both databases.
 func TestFromRegistrationToLogout(t *testing.T) {

@@ -229,7 +229,7 @@ func (w *world) callers() []caller {
 // openRoutes look at no credentials: whoever holds a dead one must still reach
 // them. All others refuse it, public ones too.
 var openRoutes = []string{
-	"GET /livez", "GET /readyz", "GET /.well-known/jwks.json",
+	"GET /livez", "GET /readyz", "GET /.well-known/jwks.json", "GET /.well-known/oauth-authorization-server",
 	"POST /token", "POST /token/refresh", "POST /auth/login", "POST /auth/register",
 }
 

@@ -90,14 +90,14 @@ type running struct {
 var apiLine = regexp.MustCompile(`(?m)^  API +(http://\S+)$`)
 
 // serve starts the server on a port of its own and waits until it is ready.
-func (p place) serve(t *testing.T) *running {
+func (p place) serve(t *testing.T, flags ...string) *running {
 	t.Helper()
 	log, err := os.CreateTemp(t.TempDir(), "log")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer log.Close()
-	r := &running{cmd: p.command("serve", "--listen", "127.0.0.1:0"), log: log.Name(), ended: make(chan struct{})}
+	r := &running{cmd: p.command(append([]string{"serve", "--listen", "127.0.0.1:0"}, flags...)...), log: log.Name(), ended: make(chan struct{})}
 	r.cmd.Stderr = log
 	if err := r.cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -363,7 +363,7 @@ func TestShutdownUnderLoad(t *testing.T) {
 	p.cli(t, "admin", "create", "--username", "root", "--email", "root@example.com", "--password-stdin")
 	for round := range 5 {
 		t.Run(fmt.Sprint(round), func(t *testing.T) {
-			r := p.serve(t)
+			r := p.serve(t, "--set", "log.level=debug") // health checks are in the log then
 			tk := r.signIn(t, "root")
 			l := load{r: r, answers: map[string]int{}, failures: map[string]int{}}
 			var clients sync.WaitGroup
