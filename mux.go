@@ -15,6 +15,13 @@ type Gate interface {
 	Require(Rule) func(http.Handler) http.Handler
 }
 
+// OpenGate is a Gate that can also lead past itself: to a handler whose
+// principal is anonymous, whatever a gate further out has found.
+type OpenGate interface {
+	Gate
+	Open(http.Handler) http.Handler
+}
+
 // Route is one registered route.
 type Route struct {
 	Method string `json:"method"` // "*" if the pattern names none
@@ -74,6 +81,9 @@ func (m *Mux) HandleFunc(pattern string, rule Rule, f func(http.ResponseWriter, 
 func (m *Mux) Open(pattern string, h http.Handler) {
 	if h == nil {
 		panic(fmt.Sprintf("sallyport: route %q: nil handler", pattern))
+	}
+	if g, ok := m.gate.(OpenGate); ok {
+		h = g.Open(h)
 	}
 	method, p := splitPattern(pattern)
 	m.add(entry{Route{method, p, Public()}, h})

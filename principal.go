@@ -126,6 +126,24 @@ func (g *Grants) Permissions() Set {
 	return g.permissions
 }
 
+// Includes reports whether everything in other is in g.
+func (g *Grants) Includes(other *Grants) bool {
+	if other.Everything() && !g.Everything() {
+		return false
+	}
+	for name := range other.Permissions().All() {
+		if !g.Holds(name) {
+			return false
+		}
+	}
+	for name := range other.Roles().All() {
+		if !g.Roles().Has(name) {
+			return false
+		}
+	}
+	return true
+}
+
 // Holds reports whether the permission is held.
 func (g *Grants) Holds(permission string) bool {
 	return g != nil && (g.everything || g.permissions.Has(permission))

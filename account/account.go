@@ -163,7 +163,9 @@ func (s *Service) create(ctx context.Context, actor role.Actor, in NewUser, acti
 		ID: uuid.Must(uuid.NewV7()).String(), Username: in.Username, Email: in.Email, EmailVerified: in.EmailVerified,
 		FullName: in.FullName, CreatedAt: now, UpdatedAt: now,
 	}
+	fresh := u
 	err = s.cfg.DB.Write(ctx, func(tx *db.Tx) error {
+		u = fresh // nothing of an earlier run
 		if err := role.Create(tx, u.ID, "user", now, role.User); err != nil {
 			return err
 		}

@@ -11,6 +11,7 @@ package audit
 import (
 	"context"
 	"encoding/json"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -55,14 +56,18 @@ type Record struct {
 	Detail    map[string]string `json:"detail,omitempty"`
 }
 
-// maxText bounds every text of an event that a caller can influence, in bytes.
-const maxText = 256
+// Bounds of texts in bytes. Details are names that the code puts there: of all
+// grants of an account, for example, and none of them may be missing.
+const (
+	maxText   = 256
+	maxDetail = 32 << 10
+)
 
 func record(ctx context.Context, e Event, now time.Time) Record {
 	i := reqctx.InfoFrom(ctx)
 	r := Record{
 		ID: uuid.Must(uuid.NewV7()).String(), At: now, Action: e.Action, Result: e.Result,
-		Actor: i.Actor, ActorKind: i.ActorKind, Target: clip(e.Target), Reason: clip(e.Reason),
+		Actor: i.Actor, ActorKind: i.ActorKind, Target: clip(e.Target, maxText), Reason: clip(e.Reason, maxText),
 		Address: i.Address, RequestID: i.RequestID, Detail: e.Detail,
 	}
 	if r.Result == "" {
@@ -75,14 +80,14 @@ func record(ctx context.Context, e Event, now time.Time) Record {
 		}
 	}
 	for k, v := range r.Detail {
-		r.Detail[k] = clip(v)
+		r.Detail[k] = clip(v, maxDetail)
 	}
 	return r
 }
 
-func clip(s string) string {
-	if len(s) > maxText {
-		s = s[:maxText]
+func clip(s string, limit int) string {
+	if len(s) > limit {
+		s = strings.ToValidUTF8(s[:limit], "")
 	}
 	return s
 }

@@ -22,34 +22,43 @@ const (
 // Refusals writes events that belong to no change. Note never blocks: when
 // more come than can be written, they are counted, and the count is written.
 //
-// Credentials that say nothing about anybody have a queue of their own: a flood
-// of nonsense must not hide that somebody's password is being guessed.
+// Sign-ins that failed have a queue of their own, and so has what somebody known
+// was refused: a flood of nonsense that says nothing about anybody must not
+// hide that a password is being guessed.
 type Refusals struct {
-	nonsense, others *writer
+	signIns, known, nonsense *writer
 }
 
 // NewRefusals starts the writers. Close ends them.
 func NewRefusals(d *db.DB, log *slog.Logger) *Refusals {
-	return &Refusals{nonsense: newWriter(d, log), others: newWriter(d, log)}
+	return &Refusals{signIns: newWriter(d, log), known: newWriter(d, log), nonsense: newWriter(d, log)}
 }
 
 // Note records an event soon.
 func (r *Refusals) Note(ctx context.Context, e Event) {
-	w := r.others
-	if e.Action == CredentialRefused && e.Actor == "" {
-		w = r.nonsense
+	rec := record(ctx, e, time.Now())
+	switch {
+	case rec.Action == SignInRefused:
+		r.signIns.note(rec)
+	case rec.Actor != "":
+		r.known.note(rec)
+	default:
+		r.nonsense.note(rec)
 	}
-	w.note(record(ctx, e, time.Now()))
 }
 
 // Close writes what waits and stops.
 func (r *Refusals) Close() {
+	r.signIns.close()
+	r.known.close()
 	r.nonsense.close()
-	r.others.close()
 }
 
-// CredentialRefused is the action of a request whose credential was not good.
-const CredentialRefused = "credential.refused"
+// Actions that are told apart.
+const (
+	CredentialRefused = "credential.refused" // a request whose credential was not good
+	SignInRefused     = "signin.refused"
+)
 
 type writer struct {
 	db      *db.DB

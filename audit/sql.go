@@ -2,6 +2,7 @@ package audit
 
 import (
 	"encoding/json"
+	"time"
 
 	"github.com/sallyport/sallyport/internal/db"
 )
@@ -11,6 +12,21 @@ func insert(tx *db.Tx, r Record) error {
 		(id, at, action, result, actor, actor_kind, target, reason, address, request_id, detail)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`,
 		r.ID, db.Micros(r.At), r.Action, string(r.Result), r.Actor, r.ActorKind, r.Target, r.Reason, r.Address, r.RequestID, r.detail())
+	return err
+}
+
+// watched is how far back Watch looks: longer than any transaction lives.
+const watched = time.Minute
+
+// Watch makes a transaction that takes authority from somebody depend on what
+// they are writing meanwhile. PostgreSQL would else allow a transaction of
+// theirs, begun before, to commit after the revocation was acknowledged: there
+// would be an order in which it came first. Every such transaction adds an
+// event, so reading theirs lets the database see that only one of the two can
+// stand, and the other runs again.
+func Watch(tx *db.Tx, actor string, now time.Time) error {
+	var n int
+	_, err := tx.Row("SELECT 1 FROM sp_audit WHERE actor = $1 AND at > $2 LIMIT 1", []any{actor, db.Micros(now.Add(-watched))}, &n)
 	return err
 }
 

@@ -35,11 +35,13 @@ type Scheme interface {
 	Challenge(e *sallyport.Error) string
 }
 
-// Verified is what a credential says, and the version of the keys it was
-// proven with: Confirm returns ErrAgain if that is not the current one.
+// Verified is what a credential says, the key it was proven with, and the
+// version of the keys then: Confirm returns ErrAgain if that is not the current
+// one.
 type Verified struct {
 	sallyport.Claims
-	Keys int64
+	KeyID string
+	Keys  int64
 }
 
 // Confirmed is a principal that was alive when it was looked at, and what looks
@@ -89,7 +91,7 @@ func NewGate(cfg Config, onRule func(sallyport.Rule)) *Gate {
 	return &Gate{cfg, onRule}
 }
 
-var _ sallyport.Gate = (*Gate)(nil)
+var _ sallyport.OpenGate = (*Gate)(nil)
 
 // Require returns the middleware that lets a request through if the rule
 // allows it. An invalid rule panics: it is a mistake in the program.
@@ -118,6 +120,16 @@ func (g *Gate) Require(rule sallyport.Rule) func(http.Handler) http.Handler {
 			next.ServeHTTP(w, r)
 		})
 	}
+}
+
+// Open leads to a handler that looks at no credentials: its principal is
+// anonymous, also below middleware that has admitted somebody.
+func (g *Gate) Open(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		r, carrier := reqctx.Begin(r)
+		carrier.Admit(sallyport.Principal{}, nil)
+		next.ServeHTTP(w, r)
+	})
 }
 
 // authenticate returns the principal of the request's credential, anonymous if

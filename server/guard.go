@@ -41,7 +41,7 @@ func (s *Server) Guard(next http.Handler) http.Handler {
 			h["Connection"] = closeConnection
 		}
 		if s.undeclared.CompareAndSwap(true, false) {
-			s.stopped.Go(s.declareNow)
+			s.declareBehind()
 		}
 		rec := &recorder{ResponseWriter: w}
 		began := time.Now()

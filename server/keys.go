@@ -65,7 +65,7 @@ func openKeys(ctx context.Context, cfg Config) (*token.Keyring, error) {
 	if errors.Is(err, token.ErrMasterKey) {
 		// A rotation of the master key that was interrupted after the database.
 		old := kc.Master
-		for _, kc.Master = range seal.StagedKeys(file) {
+		for _, kc.Master = range seal.Candidates(file) {
 			if _, serr := token.OpenKeyring(ctx, kc); serr == nil {
 				if err := kc.Master.Promote(file); err != nil {
 					return nil, err
@@ -77,11 +77,11 @@ func openKeys(ctx context.Context, cfg Config) (*token.Keyring, error) {
 		kc.Master = old
 	}
 	kc.MasterAgain = func() []*seal.Master {
-		staged := seal.StagedKeys(file)
+		others := seal.Candidates(file)
 		if m, err := seal.ReadFile(file); err == nil {
-			return append([]*seal.Master{m}, staged...)
+			return append([]*seal.Master{m}, others...)
 		}
-		return staged
+		return others
 	}
 	return opened(ctx, kc, file)
 }
@@ -133,6 +133,14 @@ func (s *Server) RotateMaster(ctx context.Context) (file string, err error) {
 			}, next.Unstage(file))
 		}
 		return "", err
+	}
+	// A later rotation may have been quicker: then the file is its business.
+	fits, err := s.Keys.SealedUnder(ctx, next)
+	if err != nil {
+		return "", err
+	}
+	if !fits {
+		return file, next.Unstage(file)
 	}
 	return file, next.Promote(file)
 }

@@ -157,6 +157,7 @@ type Server struct {
 
 	mu         sync.Mutex
 	rules      []sallyport.Rule
+	closed     bool
 	undeclared atomic.Bool
 
 	draining atomic.Bool
@@ -217,6 +218,9 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 
 // Close stops what runs in the background and writes what waits.
 func (s *Server) Close() {
+	s.mu.Lock()
+	s.closed = true
+	s.mu.Unlock()
 	s.stop()
 	s.stopped.Wait()
 	s.Refusals.Close()
@@ -227,7 +231,10 @@ func (s *Server) Require(rule sallyport.Rule) func(http.Handler) http.Handler {
 	return s.gate.Require(rule)
 }
 
-var _ sallyport.Gate = (*Server)(nil)
+// Open leads to a handler that looks at no credentials.
+func (s *Server) Open(next http.Handler) http.Handler { return s.gate.Open(next) }
+
+var _ sallyport.OpenGate = (*Server)(nil)
 
 // Routes returns the server's own routes, to be mounted.
 func (s *Server) Routes() *sallyport.Mux { return s.mux }
@@ -311,6 +318,16 @@ func (s *Server) Declare(ctx context.Context) error {
 
 // declareTimeout bounds the work behind a request.
 const declareTimeout = 10 * time.Second
+
+// declareBehind does it behind the request that came first, unless the server
+// is being closed.
+func (s *Server) declareBehind() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.closed {
+		s.stopped.Go(s.declareNow)
+	}
+}
 
 func (s *Server) declareNow() {
 	ctx, cancel := context.WithTimeout(context.Background(), declareTimeout)

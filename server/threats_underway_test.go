@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -88,7 +89,11 @@ func TestA_AuthorityLostUnderWay(t *testing.T) {
 		grant := `{"roles":["user","moderator"]}`
 		path := "/users/" + crony + "/roles"
 		roles := func() string {
-			return fmt.Sprint(w.do("GET", "/users/"+crony, root.access, nil).want(t, 200, "").json(t)["roles"])
+			u, err := w.sv.Accounts.Get(t.Context(), crony)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return fmt.Sprint(u.Roles)
 		}
 
 		for name, c := range map[string]struct {
@@ -97,13 +102,16 @@ func TestA_AuthorityLostUnderWay(t *testing.T) {
 			status int
 			code   string
 		}{
-			"signed out":  {func() { w.do("POST", "/logout", tk.access, nil).want(t, 200, "") }, func() {}, 401, "invalid_token"},
-			"disabled":    {func() { disable(true) }, func() { disable(false) }, 401, "invalid_token"},
-			"demoted":     {func() { w.do("PUT", "/users/"+admin+"/roles", root.access, `{"roles":["user"]}`).want(t, 200, "") }, func() { w.grant(admin, "admin") }, 409, "authority_changed"},
-			"role put":    {func() { w.define("other") }, func() {}, 409, "authority_changed"},
-			"nothing new": {func() {}, func() {}, 200, ""},
+			"signed out":   {func() { w.do("POST", "/logout", tk.access, nil).want(t, 200, "") }, func() {}, 401, "invalid_token"},
+			"disabled":     {func() { disable(true) }, func() { disable(false) }, 401, "invalid_token"},
+			"demoted":      {func() { w.do("PUT", "/users/"+admin+"/roles", root.access, `{"roles":["user"]}`).want(t, 200, "") }, func() { w.grant(admin, "admin") }, 409, "authority_changed"},
+			"key retired":  {func() { w.retireKeys() }, func() {}, 401, "invalid_token"},
+			"key rotated":  {func() { w.rotateKeys() }, func() {}, 200, ""},
+			"another role": {func() { w.define("other") }, func() {}, 200, ""},
+			"promoted":     {func() { w.define("extra"); w.grant(admin, "extra") }, func() {}, 200, ""},
+			"nothing new":  {func() {}, func() {}, 200, ""},
 		} {
-			tk = w.signIn("boss", goodPassword)
+			tk, root = w.signIn("boss", goodPassword), w.signIn("root", goodPassword)
 			before := roles()
 			s := w.slow("PUT", path, tk.access)
 			c.change()
@@ -114,6 +122,7 @@ func TestA_AuthorityLostUnderWay(t *testing.T) {
 			if changed := roles() != before; changed != (c.status == 200) {
 				t.Errorf("%s: roles %s, before %s", name, roles(), before)
 			}
+			root = w.signIn("root", goodPassword)
 			w.do("PUT", path, root.access, `{"roles":["user"]}`).want(t, 200, "")
 			c.back()
 		}
@@ -130,6 +139,136 @@ func TestA_AuthorityLostUnderWay(t *testing.T) {
 		s.finish(`{"full_name":"Somebody Else"}`).want(t, 401, "invalid_token")
 		if u, err := w.sv.Accounts.Get(t.Context(), id); err != nil || u.FullName != nil {
 			t.Errorf("the name is %v %v", u.FullName, err)
+		}
+	})
+}
+
+func (w *world) rotateKeys() (old []string) {
+	w.t.Helper()
+	keys, err := w.sv.Keys.List(w.t.Context())
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if _, err := w.sv.Keys.Rotate(w.t.Context()); err != nil {
+		w.t.Fatal(err)
+	}
+	for _, k := range keys {
+		if k.State == token.Active || k.State == token.Retiring {
+			old = append(old, k.ID)
+		}
+	}
+	return old
+}
+
+func (w *world) retireKeys() {
+	w.t.Helper()
+	for _, kid := range w.rotateKeys() {
+		if err := w.sv.Keys.Retire(w.t.Context(), kid); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+}
+
+// Signing out gives authority up, and must not wait for roles to hold still.
+func TestA_LogoutWhileRolesChange(t *testing.T) {
+	t.Parallel()
+	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
+		w := newWorld(t, d, nil)
+		w.define("clerk", "write:roles", "write:users")
+		maker, mk := w.user("maker", "clerk")
+		id, tk := w.user("ada", "moderator")
+		stop := make(chan struct{})
+		var wg sync.WaitGroup
+		for i := range 4 {
+			wg.Go(func() {
+				for n := 0; ; n++ {
+					select {
+					case <-stop:
+						return
+					default:
+					}
+					req := w.request("PUT", "/roles/"+[]string{"guest", fmt.Sprint("r", i)}[n%2], mk.access, map[string]any{"description": fmt.Sprint(n)})
+					if res, err := http.DefaultClient.Do(req); err == nil {
+						res.Body.Close()
+					}
+				}
+			})
+		}
+		for range 20 {
+			tk = w.signIn("ada", goodPassword)
+			w.do("POST", "/logout", tk.access, nil).want(t, 200, "")
+		}
+		// Nor does it keep others from what they may still do.
+		tk = w.signIn("ada", goodPassword)
+		for i := range 10 {
+			w.do("PATCH", "/users/me", tk.access, map[string]any{"full_name": fmt.Sprint("Ada ", i)}).want(t, 200, "")
+		}
+		close(stop)
+		wg.Wait()
+		_, _ = maker, id
+	})
+}
+
+// A revocation that was acknowledged is not overtaken by a write that began
+// before it: PostgreSQL alone would find an order in which it came first.
+func TestA_NoWriteOvertakesARevocation(t *testing.T) {
+	t.Parallel()
+	d := testkit.Postgres(t)
+	w := newWorld(t, d, nil)
+	_, root := w.user("root", "admin")
+	w.define("clerk", "write:users")
+	victim := w.register("victim")
+	id, tk := w.user("mallory", "clerk")
+	hold, held := make(chan struct{}), make(chan struct{})
+	done := make(chan reply, 1)
+	go func() {
+		_ = d.Write(context.Background(), func(tx *db.Tx) error {
+			if _, err := tx.Exec("UPDATE sp_accounts SET email_verified = email_verified WHERE id = $1", victim); err != nil {
+				return err
+			}
+			close(held)
+			<-hold
+			return fmt.Errorf("let go")
+		})
+	}()
+	<-held
+	req := w.request("PATCH", "/users/"+victim, tk.access, map[string]any{"full_name": "Somebody Else"})
+	go func() { done <- w.send(req) }()
+	time.Sleep(200 * time.Millisecond) // for its transaction to wait on the row; either way it must not pass
+	w.do("PATCH", "/users/"+id, root.access, map[string]any{"disabled": true}).want(t, 200, "")
+	close(hold)
+	if r := <-done; r.status == 200 {
+		t.Errorf("a write was acknowledged after its author was disabled: %s", r.body)
+	}
+	if u, err := w.sv.Accounts.Get(t.Context(), victim); err != nil || u.FullName != nil {
+		t.Errorf("account: %+v %v", u, err)
+	}
+}
+
+// Many people register at once: each gets an account of their own.
+func TestA_ParallelRegistrations(t *testing.T) {
+	t.Parallel()
+	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
+		w := newWorld(t, d, nil)
+		var wg sync.WaitGroup
+		for g := range 16 {
+			wg.Go(func() {
+				for n := range 8 {
+					name := fmt.Sprintf("u%d-%d", g, n)
+					r := w.send(w.request("POST", "/auth/register", "", map[string]any{"email": name + "@example.com", "username": name, "password": goodPassword}))
+					var u struct{ ID, Email string }
+					if err := json.Unmarshal(r.body, &u); r.status == 503 {
+						continue // as busy as it may say
+					} else if err != nil || r.status != 201 || u.ID == "" || u.Email != name+"@example.com" {
+						t.Errorf("%s: %d %s", name, r.status, r.body)
+					}
+				}
+			})
+		}
+		wg.Wait()
+		var n int
+		if _, err := d.View(t.Context()).Row("SELECT count(*) FROM sp_accounts WHERE id = '' OR email = ''", nil, &n); err != nil || n != 0 {
+			t.Errorf("%d accounts without an id: %v", n, err)
 		}
 	})
 }

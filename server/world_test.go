@@ -62,6 +62,9 @@ type world struct {
 func newWorld(t *testing.T, d *db.DB, extra func(w *world), change ...func(*server.Config)) *world {
 	t.Helper()
 	w := &world{t: t, db: d, clock: &clock{}}
+	if d.Dialect() == db.SQLite {
+		d.Rerun() // what keeps something from an earlier run shows
+	}
 	cfg := server.Config{
 		DB: d, BaseURL: baseURL, MasterKeyFile: filepath.Join(t.TempDir(), "master.key"),
 		Password: weakHashes, Now: w.clock.now,

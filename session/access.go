@@ -39,8 +39,9 @@ func (s *Service) verify(ctx context.Context, text string) (authn.Verified, erro
 	}
 	now := s.cfg.Now()
 	digest := sha256.Sum256([]byte(text))
-	if c, ok := s.verified.get(digest, set, now); ok {
-		return authn.Verified{Claims: c, Keys: version}, nil
+	if v, ok := s.verified.get(digest, set, now); ok {
+		v.Keys = version
+		return v, nil
 	}
 	c, err := s.verifier.Verify(set, text, now)
 	if err != nil {
@@ -50,8 +51,9 @@ func (s *Service) verify(ctx context.Context, text string) (authn.Verified, erro
 		Subject: c.Subject, Session: c.Session, Client: c.ClientID, Kind: sallyport.KindBearer,
 		Scoped: c.Scoped, Scopes: sallyport.NewSet(c.Scope...), AuthTime: c.AuthTime, Expires: c.Expires,
 	}
-	s.verified.put(digest, set, claims)
-	return authn.Verified{Claims: claims, Keys: version}, nil
+	v := authn.Verified{Claims: claims, KeyID: c.KeyID, Keys: version}
+	s.verified.put(digest, set, v)
+	return v, nil
 }
 
 // verifiedCache remembers which tokens have been proven, by SHA-256, so that a
@@ -61,7 +63,7 @@ func (s *Service) verify(ctx context.Context, text string) (authn.Verified, erro
 type verifiedCache struct {
 	mu  sync.RWMutex
 	set *token.Set
-	m   map[[32]byte]sallyport.Claims
+	m   map[[32]byte]authn.Verified
 }
 
 // Bounds of the cache: about 600 bytes for each token. One with a longer scope
@@ -72,10 +74,10 @@ const (
 )
 
 func newVerifiedCache() *verifiedCache {
-	return &verifiedCache{m: map[[32]byte]sallyport.Claims{}}
+	return &verifiedCache{m: map[[32]byte]authn.Verified{}}
 }
 
-func (v *verifiedCache) get(digest [32]byte, set *token.Set, now time.Time) (sallyport.Claims, bool) {
+func (v *verifiedCache) get(digest [32]byte, set *token.Set, now time.Time) (authn.Verified, bool) {
 	v.mu.RLock()
 	c, ok := v.m[digest]
 	ok = ok && v.set == set
@@ -83,7 +85,7 @@ func (v *verifiedCache) get(digest [32]byte, set *token.Set, now time.Time) (sal
 	return c, ok && now.Before(c.Expires)
 }
 
-func (v *verifiedCache) put(digest [32]byte, set *token.Set, c sallyport.Claims) {
+func (v *verifiedCache) put(digest [32]byte, set *token.Set, c authn.Verified) {
 	if c.Scopes.Len() > maxVerifiedScope {
 		return
 	}

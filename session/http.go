@@ -84,7 +84,7 @@ func (s *Service) Routes(a *api.API, refusals *audit.Refusals) {
 
 	api.Post(a, "/logout/all", sallyport.Unscoped(), func(ctx context.Context, _ *api.None) (*api.Body[api.Message], error) {
 		p := sallyport.From(ctx)
-		err := s.cfg.DB.Write(ctx, func(tx *db.Tx) error {
+		err := s.cfg.DB.Write(leaving(ctx), func(tx *db.Tx) error {
 			return s.EndAll(ctx, tx, p.ID(), "", "signed out everywhere")
 		})
 		if err != nil {
@@ -104,11 +104,11 @@ func (s *Service) Routes(a *api.API, refusals *audit.Refusals) {
 			out = append(out, se.view(p.SessionID()))
 		}
 		return &api.Body[api.Page[sessionView]]{Body: api.NewPage(out, "")}, nil
-	}, api.Doc("Own account", "List own sessions", "The newest 200 live sessions."))
+	}, api.Doc("Own account", "List own sessions", "All live sessions, newest first; there are at most 500."))
 
 	api.Delete(a, "/users/me/sessions/{id}", sallyport.Unscoped(), func(ctx context.Context, in *idInput) (*api.None, error) {
 		p := sallyport.From(ctx)
-		return nil, s.cfg.DB.Write(ctx, func(tx *db.Tx) error {
+		return nil, s.cfg.DB.Write(leaving(ctx), func(tx *db.Tx) error {
 			ended, err := s.End(ctx, tx, p.ID(), in.ID, "ended by its user")
 			if err == nil && !ended {
 				err = sallyport.NotFound("session")
@@ -118,11 +118,11 @@ func (s *Service) Routes(a *api.API, refusals *audit.Refusals) {
 	}, api.Doc("Own account", "End a session", "Signs that device out. Another user's session is answered as one that does not exist."), api.Status(204), api.Errors(404))
 }
 
-// logout ends the session of the request. One that ended meanwhile is ended:
-// that is no error.
+// logout ends the session of the request. One that ended meanwhile is a
+// credential that is not good: 401.
 func (s *Service) logout(ctx context.Context) error {
 	p := sallyport.From(ctx)
-	return s.cfg.DB.Write(ctx, func(tx *db.Tx) error {
+	return s.cfg.DB.Write(leaving(ctx), func(tx *db.Tx) error {
 		_, err := s.End(ctx, tx, p.ID(), p.SessionID(), "signed out")
 		return err
 	})

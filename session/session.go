@@ -235,7 +235,7 @@ func (s *Service) Confirm(ctx context.Context, v authn.Verified) (authn.Confirme
 	c.MFA, c.AuthTime = st.mfa, st.authTime
 	return authn.Confirmed{
 		Principal: sallyport.NewPrincipal(c, grants),
-		Guard:     &guard{s, v.Session, v.Subject, st.subjectVersion, st.rolesVersion},
+		Guard:     &guard{s, v, st.subjectVersion, st.rolesVersion, grants},
 	}, nil
 }
 
@@ -244,30 +244,71 @@ func (s *Service) Confirm(ctx context.Context, v authn.Verified) (authn.Confirme
 // it changes is decided by what its caller may do when it is changed.
 type guard struct {
 	service                      *Service
-	session, subject             string
+	verified                     authn.Verified
 	subjectVersion, rolesVersion int64
+	grants                       *sallyport.Grants // that the rule was decided with
 }
 
 // Check implements db.Guard.
 func (g *guard) Check(tx *db.Tx) error {
-	st, alive, err := readState(tx, g.session, g.subject, g.service.cfg.Now())
-	if err != nil {
+	st, err := g.alive(tx)
+	if err != nil || st.subjectVersion == g.subjectVersion && st.rolesVersion == g.rolesVersion {
 		return err
 	}
-	if !alive {
-		return authn.InvalidToken()
+	// Something changed. What matters is whether this caller has lost anything.
+	now, err := role.GrantsOf(tx, g.verified.Subject)
+	if err != nil || now.Includes(g.grants) {
+		return err
 	}
-	if st.subjectVersion != g.subjectVersion || st.rolesVersion != g.rolesVersion {
-		return &sallyport.Error{
-			Status: http.StatusConflict, Code: "authority_changed",
-			Message: "Roles or permissions changed while this request was under way. Nothing was done. Send it again.",
+	return &sallyport.Error{
+		Status: http.StatusConflict, Code: "authority_changed",
+		Message: "Your roles or permissions changed while this request was under way. Nothing was done. Send it again.",
+	}
+}
+
+// alive confirms the credential alone.
+func (g *guard) alive(tx *db.Tx) (state, error) {
+	v, now := g.verified, g.service.cfg.Now()
+	st, alive, err := readState(tx, v.Session, v.Subject, now)
+	if err != nil {
+		return st, err
+	}
+	if alive && st.keysVersion != v.Keys {
+		refused, err := g.service.cfg.Keys.Refused(tx, v.KeyID)
+		if err != nil {
+			return st, err
 		}
+		alive = !refused
 	}
-	return nil
+	if !alive || !now.Before(v.Expires) {
+		return st, authn.InvalidToken()
+	}
+	return st, nil
+}
+
+// aliveOnly is the guard of what gives authority up and needs none.
+type aliveOnly struct{ *guard }
+
+// Check implements db.Guard.
+func (g aliveOnly) Check(tx *db.Tx) error {
+	_, err := g.alive(tx)
+	return err
+}
+
+// leaving returns a context for ending one's own sessions: that must not fail
+// because roles change meanwhile.
+func leaving(ctx context.Context) context.Context {
+	if g, ok := ctx.Value(db.GuardKey{}).(*guard); ok {
+		return context.WithValue(ctx, db.GuardKey{}, aliveOnly{g})
+	}
+	return ctx
 }
 
 // End ends one session of a subject. It reports whether there was a live one.
 func (s *Service) End(ctx context.Context, tx *db.Tx, subject, id, reason string) (bool, error) {
+	if err := audit.Watch(tx, subject, time.Now()); err != nil {
+		return false, err
+	}
 	n, err := endSession(tx, subject, id, reason, s.cfg.Now())
 	if err != nil || n == 0 {
 		return false, err
@@ -278,6 +319,9 @@ func (s *Service) End(ctx context.Context, tx *db.Tx, subject, id, reason string
 // EndAll ends every session of a subject except one ("" for none): one
 // statement, however many there are.
 func (s *Service) EndAll(ctx context.Context, tx *db.Tx, subject, except, reason string) error {
+	if err := audit.Watch(tx, subject, time.Now()); err != nil {
+		return err
+	}
 	n, err := endSessions(tx, subject, except, reason, s.cfg.Now())
 	if err != nil || n == 0 {
 		return err

@@ -106,7 +106,7 @@ func listSessions(rd db.Reader, subject string, now time.Time) (out []Session, e
 	err = rd.Rows(`SELECT s.id, s.subject_id, s.client_id, s.scoped, s.scope, s.amr, s.mfa, s.auth_time, s.created_at, s.last_used_at,
 		s.idle_until, s.expires_at, s.ended_at, s.end_reason, s.address, s.user_agent
 		FROM sp_sessions s WHERE s.subject_id = $1 AND s.ended_at = 0 AND s.expires_at > $2 AND s.idle_until > $2
-		ORDER BY s.created_at DESC, s.id DESC LIMIT 200`, []any{subject, db.Micros(now)}, func(scan db.Scan) error {
+		ORDER BY s.created_at DESC, s.id DESC LIMIT $3`, []any{subject, db.Micros(now), maxSessions}, func(scan db.Scan) error {
 		var s Session
 		err := scan(&s.ID, &s.Subject, &s.Client, &s.Scoped, (*words)(&s.Scope), (*words)(&s.AMR), &s.MFA, (*micros)(&s.AuthTime), (*micros)(&s.Created), (*micros)(&s.LastUsed),
 			(*micros)(&s.IdleUntil), (*micros)(&s.Expires), (*micros)(&s.Ended), &s.EndReason, &s.Address, &s.UserAgent)

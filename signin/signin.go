@@ -94,7 +94,7 @@ func (s *Service) Password(ctx context.Context, a Attempt) (session.Tokens, erro
 	began := time.Now()
 	t, err := s.password(ctx, a)
 	if refused, ok := err.(*authn.Refused); ok {
-		s.cfg.Refusals.Note(ctx, audit.Event{Action: "signin.refused", Result: audit.Failure, Reason: refused.Reason, Actor: refused.Subject})
+		s.cfg.Refusals.Note(ctx, audit.Event{Action: audit.SignInRefused, Result: audit.Failure, Reason: refused.Reason, Actor: refused.Subject})
 		wait(ctx, answerGrid-time.Since(began)%answerGrid)
 	}
 	return t, err
@@ -179,6 +179,9 @@ func (s *Service) admit(ctx context.Context, who identified, upgraded string, a 
 			return session.Tokens{}, err
 		}
 		if unknown {
+			// The password was right: whoever tried knows that now, and so does
+			// the log.
+			s.cfg.Refusals.Note(ctx, audit.Event{Action: audit.SignInRefused, Result: audit.Failure, Reason: "an unknown scope was asked for", Actor: who.ID})
 			return session.Tokens{}, session.ErrScope
 		}
 	}

@@ -264,6 +264,12 @@ func (k *Keyring) SyncNow(ctx context.Context) (bool, error) {
 	return k.Sync(ctx, version)
 }
 
+// Refused reports whether a key is not accepted any more, inside a transaction.
+func (k *Keyring) Refused(rd db.Reader, kid string) (bool, error) {
+	state, retireAt, found, err := keyState(rd, kid)
+	return !found || state == Retired || state == Retiring && !k.now().Before(retireAt), err
+}
+
 // List returns all keys, newest first.
 func (k *Keyring) List(ctx context.Context) ([]Info, error) {
 	_, rows, _, err := load(k.db.View(ctx))
@@ -448,4 +454,14 @@ func (k *Keyring) Rewrap(ctx context.Context, to *seal.Master) error {
 	k.master = to
 	k.mu.Unlock()
 	return nil
+}
+
+// SealedUnder reports whether the database is sealed under this master key.
+func (k *Keyring) SealedUnder(ctx context.Context, m *seal.Master) (bool, error) {
+	_, _, refresh, err := load(k.db.View(ctx))
+	if err != nil {
+		return false, err
+	}
+	_, err = m.Open(purposeOf(refreshSecret), refresh)
+	return err == nil, nil
 }

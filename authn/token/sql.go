@@ -75,6 +75,13 @@ func load(rd db.Reader) (version int64, rows []row, refresh []byte, err error) {
 	return version, rows, refresh, err
 }
 
+func keyState(rd db.Reader, kid string) (s State, retireAt time.Time, found bool, err error) {
+	var state string
+	var at int64
+	found, err = rd.Row("SELECT state, retire_at FROM sp_signing_keys WHERE id = $1", []any{kid}, &state, &at)
+	return State(state), db.Time(at), found, err
+}
+
 func micros(t time.Time) int64 {
 	if t.IsZero() {
 		return 0

@@ -65,6 +65,9 @@ type Claims struct {
 	Scope  []string
 
 	AMR []string // amr: how the person proved who they are (RFC 8176); at most 16
+
+	// KeyID is the key that the token was verified with. Issue ignores it.
+	KeyID string
 }
 
 // Bounds of claims.
@@ -305,6 +308,7 @@ func (v Verifier) Verify(s *Set, compact string, now time.Time) (Claims, error) 
 	if err := v.accept(&c, notBefore, now); err != nil {
 		return Claims{}, err
 	}
+	c.KeyID = k.ID()
 	return c, nil
 }
 

@@ -127,6 +127,7 @@ func TestIssue(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		want.KeyID = s.Active().ID()
 		if !reflect.DeepEqual(got, want) {
 			t.Errorf("claims = %+v, want %+v", got, want)
 		}
@@ -179,6 +180,7 @@ func TestIssueVariants(t *testing.T) {
 			if tt.want != nil {
 				tt.want(&c)
 			}
+			c.KeyID = s.Active().ID()
 			if !reflect.DeepEqual(got, c) {
 				t.Errorf("claims = %+v, want %+v", got, c)
 			}
@@ -283,6 +285,7 @@ func TestRoundTrip(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			c.KeyID = s.Active().ID()
 			if !reflect.DeepEqual(got, c) {
 				t.Fatalf("claims = %+v, want %+v", got, c)
 			}

@@ -143,6 +143,19 @@ func LimitScope(rd db.Reader, subject string, scope []string) (held []string, un
 	return held, unknown, nil
 }
 
+// GrantsOf resolves what a subject holds now.
+func GrantsOf(rd db.Reader, subject string) (*sallyport.Grants, error) {
+	g, err := LoadGraph(rd)
+	if err != nil {
+		return nil, err
+	}
+	roles, perms, err := Direct(rd, subject)
+	if err != nil {
+		return nil, err
+	}
+	return g.Resolve(roles, perms), nil
+}
+
 // Actor is who makes a change and how far their own rights reach.
 type Actor struct {
 	operator  bool
@@ -230,6 +243,9 @@ func Create(tx *db.Tx, id, kind string, now time.Time, roles ...string) error {
 // SetDisabled disables or enables a subject. Its sessions are refused at the
 // next request.
 func SetDisabled(tx *db.Tx, id string, disabled bool) error {
+	if err := audit.Watch(tx, id, time.Now()); err != nil {
+		return err
+	}
 	if disabled {
 		if err := keepAdministrator(tx, id); err != nil {
 			return err
@@ -314,6 +330,9 @@ func Revoke(ctx context.Context, tx *db.Tx, actor Actor, id, name string) error 
 
 // regrant is the one place where grants change.
 func regrant(ctx context.Context, tx *db.Tx, actor Actor, id string, change func(roles, perms []string) ([]string, []string)) error {
+	if err := audit.Watch(tx, id, time.Now()); err != nil {
+		return err
+	}
 	exists, err := subjectExists(tx, id)
 	if err != nil {
 		return err
@@ -392,8 +411,11 @@ func normal(names []string) []string {
 	return slices.Compact(out)
 }
 
-// maxRoles bounds the graph: it is walked inside transactions.
-const maxRoles = 1000
+// Bounds of the graph: it is read and walked inside transactions.
+const (
+	maxRoles       = 1000
+	maxPermissions = 2000
+)
 
 // Put creates or replaces a role.
 func Put(ctx context.Context, tx *db.Tx, actor Actor, r Role) error {
@@ -451,6 +473,9 @@ func Put(ctx context.Context, tx *db.Tx, actor Actor, r Role) error {
 		return err
 	} else if had && !has {
 		return lastAdministrator()
+	}
+	if old != nil && old.Description == r.Description && slices.Equal(old.Permissions, r.Permissions) && slices.Equal(old.Includes, r.Includes) {
+		return nil // as it is: nobody's requests are disturbed
 	}
 	if err := upsertRole(tx, r); err != nil {
 		return err
@@ -515,6 +540,18 @@ func PutPermission(ctx context.Context, tx *db.Tx, name, description string) err
 	}
 	if err := checkDescription(description); err != nil {
 		return err
+	}
+	g, err := LoadGraph(tx)
+	if err != nil {
+		return err
+	}
+	if p := g.Permissions[name]; p != nil && p.Description == description {
+		return nil
+	} else if p == nil && len(g.Permissions) >= maxPermissions {
+		return &sallyport.Error{
+			Status: http.StatusConflict, Code: "too_many_permissions",
+			Message: "There are as many permissions as there may be (2,000).",
+		}
 	}
 	if err := upsertPermission(tx, name, description); err != nil {
 		return err

@@ -55,7 +55,7 @@ var keys = []key{
 	{name: "auth.basic", def: "false", doc: "HTTP Basic on every route.", bounds: "true, false", pending: "HTTP Basic", check: checkBool},
 	{name: "limits.login", def: "", doc: "Limit of sign-ins for each account and address. “off” for tests.", bounds: "10/minute, off", pending: "rate limits", check: optional(checkLimit)},
 	{name: "limits.default", def: "", doc: "Limit of all other requests for each caller.", bounds: "100/minute, off", pending: "rate limits", check: optional(checkLimit)},
-	{name: "keys.master", def: "", doc: "File with the master key, the base64 of 32 bytes; it is made with mode 0600 for a new database. Empty: master.key in data_dir. In the environment the variable holds the key itself.", bounds: "path", check: optional(nonEmpty)},
+	{name: "keys.master", def: "", doc: "File with the master key, the base64 of 32 bytes; it is made with mode 0600 for a new database. Empty: master.key in data_dir. In the environment the variable holds the key itself.", bounds: "path", check: optional(checkKeyFile)},
 	{name: "cors.origins", def: "", doc: "Origins whose pages may read answers.", bounds: "list of https://host", pending: "CORS", check: optional(list(checkOrigin))},
 	{name: "cors.credentials", def: "false", doc: "Whether those pages may send cookies.", bounds: "true, false", pending: "CORS", check: checkBool},
 	{name: "cors.methods", def: "", doc: "Methods that those pages may use.", bounds: "list", pending: "CORS", check: optional(list(nonEmpty))},
@@ -207,7 +207,7 @@ func (k key) mistake(v value) error {
 		return fmt.Errorf("%s = %q (from %s): %s. %s", k.name, e.Value, v.source, e.Reason, strings.TrimSuffix(e.Fix, "."))
 	}
 	shown := strconv.Quote(v.text)
-	if k.secret {
+	if k.secret || errors.Is(err, errKeyItself) {
 		shown = "(not shown)"
 	}
 	return fmt.Errorf("%s = %s (from %s): %w. It takes: %s", k.name, shown, v.source, err, k.bounds)
@@ -377,6 +377,17 @@ func optional(f func(string) error) func(string) error {
 		return f(s)
 	}
 }
+
+// checkKeyFile refuses the key itself where its file is meant: it would be
+// printed as a path, or become the name of a new one.
+func checkKeyFile(s string) error {
+	if b, err := base64.StdEncoding.DecodeString(strings.TrimSpace(s)); err == nil && len(b) == 32 {
+		return errKeyItself
+	}
+	return nonEmpty(s)
+}
+
+var errKeyItself = errors.New("this is a key and not the path of a file that holds one. Write it into a file with mode 0600, or into SALLYPORT_KEYS_MASTER")
 
 func nonEmpty(s string) error {
 	if strings.TrimSpace(s) == "" {

@@ -44,6 +44,12 @@ func (d *drain) attach(srv *http.Server) {
 			conn.mu.Lock()
 			conn.quiet, conn.since = true, time.Now()
 			conn.mu.Unlock()
+		case http.StateActive:
+			// Also a request that came together with the one before it, for
+			// which nothing is read any more.
+			conn.mu.Lock()
+			conn.quiet = false
+			conn.mu.Unlock()
 		case http.StateClosed, http.StateHijacked:
 			d.mu.Lock()
 			delete(d.conns, conn)
@@ -120,6 +126,15 @@ func (c *drainConn) Read(b []byte) (int, error) {
 		c.quiet = false
 	}
 	return n, err
+}
+
+// CloseWrite lets net/http end its side first, so that an answer to a request
+// whose body was not read arrives before the connection is reset.
+func (c *drainConn) CloseWrite() error {
+	if t, ok := c.Conn.(*net.TCPConn); ok {
+		return t.CloseWrite()
+	}
+	return nil
 }
 
 func (c *drainConn) closeIfQuiet() {

@@ -18,6 +18,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -66,6 +67,7 @@ type DB struct {
 	close   func() error
 	stmts   *stmtCache // nil: the driver caches statements itself
 	migrate migrator
+	rerun   atomic.Bool
 }
 
 // Dialect returns which database it is.
@@ -100,6 +102,9 @@ func (d *DB) Write(ctx context.Context, fn func(*Tx) error) error {
 			return inner(tx)
 		}
 	}
+	if d.rerun.Load() {
+		d.rehearse(ctx, fn)
+	}
 	if ctx.Value(dryRunKey{}) == nil {
 		return d.write(ctx, fn)
 	}
@@ -114,6 +119,28 @@ func (d *DB) Write(ctx context.Context, fn func(*Tx) error) error {
 	}
 	return err
 }
+
+// Rerun makes every Write run its function three times, for tests: once and
+// undone, once with its last statement failing, and then in earnest. It shows
+// whether a function keeps something from an earlier run.
+func (d *DB) Rerun() { d.rerun.Store(true) }
+
+func (d *DB) rehearse(ctx context.Context, fn func(*Tx) error) {
+	statements := 0
+	run := func(failAt int) {
+		defer func() { _ = recover() }() // it will again, in earnest
+		_ = d.write(ctx, func(tx *Tx) error {
+			tx.failAt = failAt
+			err := fn(tx)
+			statements = tx.count
+			return errors.Join(err, errRehearsal)
+		})
+	}
+	run(0)
+	run(statements)
+}
+
+var errRehearsal = errors.New("a rehearsal is undone")
 
 // Guard is asked at the beginning of every transaction that is made on behalf
 // of a request, inside it: does what the request was allowed by still hold? A

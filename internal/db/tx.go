@@ -12,6 +12,8 @@ type Tx struct {
 	c     txConn
 	stmts map[query]*sql.Stmt // of SQLite's one writer; nil elsewhere
 	err   error               // the first SQL error sticks
+
+	count, failAt int // statements run; which one is to fail, of a rehearsal
 }
 
 type txConn interface {
@@ -32,6 +34,15 @@ func (t *Tx) stmt(q query) (*sql.Stmt, error) {
 	return s, nil
 }
 
+// begin counts a statement, and refuses it after an error.
+func (t *Tx) begin() error {
+	t.count++
+	if t.err == nil && t.count == t.failAt {
+		t.err = &Error{"transaction", errRehearsal}
+	}
+	return t.err
+}
+
 func (t *Tx) fail(err error) error {
 	if err != nil && t.err == nil {
 		t.err = &Error{"transaction", err}
@@ -41,8 +52,8 @@ func (t *Tx) fail(err error) error {
 
 // Exec runs a statement and returns how many rows it changed.
 func (t *Tx) Exec(q query, args ...any) (int64, error) {
-	if t.err != nil {
-		return 0, t.err
+	if err := t.begin(); err != nil {
+		return 0, err
 	}
 	var res sql.Result
 	var err error
@@ -74,8 +85,8 @@ func (t *Tx) query(q query, args []any) (*sql.Rows, error) {
 
 // Row implements Reader.
 func (t *Tx) Row(q query, args []any, dst ...any) (bool, error) {
-	if t.err != nil {
-		return false, t.err
+	if err := t.begin(); err != nil {
+		return false, err
 	}
 	rows, err := t.query(q, args)
 	if err != nil {
@@ -87,8 +98,8 @@ func (t *Tx) Row(q query, args []any, dst ...any) (bool, error) {
 
 // Rows implements Reader.
 func (t *Tx) Rows(q query, args []any, each func(Scan) error) error {
-	if t.err != nil {
-		return t.err
+	if err := t.begin(); err != nil {
+		return err
 	}
 	rows, err := t.query(q, args)
 	if err != nil {

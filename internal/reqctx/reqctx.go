@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -18,17 +19,20 @@ import (
 	"github.com/sallyport/sallyport/internal/db"
 )
 
-// Carrier is the context of one request. It is written by the outermost
-// handler and the gate, in the request's own goroutine, before any handler
-// that reads it runs.
+// Carrier is the context of one request. The outermost handler makes it, and the
+// gate adds who is calling.
 type Carrier struct {
 	context.Context
 	id        string
 	address   string
 	userAgent string
+	admitted  atomic.Pointer[admission] // nil: no gate has been passed
+}
+
+// admission is what a gate found: a principal, and what confirms it.
+type admission struct {
 	principal sallyport.Principal
 	guard     db.Guard
-	gated     bool
 }
 
 type key struct{}
@@ -39,21 +43,26 @@ func (c *Carrier) Value(k any) any {
 	case key, sallyport.CarrierKey:
 		return c
 	case db.GuardKey:
-		if c.guard == nil {
-			return nil // of this request; not of one around it
+		if a := c.admitted.Load(); a != nil && a.guard != nil {
+			return a.guard
 		}
-		return c.guard
+		return nil // of this request; not of one around it
 	}
 	return c.Context.Value(k)
 }
 
 // Principal implements sallyport.Carrier.
-func (c *Carrier) Principal() sallyport.Principal { return c.principal }
+func (c *Carrier) Principal() sallyport.Principal {
+	if a := c.admitted.Load(); a != nil {
+		return a.principal
+	}
+	return sallyport.Principal{}
+}
 
 // Admit records who is calling, and what confirms it again inside a
 // transaction.
 func (c *Carrier) Admit(p sallyport.Principal, g db.Guard) {
-	c.principal, c.guard, c.gated = p, g, true
+	c.admitted.Store(&admission{p, g})
 }
 
 // From returns the request's carrier, nil if there is none.
@@ -68,7 +77,7 @@ func From(ctx context.Context) *Carrier {
 // one it called as.
 func Begin(r *http.Request) (*http.Request, *Carrier) {
 	outer := From(r.Context())
-	if outer != nil && !outer.gated {
+	if outer != nil && outer.admitted.Load() == nil {
 		return r, outer
 	}
 	c := &Carrier{Context: r.Context(), address: address(r), userAgent: clip(r.UserAgent(), 256)}
@@ -97,7 +106,7 @@ func InfoFrom(ctx context.Context) Info {
 		name, _ := ctx.Value(operatorKey{}).(string)
 		return Info{Actor: name, ActorKind: "operator"}
 	}
-	i := Info{RequestID: c.id, Address: c.address, UserAgent: c.userAgent, Actor: c.principal.ID(), ActorKind: "user"}
+	i := Info{RequestID: c.id, Address: c.address, UserAgent: c.userAgent, Actor: c.Principal().ID(), ActorKind: "user"}
 	if i.Actor == "" {
 		i.ActorKind = "anonymous"
 	}

@@ -135,14 +135,15 @@ func (m *Master) Stage(path string) error { return m.WriteFile(m.stagedFile(path
 // Unstage removes the staged key: nothing was sealed under it.
 func (m *Master) Unstage(path string) error { return os.Remove(m.stagedFile(path)) }
 
-// StagedKeys returns the keys that are staged for path.
-func StagedKeys(path string) []*Master {
+// Candidates returns the keys beside path that a database may be sealed under
+// when the one in path does not fit: staged ones, and the one before.
+func Candidates(path string) []*Master {
 	files, err := filepath.Glob(globQuote(path) + ".new-*")
 	if err != nil {
-		return nil // the pattern is well-formed
+		files = nil // the pattern is well-formed
 	}
 	var out []*Master
-	for _, f := range files {
+	for _, f := range append(files, path+".old") {
 		if m, err := ReadFile(f); err == nil {
 			out = append(out, m)
 		}
@@ -154,13 +155,16 @@ func globQuote(s string) string {
 	return strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`).Replace(s)
 }
 
-// Promote puts the key, which was staged for path, in its place, atomically and
-// durably, and keeps the one before as path + ".old". When another process has
-// done it already, that is well too.
+// Promote puts the key in the place of path, atomically and durably, and keeps
+// the one before as path + ".old". The caller has found that the database is
+// sealed under it. When another process has done it already, that is well too.
 func (m *Master) Promote(path string) error {
 	current, err := ReadFile(path)
 	if err == nil && current.id == m.id {
 		return nil
+	}
+	if serr := m.Stage(path); serr != nil && !errors.Is(serr, fs.ErrExist) {
+		return serr
 	}
 	if err == nil {
 		old := path + ".old"

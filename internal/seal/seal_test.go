@@ -80,23 +80,32 @@ func TestStagedKeyTakesThePlaceAndTheOldOneStays(t *testing.T) {
 	if err := errors.Join(old.WriteFile(path), other.Stage(path), next.Stage(path)); err != nil {
 		t.Fatal(err)
 	}
-	if n := len(seal.StagedKeys(path)); n != 2 {
-		t.Fatalf("%d staged keys, want 2", n)
+	if n := len(seal.Candidates(path)); n != 2 {
+		t.Fatalf("%d candidates, want 2", n)
 	}
 	if err := errors.Join(next.Promote(path), next.Promote(path)); err != nil {
 		t.Fatal(err)
 	}
-	for file, want := range map[string]*seal.Master{path: next, path + ".old": old} {
+	holds := func(file string, want *seal.Master) {
+		t.Helper()
 		got, err := seal.ReadFile(file)
 		if err != nil || got.String() != want.String() {
-			t.Errorf("%s: %v %v", file, got, err)
+			t.Errorf("%s: %v %v, want %v", file, got, err, want)
 		}
 	}
-	staged := seal.StagedKeys(path)
-	if len(staged) != 1 || staged[0].String() != other.String() {
-		t.Errorf("staged: %v", staged)
+	holds(path, next)
+	holds(path+".old", old)
+	candidates := seal.Candidates(path)
+	if len(candidates) != 2 || candidates[0].String() != other.String() || candidates[1].String() != old.String() {
+		t.Errorf("candidates: %v", candidates)
 	}
-	if err := other.Unstage(path); err != nil || len(seal.StagedKeys(path)) != 0 {
+	// The one before can be put back, should the database be sealed under it.
+	if err := old.Promote(path); err != nil {
+		t.Fatal(err)
+	}
+	holds(path, old)
+	holds(path+".old", next)
+	if err := other.Unstage(path); err != nil || len(seal.Candidates(path)) != 1 {
 		t.Errorf("unstaging: %v", err)
 	}
 }

@@ -4,7 +4,7 @@
 
 -- +goose Up
 CREATE TABLE sp_subjects (
-    id         TEXT PRIMARY KEY,
+    id         TEXT PRIMARY KEY CHECK (id <> ''),
     kind       TEXT NOT NULL,
     disabled   BOOLEAN NOT NULL,
     version    BIGINT NOT NULL, -- grows with every change of the subject's grants or state
