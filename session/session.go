@@ -235,7 +235,7 @@ func (s *Service) Confirm(ctx context.Context, v authn.Verified) (authn.Confirme
 	c.MFA, c.AuthTime = st.mfa, st.authTime
 	return authn.Confirmed{
 		Principal: sallyport.NewPrincipal(c, grants),
-		Guard:     &guard{s, v, st.subjectVersion, st.rolesVersion, grants},
+		Guard:     &guard{s, v.Session, v.Subject, v.KeyID, v.Keys, v.Expires, st.subjectVersion, st.rolesVersion, grants},
 	}, nil
 }
 
@@ -244,7 +244,9 @@ func (s *Service) Confirm(ctx context.Context, v authn.Verified) (authn.Confirme
 // it changes is decided by what its caller may do when it is changed.
 type guard struct {
 	service                      *Service
-	verified                     authn.Verified
+	session, subject, keyID      string
+	keysVersion                  int64
+	expires                      time.Time
 	subjectVersion, rolesVersion int64
 	grants                       *sallyport.Grants // that the rule was decided with
 }
@@ -256,7 +258,7 @@ func (g *guard) Check(tx *db.Tx) error {
 		return err
 	}
 	// Something changed. What matters is whether this caller has lost anything.
-	now, err := role.GrantsOf(tx, g.verified.Subject)
+	now, err := role.GrantsOf(tx, g.subject)
 	if err != nil || now.Includes(g.grants) {
 		return err
 	}
@@ -268,19 +270,19 @@ func (g *guard) Check(tx *db.Tx) error {
 
 // alive confirms the credential alone.
 func (g *guard) alive(tx *db.Tx) (state, error) {
-	v, now := g.verified, g.service.cfg.Now()
-	st, alive, err := readState(tx, v.Session, v.Subject, now)
+	now := g.service.cfg.Now()
+	st, alive, err := readState(tx, g.session, g.subject, now)
 	if err != nil {
 		return st, err
 	}
-	if alive && st.keysVersion != v.Keys {
-		refused, err := g.service.cfg.Keys.Refused(tx, v.KeyID)
+	if alive && st.keysVersion != g.keysVersion {
+		refused, err := g.service.cfg.Keys.Refused(tx, g.keyID)
 		if err != nil {
 			return st, err
 		}
 		alive = !refused
 	}
-	if !alive || !now.Before(v.Expires) {
+	if !alive || !now.Before(g.expires) {
 		return st, authn.InvalidToken()
 	}
 	return st, nil

@@ -26,7 +26,8 @@ type Carrier struct {
 	id        string
 	address   string
 	userAgent string
-	admitted  atomic.Pointer[admission] // nil: no gate has been passed
+	admitted  atomic.Pointer[admission] // nil, or &own: a gate has been passed
+	own       admission
 }
 
 // admission is what a gate found: a principal, and what confirms it.
@@ -60,9 +61,10 @@ func (c *Carrier) Principal() sallyport.Principal {
 }
 
 // Admit records who is calling, and what confirms it again inside a
-// transaction.
+// transaction. A carrier admits once: see Begin.
 func (c *Carrier) Admit(p sallyport.Principal, g db.Guard) {
-	c.admitted.Store(&admission{p, g})
+	c.own = admission{p, g}
+	c.admitted.Store(&c.own)
 }
 
 // From returns the request's carrier, nil if there is none.
