@@ -2,8 +2,9 @@ package session
 
 import (
 	"context"
-	"crypto/sha256"
+	"crypto/subtle"
 	"errors"
+	"hash/maphash"
 	"sync"
 	"time"
 
@@ -38,8 +39,7 @@ func (s *Service) verify(ctx context.Context, text string) (authn.Verified, erro
 		return authn.Verified{}, err
 	}
 	now := s.cfg.Now()
-	digest := sha256.Sum256([]byte(text))
-	if v, ok := s.verified.get(digest, set, now); ok {
+	if v, ok := s.verified.get(text, set, now); ok {
 		v.Keys = version
 		return v, nil
 	}
@@ -52,19 +52,32 @@ func (s *Service) verify(ctx context.Context, text string) (authn.Verified, erro
 		Scoped: c.Scoped, Scopes: sallyport.NewSet(c.Scope...), AuthTime: c.AuthTime, Expires: c.Expires,
 	}
 	v := authn.Verified{Claims: claims, KeyID: c.KeyID, Keys: version}
-	s.verified.put(digest, set, v)
+	s.verified.put(text, set, v)
 	return v, nil
 }
 
-// verifiedCache remembers which tokens have been proven, by SHA-256, so that a
-// signature is checked once and not at every request. It says nothing about
-// whether a session is alive. An entry is good only with the very set of keys
-// it was verified with.
+// verifiedCache remembers which tokens have been proven, so that a signature is
+// checked once and not at every request. It says nothing about whether a session
+// is alive. An entry is good only with the very set of keys it was verified
+// with.
+//
+// A token is found by a hash under a seed that nobody outside knows, and
+// confirmed by its end, which is most of its signature: who does not have the
+// token does not have that either.
 type verifiedCache struct {
-	mu  sync.RWMutex
-	set *token.Set
-	m   map[[32]byte]authn.Verified
+	seed maphash.Seed
+	mu   sync.RWMutex
+	set  *token.Set
+	m    map[uint64]proven
 }
+
+type proven struct {
+	end      [proofSize]byte
+	verified authn.Verified
+}
+
+// proofSize is how much of a token's end is compared: 240 bits of the signature.
+const proofSize = 40
 
 // Bounds of the cache: about 600 bytes for each token. One with a longer scope
 // is verified each time instead of taking ten times the room.
@@ -74,26 +87,45 @@ const (
 )
 
 func newVerifiedCache() *verifiedCache {
-	return &verifiedCache{m: map[[32]byte]authn.Verified{}}
+	return &verifiedCache{seed: maphash.MakeSeed(), m: map[uint64]proven{}}
 }
 
-func (v *verifiedCache) get(digest [32]byte, set *token.Set, now time.Time) (authn.Verified, bool) {
+// end returns the last bytes of a token; a shorter one is none.
+func end(text string) (b [proofSize]byte, ok bool) {
+	if len(text) < proofSize {
+		return b, false
+	}
+	copy(b[:], text[len(text)-proofSize:])
+	return b, true
+}
+
+func (v *verifiedCache) get(text string, set *token.Set, now time.Time) (authn.Verified, bool) {
+	proof, ok := end(text)
+	if !ok {
+		return authn.Verified{}, false
+	}
+	hash := maphash.String(v.seed, text)
 	v.mu.RLock()
-	c, ok := v.m[digest]
-	ok = ok && v.set == set
+	p, found := v.m[hash]
+	found = found && v.set == set
 	v.mu.RUnlock()
-	return c, ok && now.Before(c.Expires)
+	if !found || subtle.ConstantTimeCompare(p.end[:], proof[:]) != 1 || !now.Before(p.verified.Expires) {
+		return authn.Verified{}, false
+	}
+	return p.verified, true
 }
 
-func (v *verifiedCache) put(digest [32]byte, set *token.Set, c authn.Verified) {
-	if c.Scopes.Len() > maxVerifiedScope {
+func (v *verifiedCache) put(text string, set *token.Set, c authn.Verified) {
+	proof, ok := end(text)
+	if !ok || c.Scopes.Len() > maxVerifiedScope {
 		return
 	}
+	hash := maphash.String(v.seed, text)
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if v.set != set || len(v.m) >= maxVerified {
 		clear(v.m)
 		v.set = set
 	}
-	v.m[digest] = c
+	v.m[hash] = proven{proof, c}
 }
