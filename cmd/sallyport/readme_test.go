@@ -240,6 +240,9 @@ func freePort(t *testing.T) string {
 func startBash(t *testing.T, env ...string) *bash {
 	t.Helper()
 	path, err := exec.LookPath("bash")
+	if err == nil {
+		_, err = exec.LookPath("curl")
+	}
 	if err != nil {
 		if os.Getenv("CI") == "true" {
 			t.Fatal(err)
