@@ -214,14 +214,14 @@ func (s *Service) Find(ctx context.Context, name string) (User, error) {
 	if u, found, err := readUser(view, name); found || err != nil {
 		return u, err
 	}
-	id, err := findID(view, name)
-	if err == nil && id == "" {
+	l, found, err := FindLogin(view, name)
+	if err == nil && !found {
 		err = sallyport.NotFound("user")
 	}
 	if err != nil {
 		return User{}, err
 	}
-	return s.Get(ctx, id)
+	return s.Get(ctx, l.ID)
 }
 
 // Change is what to change of an account; nil members stay.
@@ -389,8 +389,8 @@ func (s *Service) passwordOf(ctx context.Context, id string) (User, string, erro
 	if err != nil {
 		return u, "", err
 	}
-	stored, err := readHash(s.cfg.DB.View(ctx), id)
-	return u, stored, err
+	l, _, err := ReadLogin(s.cfg.DB.View(ctx), id)
+	return u, l.Hash, err
 }
 
 func (s *Service) setPassword(ctx context.Context, u User, stored, keep, pointer, next string) error {

@@ -72,12 +72,6 @@ func readOwn(rd db.Reader, id string, g *sallyport.Grants) (u User, found bool, 
 	return u, found, err
 }
 
-func findID(rd db.Reader, login string) (id string, err error) {
-	email, username := loginKeys(login)
-	_, err = rd.Row("SELECT id FROM sp_accounts WHERE email_key = $1 OR username_key = $2", []any{email, username}, &id)
-	return id, err
-}
-
 // Login is what signing in needs to know of an account.
 type Login struct {
 	ID       string
@@ -98,11 +92,6 @@ func ReadLogin(rd db.Reader, id string) (l Login, found bool, err error) {
 	found, err = rd.Row(`SELECT a.id, a.password_hash, s.disabled FROM sp_accounts a JOIN sp_subjects s ON s.id = a.id
 		WHERE a.id = $1`, []any{id}, &l.ID, &l.Hash, &l.Disabled)
 	return l, found, err
-}
-
-func readHash(rd db.Reader, id string) (hash string, err error) {
-	_, err = rd.Row("SELECT password_hash FROM sp_accounts WHERE id = $1", []any{id}, &hash)
-	return hash, err
 }
 
 // ReplaceHash stores a new hash if the old one is still there.

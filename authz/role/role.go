@@ -316,16 +316,28 @@ func SetPermissions(ctx context.Context, tx *db.Tx, actor Actor, id string, perm
 
 // Grant adds one role to a subject.
 func Grant(ctx context.Context, tx *db.Tx, actor Actor, id, name string) error {
-	return regrant(ctx, tx, actor, id, func(roles, perms []string) ([]string, []string) {
-		return append(slices.Clone(roles), name), perms
-	})
+	return regrant(ctx, tx, actor, id, func(roles, perms []string) ([]string, []string) { return with(roles, name), perms })
 }
 
 // Revoke takes one role from a subject.
 func Revoke(ctx context.Context, tx *db.Tx, actor Actor, id, name string) error {
-	return regrant(ctx, tx, actor, id, func(roles, perms []string) ([]string, []string) {
-		return slices.DeleteFunc(slices.Clone(roles), func(r string) bool { return r == name }), perms
-	})
+	return regrant(ctx, tx, actor, id, func(roles, perms []string) ([]string, []string) { return without(roles, name), perms })
+}
+
+// GrantPermission adds one permission to a subject.
+func GrantPermission(ctx context.Context, tx *db.Tx, actor Actor, id, name string) error {
+	return regrant(ctx, tx, actor, id, func(roles, perms []string) ([]string, []string) { return roles, with(perms, name) })
+}
+
+// RevokePermission takes one permission from a subject.
+func RevokePermission(ctx context.Context, tx *db.Tx, actor Actor, id, name string) error {
+	return regrant(ctx, tx, actor, id, func(roles, perms []string) ([]string, []string) { return roles, without(perms, name) })
+}
+
+func with(names []string, name string) []string { return append(slices.Clone(names), name) }
+
+func without(names []string, name string) []string {
+	return slices.DeleteFunc(slices.Clone(names), func(n string) bool { return n == name })
 }
 
 // regrant is the one place where grants change.

@@ -101,6 +101,9 @@ func (a *app) secret(fromStdin bool, prompt string) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	if len(b) > maxSecret {
+		return "", &errUsage{fmt.Errorf("standard input holds more than %d bytes, which is no password", maxSecret)}
+	}
 	s := strings.TrimSuffix(strings.TrimSuffix(string(b), "\n"), "\r")
 	if s == "" {
 		return "", &errUsage{errors.New("standard input is empty: pipe the password in")}

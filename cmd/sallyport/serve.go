@@ -145,7 +145,8 @@ func utf8Terminal(env []string) bool {
 	}
 	for _, name := range []string{"LC_ALL", "LC_CTYPE", "LANG"} {
 		if v := get(name); v != "" {
-			return containsFold(v, "utf-8") || containsFold(v, "utf8")
+			v = strings.ToLower(v)
+			return strings.Contains(v, "utf-8") || strings.Contains(v, "utf8")
 		}
 	}
 	return false

@@ -1,7 +1,7 @@
 package main
 
 import (
-	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -17,10 +17,6 @@ import (
 	"github.com/sallyport/sallyport/internal/db"
 	"github.com/sallyport/sallyport/store/sqlite"
 )
-
-func containsFold(s, part string) bool {
-	return bytes.Contains(bytes.ToLower([]byte(s)), []byte(part))
-}
 
 type adminCmd struct {
 	Create adminCreateCmd `cmd:"" help:"Create an administrator. The database is made if there is none."`
@@ -344,21 +340,10 @@ func (c grantArgs) change(a *app, give bool, word string) error {
 			if err := c.exists(tx); err != nil {
 				return err
 			}
-			roles, perms, err := role.Direct(tx, u.ID)
-			if err != nil {
+			if err := c.apply(give)(a.ctx, tx, role.Operator(), u.ID, c.Role); err != nil {
 				return err
 			}
-			set := role.SetRoles
-			if c.Permission {
-				set = role.SetPermissions
-			}
-			now := slices.DeleteFunc(slices.Clone(c.held(roles, perms)), func(name string) bool { return name == c.Role })
-			if give {
-				now = append(now, c.Role)
-			}
-			if err := set(a.ctx, tx, role.Operator(), u.ID, now); err != nil {
-				return err
-			}
+			var err error
 			u.Roles, u.Permissions, err = role.Direct(tx, u.ID)
 			return err
 		})
@@ -368,6 +353,19 @@ func (c grantArgs) change(a *app, give bool, word string) error {
 		a.done("%s %s: %s", word, show(u), printable(c.Role))
 		return a.user(u)
 	})
+}
+
+// apply returns what gives or takes the name.
+func (c grantArgs) apply(give bool) func(context.Context, *db.Tx, role.Actor, string, string) error {
+	switch {
+	case give && c.Permission:
+		return role.GrantPermission
+	case give:
+		return role.Grant
+	case c.Permission:
+		return role.RevokePermission
+	}
+	return role.Revoke
 }
 
 // held returns the names that the command is about.
