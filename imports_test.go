@@ -28,6 +28,8 @@ var house = []room{
 	{dir: "api"},
 	// What happened; every room from here on records into it.
 	{dir: "audit"},
+	// The form of tokens, and the keys that sign them.
+	{dir: "authn/token"},
 	// The first door: who are you.
 	{dir: "authn", apart: true},
 	// The second door: may you. Neither door knows the other.
@@ -286,8 +288,9 @@ func TestImportViolations(t *testing.T) {
 
 		{"a way of signing in with the gate", map[string][]string{m + "authn/password": {m + "authn", m + "audit"}}, ""},
 		{"the gate with a way of signing in", map[string][]string{m + "authn": {m + "authn/password"}}, "do not know each other"},
-		{"two ways of signing in", map[string][]string{m + "authn/password": {m + "authn/token"}}, "do not know each other"},
-		{"a namesake of the one above", map[string][]string{m + "authn/tokens": {m + "authn/token"}}, "do not know each other"},
+		{"two ways of signing in", map[string][]string{m + "authn/password": {m + "authn/apikey"}}, "do not know each other"},
+		{"the form of tokens, to the right", map[string][]string{m + "authn/token": {m + "authn/password"}}, "stands right of authn/token"},
+		{"a scheme with the form of tokens", map[string][]string{m + "authn/remote": {m + "authn/token"}}, ""},
 		{"the doors, forth", map[string][]string{m + "authz/role": {m + "authn"}}, "authz does without authn"},
 		{"the doors, back", map[string][]string{m + "authn/apikey": {m + "authz/role"}}, "authz stands right of authn"},
 

@@ -14,6 +14,7 @@ import (
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/api"
 	"github.com/sallyport/sallyport/authn/token"
+	"github.com/sallyport/sallyport/authn/token/keyring"
 	"github.com/sallyport/sallyport/internal/seal"
 	"github.com/sallyport/sallyport/session"
 )
@@ -25,8 +26,8 @@ const keyGrace = 5 * time.Minute
 // openKeys reads the signing keys, or makes them and their master key for a
 // database that has none. With a master key that is lost or wrong it changes
 // nothing.
-func openKeys(ctx context.Context, cfg Config) (*token.Keyring, error) {
-	hasKeys, err := token.HasKeys(cfg.DB.View(ctx))
+func openKeys(ctx context.Context, cfg Config) (*keyring.Ring, error) {
+	hasKeys, err := keyring.HasKeys(cfg.DB.View(ctx))
 	if err != nil {
 		return nil, err
 	}
@@ -34,7 +35,7 @@ func openKeys(ctx context.Context, cfg Config) (*token.Keyring, error) {
 	if grace == 0 {
 		grace = session.DefaultAccessTTL
 	}
-	kc := token.KeyringConfig{DB: cfg.DB, Alg: cfg.Algorithm, Grace: grace + keyGrace, Now: cfg.Now}
+	kc := keyring.Config{DB: cfg.DB, Alg: cfg.Algorithm, Grace: grace + keyGrace, Now: cfg.Now}
 	if cfg.MasterKey != "" {
 		if kc.Master, err = seal.Parse(cfg.MasterKey); err != nil {
 			return nil, &ConfigError{"keys.master", "", err.Error(), "Give the key that the database was made with."}
@@ -61,12 +62,12 @@ func openKeys(ctx context.Context, cfg Config) (*token.Keyring, error) {
 	if err != nil {
 		return nil, &ConfigError{"keys.master", file, err.Error(), "See docs/keys.md."}
 	}
-	_, err = token.OpenKeyring(ctx, kc)
-	if errors.Is(err, token.ErrMasterKey) {
+	_, err = keyring.Open(ctx, kc)
+	if errors.Is(err, keyring.ErrMasterKey) {
 		// A rotation of the master key that was interrupted after the database.
 		old := kc.Master
 		for _, kc.Master = range seal.Candidates(file) {
-			if _, serr := token.OpenKeyring(ctx, kc); serr == nil {
+			if _, serr := keyring.Open(ctx, kc); serr == nil {
 				if err := kc.Master.Promote(file); err != nil {
 					return nil, err
 				}
@@ -86,9 +87,9 @@ func openKeys(ctx context.Context, cfg Config) (*token.Keyring, error) {
 	return opened(ctx, kc, file)
 }
 
-func opened(ctx context.Context, kc token.KeyringConfig, where string) (*token.Keyring, error) {
-	ring, err := token.OpenKeyring(ctx, kc)
-	if errors.Is(err, token.ErrMasterKey) {
+func opened(ctx context.Context, kc keyring.Config, where string) (*keyring.Ring, error) {
+	ring, err := keyring.Open(ctx, kc)
+	if errors.Is(err, keyring.ErrMasterKey) {
 		return nil, fmt.Errorf("%w", errors.Join(&ConfigError{
 			"keys.master", where, "it is not the master key that this database was sealed under",
 			"Give the right one, from its backup; nothing was changed.",
@@ -126,7 +127,7 @@ func (s *Server) RotateMaster(ctx context.Context) (file string, err error) {
 	if err := s.Keys.Rewrap(ctx, next); err != nil {
 		// Of two rotations at once one finds the other's key. Only when it is
 		// certain that nothing is sealed under ours may it go.
-		if errors.Is(err, token.ErrMasterKey) {
+		if errors.Is(err, keyring.ErrMasterKey) {
 			err = errors.Join(&sallyport.Error{
 				Status: http.StatusConflict, Code: "rotated_meanwhile",
 				Message: "The master key was rotated by another process at the same time. Nothing was changed.",

@@ -26,6 +26,7 @@ import (
 	"github.com/sallyport/sallyport/authn"
 	"github.com/sallyport/sallyport/authn/password"
 	"github.com/sallyport/sallyport/authn/token"
+	"github.com/sallyport/sallyport/authn/token/keyring"
 	"github.com/sallyport/sallyport/authz/role"
 	"github.com/sallyport/sallyport/internal/db"
 	"github.com/sallyport/sallyport/oauth"
@@ -143,7 +144,7 @@ type Services struct {
 	Accounts *account.Service
 	Sessions *session.Service
 	SignIn   *signin.Service
-	Keys     *token.Keyring
+	Keys     *keyring.Ring
 	Refusals *audit.Refusals
 }
 

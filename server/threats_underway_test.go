@@ -16,7 +16,7 @@ import (
 	"time"
 
 	"github.com/sallyport/sallyport/account"
-	"github.com/sallyport/sallyport/authn/token"
+	"github.com/sallyport/sallyport/authn/token/keyring"
 	"github.com/sallyport/sallyport/authz/role"
 	"github.com/sallyport/sallyport/internal/db"
 	"github.com/sallyport/sallyport/internal/testkit"
@@ -153,7 +153,7 @@ func (w *world) rotateKeys() (old []string) {
 		w.t.Fatal(err)
 	}
 	for _, k := range keys {
-		if k.State == token.Active || k.State == token.Retiring {
+		if k.State == keyring.Active || k.State == keyring.Retiring {
 			old = append(old, k.ID)
 		}
 	}
@@ -393,7 +393,7 @@ func TestJ_RetiredBetweenProofAndConfirmation(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		old := keys[slices.IndexFunc(keys, func(k token.Info) bool { return k.State == "active" })].ID
+		old := keys[slices.IndexFunc(keys, func(k keyring.Info) bool { return k.State == "active" })].ID
 		if _, err := w.sv.Keys.Rotate(t.Context()); err != nil {
 			t.Fatal(err)
 		}

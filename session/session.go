@@ -22,6 +22,7 @@ import (
 	"github.com/sallyport/sallyport/audit"
 	"github.com/sallyport/sallyport/authn"
 	"github.com/sallyport/sallyport/authn/token"
+	"github.com/sallyport/sallyport/authn/token/keyring"
 	"github.com/sallyport/sallyport/authz/role"
 	"github.com/sallyport/sallyport/internal/db"
 	"github.com/sallyport/sallyport/internal/reqctx"
@@ -47,7 +48,7 @@ const FirstParty = "first-party"
 // Config is what a Service needs.
 type Config struct {
 	DB      *db.DB
-	Keys    *token.Keyring
+	Keys    *keyring.Ring
 	Grants  *role.Cache
 	Issuer  string // also the audience: the base URL
 	Access  time.Duration

@@ -5,9 +5,8 @@
 // audience, and that is valid now. It does not decide whether the session or
 // account behind it still exists: that is asked for each request elsewhere.
 //
-// The rules in token.go, jws.go, key.go and set.go are pure: they read no clock
-// (the time is passed in), do no I/O and keep nothing. What the package stores
-// is the signing keys, sealed, through Keyring.
+// It is pure: it reads no clock (the time is passed in), does no I/O and keeps
+// nothing. Package keyring below it stores the signing keys.
 //
 // What it never does: it stores no token; it takes no key and no algorithm from a token; it follows
 // no URL in one; it does not look at claims before the signature held; it knows

@@ -16,7 +16,7 @@ import (
 	"github.com/alecthomas/kong"
 
 	"github.com/sallyport/sallyport"
-	"github.com/sallyport/sallyport/authn/token"
+	"github.com/sallyport/sallyport/authn/token/keyring"
 	"github.com/sallyport/sallyport/internal/db"
 	"github.com/sallyport/sallyport/internal/reqctx"
 	"github.com/sallyport/sallyport/server"
@@ -267,7 +267,7 @@ func exitCode(err error) int {
 	if _, ok := errors.AsType[*errUsage](err); ok {
 		return exitUsage
 	}
-	if errors.Is(err, token.ErrMasterKey) {
+	if errors.Is(err, keyring.ErrMasterKey) {
 		return exitUsage
 	}
 	if e, ok := errors.AsType[*sallyport.Error](err); ok {

@@ -15,6 +15,7 @@ import (
 	"github.com/sallyport/sallyport/account"
 	"github.com/sallyport/sallyport/authn/password"
 	"github.com/sallyport/sallyport/authn/token"
+	"github.com/sallyport/sallyport/authn/token/keyring"
 	"github.com/sallyport/sallyport/internal/db"
 	"github.com/sallyport/sallyport/server"
 	"github.com/sallyport/sallyport/store/postgres"
@@ -125,7 +126,7 @@ func (a *app) makeKeyDir(ctx context.Context, s settings, d *db.DB, schema db.Sc
 		return nil
 	}
 	if schema.Current > 0 {
-		if has, err := token.HasKeys(d.View(ctx)); has || err != nil {
+		if has, err := keyring.HasKeys(d.View(ctx)); has || err != nil {
 			return err
 		}
 	}

@@ -1,4 +1,9 @@
-package token
+// Package keyring keeps the signing keys of an issuer: sealed in the database,
+// shared by all its nodes, and replaced without a restart or a logout.
+//
+// It decides which key signs and which are still accepted. It never stores or
+// shows a private key that is not sealed under the master key.
+package keyring
 
 import (
 	"context"
@@ -12,6 +17,7 @@ import (
 
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/audit"
+	"github.com/sallyport/sallyport/authn/token"
 	"github.com/sallyport/sallyport/internal/db"
 	"github.com/sallyport/sallyport/internal/seal"
 )
@@ -32,20 +38,20 @@ const (
 // Info is what may be told of a key.
 type Info struct {
 	ID        string     `json:"kid"`
-	Alg       Alg        `json:"alg"`
+	Alg       token.Alg  `json:"alg"`
 	State     State      `json:"state"`
 	Created   time.Time  `json:"created_at"`
 	Activated *time.Time `json:"activated_at"`
 	RetireAt  *time.Time `json:"retire_at"` // of a retiring key
 }
 
-// Keyring holds the signing keys of the database, as of the version it last
+// Ring holds the signing keys of the database, as of the version it last
 // read. It is shared by all requests of a process.
-type Keyring struct {
+type Ring struct {
 	db     *db.DB
 	master *seal.Master
 	again  func() []*seal.Master
-	alg    Alg
+	alg    token.Alg
 	grace  time.Duration
 	now    func() time.Time
 
@@ -55,19 +61,19 @@ type Keyring struct {
 
 type snapshot struct {
 	version int64
-	set     *Set
+	set     *token.Set
 	refresh []byte
 	until   time.Time // when the first retiring key must be left out; zero: never
 }
 
-// KeyringConfig is what a Keyring needs.
-type KeyringConfig struct {
+// Config is what a Ring needs.
+type Config struct {
 	DB     *db.DB
 	Master *seal.Master
 	// MasterAgain, if not nil, reads the master key again, with the one that is
 	// staged: another process may be rotating it, or have done so.
 	MasterAgain func() []*seal.Master
-	Alg         Alg           // of keys that are made; EdDSA if empty
+	Alg         token.Alg     // of keys that are made; EdDSA if empty
 	Grace       time.Duration // how long a replaced key is accepted: the life of an access token and some
 	Now         func() time.Time
 }
@@ -79,15 +85,15 @@ const refreshKeyBytes = 32
 // ErrMasterKey says that the keys of the database cannot be opened.
 var ErrMasterKey = errors.New("the master key does not fit the database")
 
-// OpenKeyring reads the keys, making them in a database that has none.
-func OpenKeyring(ctx context.Context, cfg KeyringConfig) (*Keyring, error) {
+// Open reads the keys, making them in a database that has none.
+func Open(ctx context.Context, cfg Config) (*Ring, error) {
 	if cfg.Alg == "" {
-		cfg.Alg = EdDSA
+		cfg.Alg = token.EdDSA
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	k := &Keyring{db: cfg.DB, master: cfg.Master, again: cfg.MasterAgain, alg: cfg.Alg, grace: cfg.Grace, now: cfg.Now}
+	k := &Ring{db: cfg.DB, master: cfg.Master, again: cfg.MasterAgain, alg: cfg.Alg, grace: cfg.Grace, now: cfg.Now}
 	if err := k.create(ctx); err != nil {
 		return nil, err
 	}
@@ -98,7 +104,7 @@ func OpenKeyring(ctx context.Context, cfg KeyringConfig) (*Keyring, error) {
 func HasKeys(rd db.Reader) (bool, error) { return hasSecrets(rd) }
 
 // create makes the first keys: one that signs and one that will be next.
-func (k *Keyring) create(ctx context.Context) error {
+func (k *Ring) create(ctx context.Context) error {
 	if exists, err := hasSecrets(k.db.View(ctx)); err != nil || exists {
 		return err
 	}
@@ -136,8 +142,8 @@ const refreshSecret = "refresh-tokens"
 func purposeOf(secret string) string { return "secret:" + secret }
 func purposeOfKey(kid string) string { return "signing-key:" + kid }
 
-func (k *Keyring) generate(master *seal.Master, state State) (row, error) {
-	key, err := Generate(k.alg)
+func (k *Ring) generate(master *seal.Master, state State) (row, error) {
+	key, err := token.Generate(k.alg)
 	if err != nil {
 		return row{}, err
 	}
@@ -152,12 +158,12 @@ func (k *Keyring) generate(master *seal.Master, state State) (row, error) {
 	return r, nil
 }
 
-func (k *Keyring) openKey(r row) (*Key, error) {
+func (k *Ring) openKey(r row) (*token.Key, error) {
 	private, err := k.master.Open(purposeOfKey(r.id), r.sealed)
 	if err != nil {
 		return nil, fmt.Errorf("%w: signing key %s: %w", ErrMasterKey, r.id, err)
 	}
-	key, err := ParsePrivate(private)
+	key, err := token.ParsePrivate(private)
 	if err != nil {
 		return nil, fmt.Errorf("signing key %s: %w", r.id, err)
 	}
@@ -168,7 +174,7 @@ func (k *Keyring) openKey(r row) (*Key, error) {
 }
 
 // Reload reads the keys again.
-func (k *Keyring) Reload(ctx context.Context) error {
+func (k *Ring) Reload(ctx context.Context) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	err := k.reload(ctx)
@@ -185,15 +191,15 @@ func (k *Keyring) Reload(ctx context.Context) error {
 	return err
 }
 
-func (k *Keyring) reload(ctx context.Context) error {
+func (k *Ring) reload(ctx context.Context) error {
 	version, rows, refresh, err := load(k.db.View(ctx))
 	if err != nil {
 		return err
 	}
 	now := k.now()
 	s := &snapshot{version: version}
-	var active *Key
-	var others []*Key
+	var active *token.Key
+	var others []*token.Key
 	for _, r := range rows {
 		if r.state == Retired || r.state == Retiring && !now.Before(r.retireAt) {
 			continue
@@ -214,7 +220,7 @@ func (k *Keyring) reload(ctx context.Context) error {
 	if active == nil {
 		return errors.New("the database has no active signing key: run “sallyport key rotate”")
 	}
-	if s.set, err = NewSet(active, others...); err != nil {
+	if s.set, err = token.NewSet(active, others...); err != nil {
 		return err
 	}
 	if s.refresh, err = k.master.Open(purposeOf(refreshSecret), refresh); err != nil {
@@ -226,13 +232,13 @@ func (k *Keyring) reload(ctx context.Context) error {
 
 // Set returns the keys in use. A retiring key is left out from the moment it
 // is retired.
-func (k *Keyring) Set(ctx context.Context) (*Set, error) {
+func (k *Ring) Set(ctx context.Context) (*token.Set, error) {
 	set, _, err := k.Current(ctx)
 	return set, err
 }
 
 // Current returns the keys in use and their version.
-func (k *Keyring) Current(ctx context.Context) (*Set, int64, error) {
+func (k *Ring) Current(ctx context.Context) (*token.Set, int64, error) {
 	s := k.current.Load()
 	if !s.until.IsZero() && !k.now().Before(s.until) {
 		if err := k.Reload(ctx); err != nil {
@@ -244,11 +250,11 @@ func (k *Keyring) Current(ctx context.Context) (*Set, int64, error) {
 }
 
 // RefreshKey returns the key under which refresh tokens are derived.
-func (k *Keyring) RefreshKey() []byte { return k.current.Load().refresh }
+func (k *Ring) RefreshKey() []byte { return k.current.Load().refresh }
 
 // Sync reloads the keys if the database has another version than they were
 // read at, and reports whether it did.
-func (k *Keyring) Sync(ctx context.Context, version int64) (bool, error) {
+func (k *Ring) Sync(ctx context.Context, version int64) (bool, error) {
 	if k.current.Load().version == version {
 		return false, nil
 	}
@@ -256,7 +262,7 @@ func (k *Keyring) Sync(ctx context.Context, version int64) (bool, error) {
 }
 
 // SyncNow asks the database for the version first.
-func (k *Keyring) SyncNow(ctx context.Context) (bool, error) {
+func (k *Ring) SyncNow(ctx context.Context) (bool, error) {
 	version, err := keysVersion(k.db.View(ctx))
 	if err != nil {
 		return false, err
@@ -265,13 +271,13 @@ func (k *Keyring) SyncNow(ctx context.Context) (bool, error) {
 }
 
 // Refused reports whether a key is not accepted any more, inside a transaction.
-func (k *Keyring) Refused(rd db.Reader, kid string) (bool, error) {
+func (k *Ring) Refused(rd db.Reader, kid string) (bool, error) {
 	state, retireAt, found, err := keyState(rd, kid)
 	return !found || state == Retired || state == Retiring && !k.now().Before(retireAt), err
 }
 
 // List returns all keys, newest first.
-func (k *Keyring) List(ctx context.Context) ([]Info, error) {
+func (k *Ring) List(ctx context.Context) ([]Info, error) {
 	_, rows, _, err := load(k.db.View(ctx))
 	if err != nil {
 		return nil, err
@@ -286,7 +292,7 @@ func (k *Keyring) List(ctx context.Context) ([]Info, error) {
 // Rotate makes the next key the active one, lets the one before retire, and
 // makes a new next key. Tokens stay good: the replaced key is accepted until
 // the last of them has expired.
-func (k *Keyring) Rotate(ctx context.Context) (active Info, err error) {
+func (k *Ring) Rotate(ctx context.Context) (active Info, err error) {
 	// Another process may have changed the master key: reading again finds out.
 	if err := k.Reload(ctx); err != nil {
 		return Info{}, err
@@ -356,7 +362,7 @@ func (k *Keyring) Rotate(ctx context.Context) (active Info, err error) {
 
 // Retire refuses a key from now on and forgets its private part. Tokens that it
 // signed are dead; sessions live on through their refresh tokens.
-func (k *Keyring) Retire(ctx context.Context, kid string) error {
+func (k *Ring) Retire(ctx context.Context, kid string) error {
 	err := k.db.Write(ctx, func(tx *db.Tx) error {
 		_, rows, _, err := load(tx)
 		if err != nil {
@@ -390,7 +396,7 @@ func (k *Keyring) Retire(ctx context.Context, kid string) error {
 
 // Sweep forgets the private parts of keys whose grace is over, and reports how
 // many.
-func (k *Keyring) Sweep(ctx context.Context) (n int, err error) {
+func (k *Ring) Sweep(ctx context.Context) (n int, err error) {
 	now := k.now()
 	err = k.db.Write(ctx, func(tx *db.Tx) error {
 		n = 0
@@ -417,7 +423,7 @@ func (k *Keyring) Sweep(ctx context.Context) (n int, err error) {
 
 // Rewrap seals everything under another master key, in one transaction. The
 // keys themselves stay: nobody is logged out.
-func (k *Keyring) Rewrap(ctx context.Context, to *seal.Master) error {
+func (k *Ring) Rewrap(ctx context.Context, to *seal.Master) error {
 	k.mu.Lock()
 	master := k.master
 	k.mu.Unlock()
@@ -457,7 +463,7 @@ func (k *Keyring) Rewrap(ctx context.Context, to *seal.Master) error {
 }
 
 // SealedUnder reports whether the database is sealed under this master key.
-func (k *Keyring) SealedUnder(ctx context.Context, m *seal.Master) (bool, error) {
+func (k *Ring) SealedUnder(ctx context.Context, m *seal.Master) (bool, error) {
 	_, _, refresh, err := load(k.db.View(ctx))
 	if err != nil {
 		return false, err

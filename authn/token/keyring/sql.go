@@ -1,15 +1,16 @@
-package token
+package keyring
 
 import (
 	"errors"
 	"time"
 
+	"github.com/sallyport/sallyport/authn/token"
 	"github.com/sallyport/sallyport/internal/db"
 )
 
 type row struct {
 	id        string
-	alg       Alg
+	alg       token.Alg
 	state     State
 	sealed    []byte
 	created   time.Time
@@ -55,7 +56,7 @@ func load(rd db.Reader) (version int64, rows []row, refresh []byte, err error) {
 		if err := scan(&r.id, &alg, &state, &r.sealed, &created, &activated, &retireAt); err != nil {
 			return err
 		}
-		r.alg, r.state, r.created = Alg(alg), State(state), db.Time(created)
+		r.alg, r.state, r.created = token.Alg(alg), State(state), db.Time(created)
 		if activated != 0 {
 			r.activated = db.Time(activated)
 		}

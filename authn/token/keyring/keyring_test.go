@@ -1,4 +1,4 @@
-package token_test
+package keyring_test
 
 import (
 	"context"
@@ -11,6 +11,7 @@ import (
 
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/authn/token"
+	"github.com/sallyport/sallyport/authn/token/keyring"
 	"github.com/sallyport/sallyport/internal/db"
 	"github.com/sallyport/sallyport/internal/seal"
 	"github.com/sallyport/sallyport/internal/testkit"
@@ -20,14 +21,14 @@ const issuer = "https://ring.example"
 
 // ring is a keyring with a clock that a test can move.
 type ring struct {
-	*token.Keyring
+	*keyring.Ring
 	t   *testing.T
 	now *time.Time
 }
 
 func openRing(t *testing.T, d *db.DB, m *seal.Master, alg token.Alg, now *time.Time) ring {
 	t.Helper()
-	k, err := token.OpenKeyring(t.Context(), token.KeyringConfig{
+	k, err := keyring.Open(t.Context(), keyring.Config{
 		DB: d, Master: m, Alg: alg, Grace: 20 * time.Minute, Now: func() time.Time { return *now },
 	})
 	if err != nil {
@@ -63,13 +64,13 @@ func (r ring) good(tok string) bool {
 	return err == nil
 }
 
-func (r ring) states() map[token.State]int {
+func (r ring) states() map[keyring.State]int {
 	r.t.Helper()
 	keys, err := r.List(r.t.Context())
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	out := map[token.State]int{}
+	out := map[keyring.State]int{}
 	for _, k := range keys {
 		out[k.State]++
 	}
@@ -85,13 +86,13 @@ func TestRotationSignsNobodyOut(t *testing.T) {
 		if !there.good(old) {
 			t.Fatal("the second node does not accept the first one's token")
 		}
-		if s := here.states(); s[token.Active] != 1 || s[token.Next] != 1 {
+		if s := here.states(); s[keyring.Active] != 1 || s[keyring.Next] != 1 {
 			t.Fatalf("states: %v", s)
 		}
 		if _, err := here.Rotate(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		if s := here.states(); s[token.Active] != 1 || s[token.Next] != 1 || s[token.Retiring] != 1 {
+		if s := here.states(); s[keyring.Active] != 1 || s[keyring.Next] != 1 || s[keyring.Retiring] != 1 {
 			t.Fatalf("states after rotation: %v", s)
 		}
 		fresh := here.issue()
@@ -108,11 +109,11 @@ func TestRotationSignsNobodyOut(t *testing.T) {
 		}
 		// The replaced key is refused once the last token that it signed is dead.
 		now = now.Add(19 * time.Minute)
-		if s := here.states(); s[token.Retiring] != 1 {
+		if s := here.states(); s[keyring.Retiring] != 1 {
 			t.Fatalf("states: %v", s)
 		}
 		now = now.Add(2 * time.Minute)
-		if s := here.states(); s[token.Retiring] != 0 || s[token.Retired] != 1 {
+		if s := here.states(); s[keyring.Retiring] != 0 || s[keyring.Retired] != 1 {
 			t.Fatalf("states when the grace is over: %v", s)
 		}
 		set, err := here.Set(t.Context())
@@ -190,14 +191,14 @@ func TestParallelFirstStart(t *testing.T) {
 		errs := make([]error, 6)
 		for i := range errs {
 			wg.Go(func() {
-				_, errs[i] = token.OpenKeyring(context.Background(), token.KeyringConfig{DB: d, Master: m, Now: func() time.Time { return now }})
+				_, errs[i] = keyring.Open(context.Background(), keyring.Config{DB: d, Master: m, Now: func() time.Time { return now }})
 			})
 		}
 		wg.Wait()
 		if err := errors.Join(errs...); err != nil {
 			t.Fatal(err)
 		}
-		if s := openRing(t, d, m, "", &now).states(); s[token.Active] != 1 || s[token.Next] != 1 {
+		if s := openRing(t, d, m, "", &now).states(); s[keyring.Active] != 1 || s[keyring.Next] != 1 {
 			t.Fatalf("states: %v", s)
 		}
 	})
@@ -219,7 +220,7 @@ func TestParallelRotations(t *testing.T) {
 		}
 		wg.Wait()
 		again := openRing(t, d, m, "", &now)
-		if s := again.states(); s[token.Active] != 1 || s[token.Next] != 1 || s[token.Retiring] != 6 {
+		if s := again.states(); s[keyring.Active] != 1 || s[keyring.Next] != 1 || s[keyring.Retiring] != 6 {
 			t.Fatalf("states: %v", s)
 		}
 		if !again.good(old) || !again.good(r.issue()) {
@@ -234,8 +235,8 @@ func TestMasterKey(t *testing.T) {
 		m, next := seal.Generate(), seal.Generate()
 		r := openRing(t, d, m, "", &now)
 		old := r.issue()
-		_, err := token.OpenKeyring(t.Context(), token.KeyringConfig{DB: d, Master: next})
-		if !errors.Is(err, token.ErrMasterKey) || !errors.Is(err, seal.ErrWrongKey) {
+		_, err := keyring.Open(t.Context(), keyring.Config{DB: d, Master: next})
+		if !errors.Is(err, keyring.ErrMasterKey) || !errors.Is(err, seal.ErrWrongKey) {
 			t.Fatalf("another master key: %v", err)
 		}
 		if err := r.Rewrap(t.Context(), next); err != nil {
@@ -244,19 +245,19 @@ func TestMasterKey(t *testing.T) {
 		if !openRing(t, d, next, "", &now).good(old) {
 			t.Fatal("the keys changed with the master key")
 		}
-		if _, err := token.OpenKeyring(t.Context(), token.KeyringConfig{DB: d, Master: m}); !errors.Is(err, token.ErrMasterKey) {
+		if _, err := keyring.Open(t.Context(), keyring.Config{DB: d, Master: m}); !errors.Is(err, keyring.ErrMasterKey) {
 			t.Fatalf("the old master key still opens: %v", err)
 		}
 		// One that was open meanwhile stores nothing under the old one.
 		before := openRing(t, d, next, "", &now).states()
-		held, err := token.OpenKeyring(t.Context(), token.KeyringConfig{DB: d, Master: next, Now: func() time.Time { return now }})
+		held, err := keyring.Open(t.Context(), keyring.Config{DB: d, Master: next, Now: func() time.Time { return now }})
 		if err != nil {
 			t.Fatal(err)
 		}
 		if err := r.Rewrap(t.Context(), m); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := held.Rotate(t.Context()); !errors.Is(err, token.ErrMasterKey) {
+		if _, err := held.Rotate(t.Context()); !errors.Is(err, keyring.ErrMasterKey) {
 			t.Fatalf("a rotation under the wrong master key: %v", err)
 		}
 		if after := openRing(t, d, m, "", &now).states(); !maps.Equal(before, after) {
@@ -266,7 +267,7 @@ func TestMasterKey(t *testing.T) {
 			t.Fatal(err)
 		}
 		// A process that holds the old one reads it again when it must.
-		stale, err := token.OpenKeyring(t.Context(), token.KeyringConfig{
+		stale, err := keyring.Open(t.Context(), keyring.Config{
 			DB: d, Master: m, MasterAgain: func() []*seal.Master { return []*seal.Master{seal.Generate(), next} },
 		})
 		if err != nil {
