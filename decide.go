@@ -19,6 +19,7 @@ type assumption uint8
 const (
 	assumeStrong assumption = 1 << iota // second factor used, just signed in
 	assumeScope                         // the credential's scope lists everything
+	assumeKind                          // the credential is of the kind that is asked for
 )
 
 // Allows decides the rule. It does not allocate. A nil or anonymous principal
@@ -41,6 +42,8 @@ func (r *Rule) holds(p *Principal, f *Facts, a assumption) bool {
 		return p.Can(r.name) || a&assumeScope != 0 && p.grants.Holds(r.name)
 	case OpUnscoped:
 		return !p.claims.Scoped || a&assumeScope != 0
+	case OpVia:
+		return slices.Contains(r.kinds, p.claims.Kind) || a&assumeKind != 0
 	case OpMFA:
 		return p.claims.MFA || a&assumeStrong != 0
 	case OpFresh:
@@ -127,6 +130,8 @@ func (r *Rule) why(p *Principal, f *Facts) (why, need string) {
 		return "the permission is not held", "permission " + r.name
 	case r.op == OpUnscoped:
 		return "the credential is limited to a scope", "a credential that is not"
+	case r.op == OpVia:
+		return "the credential is of kind " + string(p.claims.Kind), "a credential of kind " + kindNames(r.kinds)
 	case r.op == OpMFA:
 		return "no second factor was used in this session", "a second factor"
 	case r.op == OpFresh && p.claims.AuthTime.IsZero():
@@ -138,7 +143,8 @@ func (r *Rule) why(p *Principal, f *Facts) (why, need string) {
 }
 
 // refuse turns an unmet rule into the error a caller gets. What the subject
-// lacks for good comes first; what a wider credential would mend comes next;
+// lacks for good comes first; what another or a wider credential would mend
+// comes next;
 // what signing in again would mend is last, and is a 401 (RFC 9470).
 func (r *Rule) refuse(p *Principal, f *Facts) *Error {
 	if p == nil || p.Anonymous() {
@@ -162,6 +168,18 @@ func (r *Rule) refuse(p *Principal, f *Facts) *Error {
 			e.Message = "This is not open to a credential that is limited to a scope. Sign in without asking for one."
 		}
 		return e
+	}
+	if r.holds(p, f, assumeStrong|assumeScope|assumeKind) {
+		var kinds []Kind
+		for k := range r.Kinds {
+			if !slices.Contains(kinds, k) {
+				kinds = append(kinds, k)
+			}
+		}
+		return &Error{
+			Status: http.StatusForbidden, Code: "credential_not_accepted",
+			Message: "This is not open to this kind of credential. Use one of: " + kindNames(kinds) + ".",
+		}
 	}
 	return &Error{
 		Status: http.StatusForbidden, Code: "insufficient_permission",

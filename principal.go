@@ -1,6 +1,7 @@
 package sallyport
 
 import (
+	"encoding/hex"
 	"iter"
 	"log/slog"
 	"maps"
@@ -13,9 +14,18 @@ type Kind string
 
 // The kinds of credential a principal may have come with.
 const (
-	KindNone   Kind = ""       // anonymous
-	KindBearer Kind = "bearer" // an access token (RFC 6750)
+	KindNone   Kind = ""        // anonymous
+	KindBearer Kind = "bearer"  // an access token (RFC 6750)
+	KindAPIKey Kind = "api_key" // a key of a person, or of the configuration
+	KindCookie Kind = "cookie"  // a browser's session
+	KindBasic  Kind = "basic"   // a name and password (RFC 7617)
+	KindClient Kind = "client"  // a machine client's id and secret (RFC 6749, 2.3.1)
 )
+
+// Kinds lists every kind of credential.
+func Kinds() []Kind {
+	return []Kind{KindBearer, KindAPIKey, KindCookie, KindBasic, KindClient}
+}
 
 // Set is an immutable set of names. Its zero value is empty.
 type Set struct{ m map[string]struct{} }
@@ -54,6 +64,7 @@ func (s Set) Names() []string {
 type Claims struct {
 	Subject string // id of the account or machine client
 	Session string // id of the session, if the credential belongs to one
+	Key     string // id of the API key, if it is one
 	Client  string // OAuth client the credential was issued to, if any
 	Kind    Kind
 
@@ -155,26 +166,76 @@ func (g *Grants) Holds(permission string) bool {
 type Principal struct {
 	claims Claims
 	grants *Grants
+
+	// If compact, the ids are here and not in claims: subject, and unit, which
+	// is the session or the API key.
+	compact       bool
+	subject, unit [16]byte
 }
 
 // NewPrincipal returns the principal of a verified credential. Only code that
 // has verified c may call it: the first door, and tests.
 func NewPrincipal(c Claims, g *Grants) Principal { return Principal{claims: c, grants: g} }
 
+// NewCompactPrincipal is NewPrincipal for ids that are UUIDs: their text is made
+// when it is asked for, and a request whose handler does not ask pays nothing.
+// Subject, Session and Key of c are ignored; unit is the session, or the key
+// of an API key.
+func NewCompactPrincipal(c Claims, subject, unit [16]byte, g *Grants) Principal {
+	return Principal{claims: c, grants: g, compact: true, subject: subject, unit: unit}
+}
+
 // Anonymous reports whether nobody was authenticated.
-func (p Principal) Anonymous() bool { return p.claims.Subject == "" }
+func (p Principal) Anonymous() bool { return p.claims.Subject == "" && !p.compact }
 
 // ID returns the subject's id, or "" for an anonymous principal.
-func (p Principal) ID() string { return p.claims.Subject }
+func (p Principal) ID() string {
+	if p.compact {
+		return uuidText(p.subject)
+	}
+	return p.claims.Subject
+}
 
 // SessionID returns the id of the session the credential belongs to, or "".
-func (p Principal) SessionID() string { return p.claims.Session }
+func (p Principal) SessionID() string {
+	if p.compact && (p.claims.Kind == KindBearer || p.claims.Kind == KindCookie) {
+		return uuidText(p.unit)
+	}
+	return p.claims.Session
+}
+
+// KeyID returns the id of the API key, or "" if the credential is none.
+func (p Principal) KeyID() string {
+	if p.compact && p.claims.Kind == KindAPIKey {
+		return uuidText(p.unit)
+	}
+	return p.claims.Key
+}
 
 // Kind returns the kind of credential.
 func (p Principal) Kind() Kind { return p.claims.Kind }
 
 // Claims returns what the credential said.
-func (p Principal) Claims() Claims { return p.claims }
+func (p Principal) Claims() Claims {
+	c := p.claims
+	c.Subject, c.Session, c.Key = p.ID(), p.SessionID(), p.KeyID()
+	return c
+}
+
+// uuidText is a UUID as RFC 9562, section 4, writes it.
+func uuidText(id [16]byte) string {
+	var b [36]byte
+	hex.Encode(b[:8], id[:4])
+	b[8] = '-'
+	hex.Encode(b[9:13], id[4:6])
+	b[13] = '-'
+	hex.Encode(b[14:18], id[6:8])
+	b[18] = '-'
+	hex.Encode(b[19:23], id[8:10])
+	b[23] = '-'
+	hex.Encode(b[24:], id[10:])
+	return string(b[:])
+}
 
 // Grants returns the subject's grants; nil for an anonymous principal. They
 // are not limited by the credential's scope: use Can and HasRole to decide.
@@ -200,8 +261,8 @@ func (p Principal) LogValue() slog.Value {
 		return slog.StringValue("anonymous")
 	}
 	return slog.GroupValue(
-		slog.String("id", p.claims.Subject),
-		slog.String("session", p.claims.Session),
+		slog.String("id", p.ID()),
+		slog.String("session", p.SessionID()),
 		slog.String("kind", string(p.claims.Kind)),
 	)
 }

@@ -24,6 +24,7 @@ const (
 	OpMFA
 	OpFresh
 	OpUnscoped
+	OpVia
 	OpAll
 	OpAny
 )
@@ -33,10 +34,11 @@ const (
 // explained (Explain). The zero Rule is not "no rule": it is refused where it
 // is declared and denies where it is asked.
 type Rule struct {
-	op   Op
-	name string
-	age  time.Duration
-	of   []Rule
+	op    Op
+	name  string
+	age   time.Duration
+	kinds []Kind
+	of    []Rule
 }
 
 // Public lets everybody in, signed in or not.
@@ -69,6 +71,11 @@ func Fresh(max time.Duration) Rule { return Rule{op: OpFresh, age: max} }
 // read one thing must not be able to delete its owner's account.
 func Unscoped() Rule { return Rule{op: OpUnscoped} }
 
+// Via requires a credential of one of these kinds. It also lets a route take
+// what is not taken everywhere: Basic, and a machine client's own secret, count
+// only where a rule names them (Basic also where the configuration does).
+func Via(kinds ...Kind) Rule { return Rule{op: OpVia, kinds: slices.Clone(kinds)} }
+
 // All requires every one of the rules.
 func All(of ...Rule) Rule { return Rule{op: OpAll, of: slices.Clone(of)} }
 
@@ -83,6 +90,23 @@ func (r Rule) Name() string { return r.name }
 
 // Age returns the duration of a Fresh node.
 func (r Rule) Age() time.Duration { return r.age }
+
+// Kinds yields every kind of credential that a Via in the rule names.
+func (r Rule) Kinds(yield func(Kind) bool) { r.eachKind(yield) }
+
+func (r *Rule) eachKind(yield func(Kind) bool) bool {
+	for _, k := range r.kinds {
+		if !yield(k) {
+			return false
+		}
+	}
+	for i := range r.of {
+		if !r.of[i].eachKind(yield) {
+			return false
+		}
+	}
+	return true
+}
 
 // Of returns the parts of an All or Any node.
 func (r Rule) Of() []Rule { return slices.Clone(r.of) }
@@ -105,6 +129,19 @@ func (r Rule) check(depth int) error {
 	case OpFresh:
 		if r.age < time.Second {
 			return fmt.Errorf("fresh(%v): the duration must be at least one second", r.age)
+		}
+		return nil
+	case OpVia:
+		if len(r.kinds) == 0 {
+			return errors.New("via(): at least one kind of credential must be named")
+		}
+		for i, k := range r.kinds {
+			if !slices.Contains(Kinds(), k) {
+				return fmt.Errorf("%v: %q is no kind of credential", r, k)
+			}
+			if slices.Contains(r.kinds[:i], k) {
+				return fmt.Errorf("%v: %q is named twice", r, k)
+			}
 		}
 		return nil
 	case OpAll, OpAny:
@@ -163,6 +200,8 @@ func (r Rule) String() string {
 		return "unscoped"
 	case OpFresh:
 		return "fresh(" + r.age.String() + ")"
+	case OpVia:
+		return "via(" + kindNames(r.kinds) + ")"
 	case OpAll, OpAny:
 		parts := make([]string, len(r.of))
 		for i := range r.of {
@@ -177,9 +216,21 @@ func (r Rule) String() string {
 	return "none"
 }
 
+func kindNames(kinds []Kind) string {
+	var b strings.Builder
+	for i, k := range kinds {
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		b.WriteString(string(k))
+	}
+	return b.String()
+}
+
 // MarshalJSON writes the rule as the OpenAPI extension x-sallyport-rule holds
 // it: "public", "signed_in", "unscoped", "mfa", {"role":"admin"}, {"permission":"a:b"},
-// {"scope":"a:b"}, {"fresh":300} (seconds), {"all":[…]} or {"any":[…]}.
+// {"scope":"a:b"}, {"fresh":300} (seconds), {"via":["api_key"]}, {"all":[…]} or
+// {"any":[…]}.
 func (r Rule) MarshalJSON() ([]byte, error) {
 	if err := r.Check(); err != nil {
 		return nil, err
@@ -201,6 +252,8 @@ func (r Rule) MarshalJSON() ([]byte, error) {
 		return json.Marshal(map[string]string{"scope": r.name})
 	case OpFresh:
 		return []byte(`{"fresh":` + strconv.FormatInt(int64(r.age/time.Second), 10) + `}`), nil
+	case OpVia:
+		return json.Marshal(map[string][]Kind{"via": r.kinds})
 	case OpAll:
 		return json.Marshal(map[string][]Rule{"all": r.of})
 	default:

@@ -80,6 +80,12 @@ func TestDecisions(t *testing.T) {
 		{"any, one held", sallyport.Any(write, read), reader, ""},
 		{"any, none held", sallyport.Any(write, sallyport.Role("admin")), reader, "insufficient_permission"},
 		{"a permission lacks before a factor does", sallyport.All(write, sallyport.MFA()), reader, "insufficient_permission"},
+		{"via", sallyport.Via(sallyport.KindBearer), plain, ""},
+		{"via one of several", sallyport.Via(sallyport.KindBasic, sallyport.KindBearer), plain, ""},
+		{"via another", sallyport.Via(sallyport.KindCookie), plain, "credential_not_accepted"},
+		{"via, nobody", sallyport.Via(sallyport.KindCookie), nobody, "unauthenticated"},
+		{"what lacks for good comes before the kind", sallyport.All(write, sallyport.Via(sallyport.KindCookie)), reader, "insufficient_permission"},
+		{"another kind, and a scope", sallyport.All(read, sallyport.Via(sallyport.KindCookie)), who(reader.Grants(), scoped("x")), "credential_not_accepted"},
 		{"a scope lacks before a factor does", sallyport.All(read, sallyport.MFA()), who(reader.Grants(), scoped("x")), "insufficient_scope"},
 		{"only the factor lacks", sallyport.All(read, sallyport.MFA()), reader, "insufficient_user_authentication"},
 		{"either way out", sallyport.Any(write, sallyport.All(read, sallyport.MFA())), reader, "insufficient_user_authentication"},
@@ -229,7 +235,7 @@ func build(program *[]byte, depth int) sallyport.Rule {
 	if len(*program) == 0 || depth > 6 {
 		return sallyport.SignedIn()
 	}
-	op := (*program)[0] % 10
+	op := (*program)[0] % 12
 	*program = (*program)[1:]
 	name := []string{"a", "b"}[op%2]
 	switch op {
@@ -245,6 +251,10 @@ func build(program *[]byte, depth int) sallyport.Rule {
 		return sallyport.Fresh(time.Hour)
 	case 7:
 		return sallyport.Fresh(time.Second)
+	case 9:
+		return sallyport.Via(sallyport.KindBearer, sallyport.KindAPIKey)
+	case 10:
+		return sallyport.Via(sallyport.KindCookie)
 	case 8:
 		return sallyport.All(build(program, depth+1), build(program, depth+1))
 	}
@@ -263,6 +273,8 @@ func byHand(r sallyport.Rule, p *sallyport.Principal) bool {
 		return g.Roles().Has(r.Name()) && listed("role:"+r.Name())
 	case sallyport.OpPermission, sallyport.OpScope:
 		return g.Holds(r.Name()) && listed(r.Name())
+	case sallyport.OpVia:
+		return slices.Contains(slices.Collect(r.Kinds), c.Kind)
 	case sallyport.OpMFA:
 		return c.MFA
 	case sallyport.OpFresh:
@@ -273,6 +285,29 @@ func byHand(r sallyport.Rule, p *sallyport.Principal) bool {
 		return slices.ContainsFunc(r.Of(), func(x sallyport.Rule) bool { return byHand(x, p) })
 	}
 	return true
+}
+
+// A principal whose ids are kept as bytes is the same principal.
+func TestCompactPrincipal(t *testing.T) {
+	subject := [16]byte{0x01, 0x9a, 0xbc, 0xde, 0xf0, 0x12, 0x7a, 0xbc, 0x8d, 0xef, 0x01, 0x23, 0x45, 0x67, 0x89, 0xab}
+	unit := [16]byte{15: 1}
+	const subjectText, unitText = "019abcde-f012-7abc-8def-0123456789ab", "00000000-0000-0000-0000-000000000001"
+	for kind, want := range map[sallyport.Kind]sallyport.Claims{
+		sallyport.KindBearer: {Subject: subjectText, Session: unitText},
+		sallyport.KindCookie: {Subject: subjectText, Session: unitText},
+		sallyport.KindAPIKey: {Subject: subjectText, Key: unitText},
+		sallyport.KindBasic:  {Subject: subjectText},
+	} {
+		p := sallyport.NewCompactPrincipal(sallyport.Claims{Kind: kind, Subject: "ignored"}, subject, unit, nil)
+		c := p.Claims()
+		if c.Kind != kind || c.Subject != want.Subject || c.Session != want.Session || c.Key != want.Key || p.ID() != want.Subject || p.SessionID() != want.Session || p.KeyID() != want.Key || p.Anonymous() {
+			t.Errorf("%s: %+v", kind, c)
+		}
+		signedIn := sallyport.SignedIn()
+		if !signedIn.Allows(&p, facts()) {
+			t.Errorf("%s: nobody is signed in", kind)
+		}
+	}
 }
 
 func TestAllowsDoesNotAllocate(t *testing.T) {
