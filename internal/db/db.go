@@ -68,6 +68,10 @@ type DB struct {
 	stmts   *stmtCache // nil: the driver caches statements itself
 	migrate migrator
 	rerun   atomic.Bool
+
+	nudges    func(context.Context, func()) // nil: there are none
+	listening sync.Mutex
+	listeners atomic.Pointer[[]*listener]
 }
 
 // Dialect returns which database it is.

@@ -16,6 +16,7 @@ const maxGroup = 64
 // grouped is SQLite's one writer: concurrent transactions, a savepoint each,
 // share one durable commit.
 type grouped struct {
+	db    *DB
 	conn  *sql.Conn
 	stmts map[query]*sql.Stmt
 	queue chan *job
@@ -28,6 +29,7 @@ type grouped struct {
 type job struct {
 	ctx      context.Context
 	fn       func(*Tx) error
+	tx       *Tx // of its last run
 	err      error
 	panicked any
 	done     chan struct{}
@@ -42,8 +44,7 @@ func NewGrouped(name, dir string, writer *sql.Conn, readers *sql.DB, closeAll fu
 		conn: writer, stmts: map[query]*sql.Stmt{},
 		queue: make(chan *job, 4*maxGroup), done: make(chan struct{}),
 	}
-	go g.loop()
-	return &DB{
+	g.db = &DB{
 		dialect: SQLite, name: name, dir: dir, readers: readers,
 		write: g.write, stmts: &stmtCache{db: readers},
 		close: func() error {
@@ -54,6 +55,8 @@ func NewGrouped(name, dir string, writer *sql.Conn, readers *sql.DB, closeAll fu
 		},
 		migrate: migrator{m},
 	}
+	go g.loop()
+	return g.db
 }
 
 func (g *grouped) write(ctx context.Context, fn func(*Tx) error) error {
@@ -132,7 +135,8 @@ func (g *grouped) exec(q query) error {
 
 func (g *grouped) run(j *job) error {
 	if j.err = j.ctx.Err(); j.err == nil {
-		j.panicked, j.err = g.tx().run(j.fn)
+		j.tx = g.tx()
+		j.panicked, j.err = j.tx.run(j.fn)
 	}
 	return j.err
 }
@@ -173,6 +177,9 @@ func (g *grouped) commit(group []*job) {
 		}
 	}
 	for _, j := range group {
+		if j.err == nil {
+			g.db.announce(j.tx)
+		}
 		j.finish()
 	}
 }
@@ -204,6 +211,7 @@ func (g *grouped) single(j *job) {
 	}
 	if g.run(j) == nil {
 		if j.err = g.exec("COMMIT"); j.err == nil {
+			g.db.announce(j.tx)
 			return
 		}
 	}

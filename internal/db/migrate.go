@@ -4,15 +4,46 @@ import (
 	"context"
 	"database/sql"
 	"embed"
+	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
+	"strings"
 
 	"github.com/pressly/goose/v3"
 	"github.com/pressly/goose/v3/lock"
 )
 
-//go:embed migrations/*.sql
+//go:embed migrations
 var migrationFiles embed.FS
+
+// migrationsFor are the files of migrations/ and those of the folder that is
+// for one database only.
+type migrationsFor Dialect
+
+// Open implements fs.FS.
+func (d migrationsFor) Open(name string) (fs.File, error) {
+	f, err := migrationFiles.Open("migrations/" + name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return migrationFiles.Open("migrations/" + string(d) + "/" + name)
+	}
+	return f, err
+}
+
+// ReadDir implements fs.ReadDirFS.
+func (d migrationsFor) ReadDir(name string) ([]fs.DirEntry, error) {
+	both, err := migrationFiles.ReadDir("migrations")
+	if err != nil || name != "." {
+		return nil, errors.Join(fs.ErrNotExist, err)
+	}
+	own, err := migrationFiles.ReadDir("migrations/" + string(d))
+	if err != nil {
+		return nil, err
+	}
+	files := slices.DeleteFunc(append(both, own...), fs.DirEntry.IsDir)
+	slices.SortFunc(files, func(a, b fs.DirEntry) int { return strings.Compare(a.Name(), b.Name()) })
+	return files, nil
+}
 
 const migrationTable = "sp_migrations"
 
@@ -27,15 +58,11 @@ type Migrations struct {
 type migrator struct{ Migrations }
 
 func (d *DB) provider() (*goose.Provider, error) {
-	files, err := fs.Sub(migrationFiles, "migrations")
-	if err != nil {
-		return nil, err
-	}
 	dialect := goose.DialectPostgres
 	if d.dialect == SQLite {
 		dialect = goose.DialectSQLite3
 	}
-	return goose.NewProvider(dialect, d.migrate.Pool, files,
+	return goose.NewProvider(dialect, d.migrate.Pool, migrationsFor(d.dialect),
 		goose.WithTableName(migrationTable),
 		goose.WithSessionLocker(d.migrate.Locker),
 		goose.WithDisableGlobalRegistry(true))

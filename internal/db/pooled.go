@@ -18,16 +18,23 @@ const (
 )
 
 // NewPooled returns a DB over a pool of PostgreSQL connections. retry tells
-// the errors after which a transaction that was rolled back may run again.
-func NewPooled(name string, pool *sql.DB, retry func(error) bool, m Migrations) *DB {
-	p := &pooled{pool, retry}
-	return &DB{
+// the errors after which a transaction that was rolled back may run again;
+// listen calls its function whenever a notification comes on NudgeChannel, until
+// its context ends.
+func NewPooled(name string, pool *sql.DB, retry func(error) bool, listen func(context.Context, func()), m Migrations) *DB {
+	p := &pooled{pool: pool, retry: retry}
+	p.db = &DB{
 		dialect: Postgres, name: name, readers: pool,
-		write: p.write, close: pool.Close, migrate: migrator{m},
+		write: p.write, close: pool.Close, migrate: migrator{m}, nudges: listen,
 	}
+	return p.db
 }
 
+// NudgeChannel is the channel on which PostgreSQL notifies of changes.
+const NudgeChannel = "sp_changes"
+
 type pooled struct {
+	db    *DB
 	pool  *sql.DB
 	retry func(error) bool
 }
@@ -59,7 +66,11 @@ func (p *pooled) once(ctx context.Context, fn func(*Tx) error) error {
 	if err != nil {
 		return &Error{"begin", err}
 	}
-	panicked, err := (&Tx{ctx: bound, c: tx}).run(fn)
+	t := &Tx{ctx: bound, c: tx}
+	panicked, err := t.run(fn)
+	if err == nil && len(t.changed) > 0 {
+		_, err = t.Exec("SELECT pg_notify('sp_changes', '')") // NudgeChannel
+	}
 	if err != nil {
 		_ = tx.Rollback()
 		if panicked != nil {
@@ -70,5 +81,6 @@ func (p *pooled) once(ctx context.Context, fn func(*Tx) error) error {
 	if err := tx.Commit(); err != nil {
 		return &Error{"commit", err}
 	}
+	p.db.announce(t)
 	return nil
 }

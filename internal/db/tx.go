@@ -13,6 +13,8 @@ type Tx struct {
 	stmts map[query]*sql.Stmt // of SQLite's one writer; nil elsewhere
 	err   error               // the first SQL error sticks
 
+	changed []string // whose authority it changes
+
 	count, failAt int // statements run; which one is to fail, of a rehearsal
 }
 

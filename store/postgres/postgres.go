@@ -47,7 +47,44 @@ func Open(ctx context.Context, rawURL string) (*db.DB, error) {
 	if err != nil {
 		return nil, errors.Join(err, pool.Close())
 	}
-	return db.NewPooled(name, pool, retry, db.Migrations{Pool: pool, Locker: locker}), nil
+	listen := func(ctx context.Context, nudge func()) { listenAll(ctx, cfg, nudge) }
+	return db.NewPooled(name, pool, retry, listen, db.Migrations{Pool: pool, Locker: locker}), nil
+}
+
+// listenAgain is how long to wait before connecting again.
+const listenAgain = time.Second
+
+// listenAll calls nudge for every notification of a change, over a connection
+// of its own, until ctx ends.
+func listenAll(ctx context.Context, cfg *pgx.ConnConfig, nudge func()) {
+	for ctx.Err() == nil {
+		_ = listenOnce(ctx, cfg.Copy(), nudge) // whatever it was: changes are read anyway, only later
+		select {
+		case <-ctx.Done():
+		case <-time.After(listenAgain):
+		}
+	}
+}
+
+func listenOnce(ctx context.Context, cfg *pgx.ConnConfig, nudge func()) error {
+	conn, err := pgx.ConnectConfig(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		bound, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+		defer cancel()
+		_ = conn.Close(bound)
+	}()
+	if _, err := conn.Exec(ctx, "LISTEN "+db.NudgeChannel); err != nil {
+		return err
+	}
+	for {
+		nudge() // what came while nobody listened
+		if _, err := conn.WaitForNotification(ctx); err != nil {
+			return err
+		}
+	}
 }
 
 func parse(rawURL string) (*pgx.ConnConfig, string, error) {

@@ -1,0 +1,192 @@
+package db
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// What a change concerns, besides the id of one subject.
+const (
+	ChangedRoles = "*roles" // what roles contain: the grants of everybody
+	ChangedKeys  = "*keys"  // the signing keys: every token must be proven again
+)
+
+// Changed declares that the transaction changes somebody's authority: that
+// credentials of a subject end, or what it may do. what is the subject's id,
+// ChangedRoles or ChangedKeys.
+//
+// It is stored with the change itself, and told to this process after the
+// commit and before Write returns, and to other processes soon after: see
+// Changes. Declaring too much costs a look-up; declaring too little would let
+// somebody in who must stay out.
+func (t *Tx) Changed(what string) error {
+	for _, c := range t.changed {
+		if c == what {
+			return nil
+		}
+	}
+	t.changed = append(t.changed, what)
+	_, err := t.Exec("INSERT INTO sp_changes (what, at) VALUES ($1, $2)", what, Micros(time.Now()))
+	return err
+}
+
+// OnChange has f told of every change that is committed through this handle,
+// before the Write that made it returns. f must be quick, and must not write.
+// The function that is returned ends it.
+func (d *DB) OnChange(f func(what []string)) (stop func()) {
+	l := &listener{f}
+	d.listening.Lock()
+	defer d.listening.Unlock()
+	d.replaceListeners(append(d.listenersNow(), l))
+	return func() {
+		d.listening.Lock()
+		defer d.listening.Unlock()
+		var left []*listener
+		for _, other := range d.listenersNow() {
+			if other != l {
+				left = append(left, other)
+			}
+		}
+		d.replaceListeners(left)
+	}
+}
+
+type listener struct{ f func([]string) }
+
+func (d *DB) listenersNow() []*listener {
+	if p := d.listeners.Load(); p != nil {
+		return append([]*listener(nil), *p...)
+	}
+	return nil
+}
+
+func (d *DB) replaceListeners(l []*listener) { d.listeners.Store(&l) }
+
+// announce tells this process what a committed transaction changed.
+func (d *DB) announce(t *Tx) {
+	if t == nil || len(t.changed) == 0 {
+		return
+	}
+	if p := d.listeners.Load(); p != nil {
+		for _, l := range *p {
+			l.f(t.changed)
+		}
+	}
+}
+
+// Cursor is how far the changes have been read. The zero Cursor is the
+// beginning of time.
+type Cursor struct {
+	started  bool
+	feed     string // the epoch of the feed
+	seq      int64  // SQLite: the last one seen
+	snapshot string // PostgreSQL: the snapshot of the last reading
+}
+
+// maxChanges bounds one reading; who is further behind has missed everything.
+const maxChanges = 10_000
+
+// Changes reads what was committed and had not been visible at the reading that
+// gave the cursor. all tells that everything may have changed: at the first
+// reading, when the feed has another epoch (a backup was restored) or its order
+// runs backwards, and when there is too much to read.
+func (d *DB) Changes(ctx context.Context, after Cursor) (what []string, all bool, next Cursor, err error) {
+	next.started = true
+	if d.dialect == SQLite {
+		what, err = d.changesSQLite(ctx, after, &next)
+	} else {
+		what, err = d.changesPostgres(ctx, after, &next)
+	}
+	if err != nil {
+		return nil, false, after, err
+	}
+	all = !after.started || next.feed != after.feed || next.behind(after) || len(what) > maxChanges
+	if all {
+		what = nil
+	}
+	return what, all, next, nil
+}
+
+// behind reports whether a cursor stands before an earlier one: this is not the
+// database that was read then.
+func (c Cursor) behind(earlier Cursor) bool {
+	return c.seq < earlier.seq || snapshotMax(c.snapshot) < snapshotMax(earlier.snapshot)
+}
+
+// One writer at a time gives the numbers, so they are committed in their order.
+func (d *DB) changesSQLite(ctx context.Context, after Cursor, next *Cursor) (what []string, err error) {
+	err = d.View(ctx).Rows(`SELECT v.feed, COALESCE((SELECT s.seq FROM sqlite_sequence s WHERE s.name = 'sp_changes'), 0), c.what
+		FROM sp_versions v LEFT JOIN sp_changes c ON c.seq > $1 AND $2
+		WHERE v.id = 1 LIMIT $3`, []any{after.seq, after.started, maxChanges + 1}, func(scan Scan) error {
+		var w *string
+		err := scan(&next.feed, &next.seq, &w)
+		if w != nil {
+			what = append(what, *w)
+		}
+		return err
+	})
+	return what, err
+}
+
+// A transaction was not visible to the snapshot before if its id was not given
+// then (from xmax on) or if it was still in progress (xip). Both are looked up
+// by index, however long the oldest transaction has been running.
+func (d *DB) changesPostgres(ctx context.Context, after Cursor, next *Cursor) (what []string, err error) {
+	snapshot := after.snapshot
+	if !after.started {
+		snapshot = "1:1:" // no rows are asked for
+	}
+	err = d.View(ctx).Rows(`SELECT v.feed, pg_current_snapshot()::text, c.what
+		FROM sp_versions v LEFT JOIN (
+			SELECT what FROM sp_changes WHERE tx >= pg_snapshot_xmax($1::pg_snapshot)
+			UNION ALL
+			SELECT what FROM sp_changes WHERE tx IN (SELECT pg_snapshot_xip($1::pg_snapshot))
+		) c ON $2
+		WHERE v.id = 1 LIMIT $3`, []any{snapshot, after.started, maxChanges + 1}, func(scan Scan) error {
+		var w *string
+		err := scan(&next.feed, &next.snapshot, &w)
+		if w != nil {
+			what = append(what, *w)
+		}
+		return err
+	})
+	if err == nil && snapshotMax(next.snapshot) == 0 {
+		err = &Error{"read changes", fmt.Errorf("a snapshot of the form %q", next.snapshot)}
+	}
+	return what, err
+}
+
+// snapshotMax is the xmax of a snapshot, "xmin:xmax:xip,…"; 0 for none.
+func snapshotMax(s string) uint64 {
+	_, rest, _ := strings.Cut(s, ":")
+	xmax, _, _ := strings.Cut(rest, ":")
+	n, err := strconv.ParseUint(xmax, 10, 64)
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
+// Nudges calls nudge when another process may have changed something, until ctx
+// ends. It is a hint that comes early, and not at all while the connection is
+// down; on SQLite it never comes, since looking is cheap.
+func (d *DB) Nudges(ctx context.Context, nudge func()) {
+	if d.nudges != nil {
+		d.nudges(ctx, nudge)
+	}
+}
+
+// RetainChanges is how long changes are kept. Who has not read for half of it
+// must take it that everything changed.
+const RetainChanges = time.Hour
+
+// SweepChanges deletes changes that every node has read or given up.
+func (d *DB) SweepChanges(ctx context.Context) error {
+	return d.Write(ctx, func(tx *Tx) error {
+		_, err := tx.Exec("DELETE FROM sp_changes WHERE at < $1", Micros(time.Now().Add(-RetainChanges)))
+		return err
+	})
+}

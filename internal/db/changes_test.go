@@ -1,0 +1,239 @@
+package db_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/sallyport/sallyport/internal/db"
+	"github.com/sallyport/sallyport/internal/testkit"
+)
+
+// reader reads changes as a node does.
+type changesReader struct {
+	t      *testing.T
+	d      *db.DB
+	cursor db.Cursor
+}
+
+func (r *changesReader) read() (what []string, all bool) {
+	r.t.Helper()
+	what, all, next, err := r.d.Changes(r.t.Context(), r.cursor)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.cursor = next
+	return what, all
+}
+
+func (r *changesReader) want(want ...string) {
+	r.t.Helper()
+	what, all := r.read()
+	slices.Sort(what)
+	if all || !slices.Equal(what, want) {
+		r.t.Fatalf("read %q (everything: %v), want %q", what, all, want)
+	}
+}
+
+func change(t *testing.T, d *db.DB, what ...string) {
+	t.Helper()
+	if err := d.Write(t.Context(), func(tx *db.Tx) error {
+		for _, w := range what {
+			if err := tx.Changed(w); err != nil {
+				return err
+			}
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestChangesAreReadOnce(t *testing.T) {
+	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
+		change(t, d, "before")
+		r := &changesReader{t: t, d: d}
+		if _, all := r.read(); !all {
+			t.Fatal("the first reading must tell that everything may have changed")
+		}
+		r.want()
+		change(t, d, "a", "b", "a")
+		r.want("a", "b")
+		r.want()
+		boom := errors.New("boom")
+		if err := d.Write(t.Context(), func(tx *db.Tx) error { return errors.Join(tx.Changed("undone"), boom) }); !errors.Is(err, boom) {
+			t.Fatal(err)
+		}
+		r.want()
+		// All that is left is deleted, and the next one is not missed.
+		if err := d.Write(t.Context(), func(tx *db.Tx) error {
+			_, err := tx.Exec("DELETE FROM sp_changes")
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		r.want()
+		change(t, d, "c")
+		r.want("c")
+		// Another epoch: a backup has been restored.
+		if err := d.Write(t.Context(), func(tx *db.Tx) error {
+			_, err := tx.Exec("UPDATE sp_versions SET feed = 'another'")
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		if _, all := r.read(); !all {
+			t.Fatal("another epoch was not noticed")
+		}
+		r.want()
+	})
+}
+
+// A transaction that began first and commits last must be heard of although a
+// later one has been read meanwhile.
+func TestALateCommitIsNotLost(t *testing.T) {
+	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
+		if d.Dialect() == db.SQLite {
+			t.Skip("one writer at a time: transactions commit in the order of their changes")
+		}
+		r := &changesReader{t: t, d: d}
+		r.read()
+		begun, commit, done := make(chan struct{}), make(chan struct{}), make(chan error)
+		var once sync.Once
+		go func() {
+			done <- d.Write(context.Background(), func(tx *db.Tx) error {
+				err := tx.Changed("early")
+				once.Do(func() { close(begun); <-commit })
+				return err
+			})
+		}()
+		<-begun
+		change(t, d, "late")
+		r.want("late")
+		r.want()
+		change(t, d, "later")
+		r.want("later")
+		close(commit)
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		r.want("early")
+		r.want()
+	})
+}
+
+// Whatever writers do at once, a reader hears of each change, and only of what
+// is committed.
+func TestNoChangeIsLost(t *testing.T) {
+	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
+		r := &changesReader{t: t, d: d}
+		r.read()
+		const writers, each = 6, 20
+		var wg sync.WaitGroup
+		for w := range writers {
+			wg.Go(func() {
+				for i := range each {
+					if err := d.Write(context.Background(), func(tx *db.Tx) error {
+						err := tx.Changed(fmt.Sprintf("%d-%d", w, i))
+						time.Sleep(time.Duration(w) * time.Millisecond / 2)
+						return err
+					}); err != nil {
+						t.Error(err)
+					}
+				}
+			})
+		}
+		stop := make(chan struct{})
+		go func() { wg.Wait(); close(stop) }()
+		seen := map[string]int{}
+		for last := false; ; {
+			what, all := r.read()
+			if all {
+				t.Fatal("everything is said to have changed")
+			}
+			for _, w := range what {
+				seen[w]++
+			}
+			if last {
+				break
+			}
+			select {
+			case <-stop:
+				last = true
+			default:
+			}
+		}
+		if len(seen) != writers*each {
+			t.Errorf("heard of %d changes of %d", len(seen), writers*each)
+		}
+	})
+}
+
+func TestChangesAreAnnouncedAfterTheCommitAndBeforeWriteReturns(t *testing.T) {
+	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
+		var heard []string
+		stop := d.OnChange(func(what []string) {
+			var n int
+			for _, w := range what {
+				if ok, err := d.View(t.Context()).Row("SELECT 1 FROM sp_changes WHERE what = $1", []any{w}, &n); err != nil || !ok {
+					t.Errorf("%s was announced before it was committed (%v)", w, err)
+				}
+			}
+			heard = append(heard, what...)
+		})
+		change(t, d, "a")
+		if !slices.Equal(heard, []string{"a"}) {
+			t.Fatalf("heard of %q", heard)
+		}
+		if err := d.Write(db.DryRun(t.Context()), func(tx *db.Tx) error { return tx.Changed("dry") }); err != nil {
+			t.Fatal(err)
+		}
+		stop()
+		change(t, d, "b")
+		if !slices.Equal(heard, []string{"a"}) {
+			t.Fatalf("heard of %q", heard)
+		}
+	})
+}
+
+func TestTooManyChangesAreEverything(t *testing.T) {
+	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
+		r := &changesReader{t: t, d: d}
+		r.read()
+		if err := d.Write(t.Context(), func(tx *db.Tx) error {
+			_, err := tx.Exec("INSERT INTO sp_changes (what, at) WITH RECURSIVE r(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM r WHERE i <= 10000) SELECT CAST(i AS TEXT), 1 FROM r")
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		if _, all := r.read(); !all {
+			t.Fatal("10,001 changes were read one by one")
+		}
+		change(t, d, "next")
+		r.want("next")
+	})
+}
+
+func TestNudgesComeWithChanges(t *testing.T) {
+	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
+		if d.Dialect() == db.SQLite {
+			t.Skip("there are none")
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		nudged, done := make(chan struct{}, 100), make(chan struct{})
+		go func() { d.Nudges(ctx, func() { nudged <- struct{}{} }); close(done) }()
+		<-nudged // it listens
+		change(t, d, "a")
+		select {
+		case <-nudged:
+		case <-time.After(10 * time.Second):
+			t.Error("no notification came")
+		}
+		cancel()
+		<-done
+	})
+}
