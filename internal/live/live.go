@@ -1,0 +1,228 @@
+// Package live holds, in this process, what was found out about credentials:
+// that one is genuine, whose it is, and what its subject may do now. It makes
+// authenticating a request a look-up in memory, and is never stale beyond the
+// lease.
+//
+// It decides how long something found may be used: until a change of that
+// authority is heard of, and never without having heard of all changes within
+// the lease. It stores nothing on disk and knows no credential that was not
+// proven by whoever calls it.
+//
+// How it stays right:
+//
+//   - Every change of authority is a row, written with the change (db.Tx.Changed).
+//     What this process writes is applied here before the Write returns; what
+//     others write is read by polling.
+//   - Something found is used only if the last successful poll began within the
+//     lease; otherwise the request waits for one that begins after it. If that
+//     fails, the caller must refuse with 503.
+//   - Whoever reads the state of a credential publishes first that it is
+//     reading. A change that comes in between takes that away, and what was read
+//     is used for that one request and not kept.
+package live
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/sallyport/sallyport/internal/db"
+)
+
+// The times that bound staleness. On SQLite a poll is a read of the local file
+// that takes microseconds: it is done whenever the last is older than the lease,
+// and nothing runs while nobody asks. Over a network it is done all the time,
+// so that requests hardly ever wait for it.
+const (
+	sqliteLease   = 5 * time.Millisecond
+	postgresLease = 750 * time.Millisecond
+	postgresPoll  = 250 * time.Millisecond
+	pollTimeout   = 2 * time.Second
+	// tend is how often what has expired is thrown out, and SQLite is polled
+	// although nobody asks, so that the reading never falls behind.
+	tend = 10 * time.Second
+)
+
+// Config is what a Cache needs.
+type Config struct {
+	DB *db.DB
+	// Lease is the longest that a change which another process made may go
+	// unnoticed; 0 means 5 ms on SQLite and 750 ms on PostgreSQL.
+	Lease time.Duration
+	// Max is how many credentials are held; 0 means 1,000,000. Each takes about
+	// 200 bytes once it is there.
+	Max int
+	// Poll reads changes; nil means DB.Changes. Tests replace it.
+	Poll func(context.Context, db.Cursor) ([]string, bool, db.Cursor, error)
+}
+
+// Cache is what this process knows. It is safe for concurrent use.
+type Cache struct {
+	store
+	cfg   Config
+	base  time.Time
+	asOf  atomic.Int64 // ns since base when the last successful poll began; minInt64: none
+	lease int64
+
+	mu       sync.Mutex
+	cur, nxt *round
+	cursor   db.Cursor // of the round that runs
+
+	deaf   func()
+	stop   context.CancelFunc
+	closed sync.WaitGroup
+}
+
+// New returns an empty Cache that hears of the changes of d. Close ends it.
+func New(cfg Config) *Cache {
+	every := time.Duration(0)
+	if cfg.DB.Dialect() == db.Postgres {
+		every = postgresPoll
+	}
+	if cfg.Lease == 0 {
+		cfg.Lease = sqliteLease
+		if every > 0 {
+			cfg.Lease = postgresLease
+		}
+	}
+	if every > 0 {
+		every = min(every, cfg.Lease/3)
+	}
+	if cfg.Max == 0 {
+		cfg.Max = 1_000_000
+	}
+	if cfg.Poll == nil {
+		cfg.Poll = cfg.DB.Changes
+	}
+	c := &Cache{cfg: cfg, base: time.Now(), lease: int64(cfg.Lease)}
+	c.asOf.Store(never)
+	c.store.init(cfg.Max)
+	c.deaf = cfg.DB.OnChange(c.apply)
+	ctx, stop := context.WithCancel(context.Background())
+	c.stop = stop
+	c.closed.Go(func() { c.run(ctx, every) })
+	if every > 0 {
+		c.closed.Go(func() { cfg.DB.Nudges(ctx, func() { _ = c.poll(ctx) }) })
+	}
+	return c
+}
+
+const never = -1 << 63
+
+// Close ends the polling. What is found afterwards is refused once the lease is
+// over.
+func (c *Cache) Close() {
+	c.deaf()
+	c.stop()
+	c.closed.Wait()
+}
+
+func (c *Cache) run(ctx context.Context, every time.Duration) {
+	clean := time.NewTicker(tend)
+	defer clean.Stop()
+	var tick <-chan time.Time
+	if every > 0 {
+		t := time.NewTicker(every)
+		defer t.Stop()
+		tick = t.C
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick:
+			_ = c.poll(ctx) // requests find out by the lease
+		case <-clean.C:
+			_ = c.poll(ctx)
+			c.store.expire(time.Now())
+		}
+	}
+}
+
+// Fresh returns nil if every change that was committed the lease ago or earlier
+// has been heard of; it polls if need be. It is called before Get, so that Get
+// finds what was heard.
+func (c *Cache) Fresh(ctx context.Context) error {
+	if int64(time.Since(c.base))-c.lease <= c.asOf.Load() {
+		return nil
+	}
+	return c.poll(ctx)
+}
+
+// round is one poll that any number wait for.
+type round struct {
+	done chan struct{}
+	err  error
+}
+
+// poll waits for a poll that begins after the call. All who call meanwhile
+// share it; one of them does it.
+func (c *Cache) poll(ctx context.Context) error {
+	c.mu.Lock()
+	if c.cur == nil {
+		r := &round{done: make(chan struct{})}
+		c.cur = r
+		c.mu.Unlock()
+		c.do(r)
+		return r.err
+	}
+	if c.nxt == nil { // the one that runs may have begun before
+		c.nxt = &round{done: make(chan struct{})}
+	}
+	r := c.nxt
+	c.mu.Unlock()
+	select {
+	case <-r.done:
+		return r.err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// do polls for a round, and sees to it that the one that waits is done next.
+func (c *Cache) do(r *round) {
+	r.err = c.read()
+	close(r.done)
+	c.mu.Lock()
+	c.cur, c.nxt = c.nxt, nil
+	next := c.cur
+	c.mu.Unlock()
+	if next != nil {
+		go c.do(next)
+	}
+}
+
+// read applies what has changed. Only one runs at a time.
+func (c *Cache) read() error {
+	ctx, cancel := context.WithTimeout(context.Background(), pollTimeout)
+	defer cancel()
+	began := int64(time.Since(c.base))
+	what, all, next, err := c.cfg.Poll(ctx, c.cursor)
+	if err != nil {
+		return err
+	}
+	last := c.asOf.Load()
+	if all || last == never || began-last > int64(db.RetainChanges/2) {
+		c.store.forget()
+	} else {
+		c.apply(what)
+	}
+	c.cursor = next
+	c.asOf.Store(began)
+	return nil
+}
+
+// apply throws out what a change may have made untrue.
+func (c *Cache) apply(what []string) {
+	for _, w := range what {
+		switch w {
+		case db.ChangedRoles:
+			c.store.forgetStates()
+		case db.ChangedKeys:
+			c.store.forget()
+		default:
+			c.store.invalidate(w)
+		}
+	}
+}
