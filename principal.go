@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -58,6 +59,10 @@ func (s Set) Names() []string {
 	slices.Sort(out)
 	return out
 }
+
+// String returns the names in sorted order, separated by spaces, as a scope is
+// written (RFC 6749, 3.3).
+func (s Set) String() string { return strings.Join(s.Names(), " ") }
 
 // Claims is what one verified credential says. It is made by the first door
 // (package authn), only after verification, and is never changed afterwards.

@@ -14,6 +14,8 @@ import (
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/audit"
 	"github.com/sallyport/sallyport/authn"
+	"github.com/sallyport/sallyport/internal/db"
+	"github.com/sallyport/sallyport/internal/live"
 	"github.com/sallyport/sallyport/internal/testkit"
 )
 
@@ -54,8 +56,9 @@ func TestBearerRead(t *testing.T) {
 
 // header is a scheme that reads a name from a header.
 type header struct {
-	name   string
-	verify func(cred string) (authn.Verified, error)
+	name    string
+	verify  func(cred string) (authn.Verified, error)
+	confirm func(authn.Verified) (authn.State, error)
 }
 
 func (h header) Kind() sallyport.Kind { return sallyport.Kind(h.name) }
@@ -65,6 +68,7 @@ func (h header) Read(r *http.Request) (string, bool, error) {
 }
 
 func (h header) Verify(_ context.Context, cred string) (authn.Verified, error) { return h.verify(cred) }
+func (h header) Confirm(_ db.Reader, v authn.Verified) (authn.State, error) { return h.confirm(v) }
 func (h header) Challenge(*sallyport.Error) string                             { return h.name }
 
 func knows(cred string) (authn.Verified, error) {
@@ -78,22 +82,29 @@ func knows(cred string) (authn.Verified, error) {
 }
 
 func TestGate(t *testing.T) {
-	refusals := audit.NewRefusals(testkit.SQLite(t), slog.New(slog.DiscardHandler))
+	d := testkit.SQLite(t)
+	cache := live.New(live.Config{DB: d})
+	defer cache.Close()
+	refusals := audit.NewRefusals(d, slog.New(slog.DiscardHandler))
 	defer refusals.Close()
 	again := 0
+	confirm := func(v authn.Verified) (authn.State, error) {
+		switch {
+		case v.Subject == "gone":
+			return authn.State{}, &authn.Refused{Reason: "gone"}
+		case v.Subject == "turning" && again < 1, v.Subject == "spinning":
+			again++
+			return authn.State{}, authn.ErrAgain
+		}
+		return authn.State{RoleNames: "user"}, nil
+	}
 	g := authn.NewGate(authn.Config{
-		Schemes:  []authn.Scheme{header{"X-One", knows}, header{"X-Two", knows}},
-		Refusals: refusals, Log: slog.New(slog.DiscardHandler),
-		Confirm: func(_ context.Context, v authn.Verified) (authn.Confirmed, error) {
-			switch {
-			case v.Subject == "gone":
-				return authn.Confirmed{}, &authn.Refused{Reason: "gone"}
-			case v.Subject == "turning" && again < 1, v.Subject == "spinning":
-				again++
-				return authn.Confirmed{}, authn.ErrAgain
-			}
-			return authn.Confirmed{Principal: sallyport.NewPrincipal(v.Claims, sallyport.NewGrants([]string{"user"}, nil))}, nil
+		Schemes: []authn.Scheme{header{"X-One", knows, confirm}, header{"X-Two", knows, confirm}},
+		DB:      d, Live: cache,
+		Resolve: func(_ context.Context, _ int64, roles, _ string) (*sallyport.Grants, error) {
+			return sallyport.NewGrants([]string{roles}, nil), nil
 		},
+		Refusals: refusals, Log: slog.New(slog.DiscardHandler),
 		Now: func() time.Time { return time.Unix(0, 0) },
 	}, nil)
 	for name, c := range map[string]struct {

@@ -8,14 +8,16 @@ import (
 	"time"
 
 	"github.com/sallyport/sallyport"
+	"github.com/sallyport/sallyport/internal/db"
 )
 
 // Bearer is the scheme of RFC 6750: an access token in the Authorization
 // header. The two other places that RFC 6750 allows, the form body and the
 // query string, are not read: they end up in logs and histories.
 type Bearer struct {
-	// Token verifies an access token.
-	Token func(ctx context.Context, token string) (Verified, error)
+	// Token verifies an access token, and Session confirms it.
+	Token   func(ctx context.Context, token string) (Verified, error)
+	Session func(db.Reader, Verified) (State, error)
 }
 
 var _ Scheme = Bearer{}
@@ -54,6 +56,9 @@ func (Bearer) Read(r *http.Request) (string, bool, error) {
 func (b Bearer) Verify(ctx context.Context, cred string) (Verified, error) {
 	return b.Token(ctx, cred)
 }
+
+// Confirm implements Scheme.
+func (b Bearer) Confirm(rd db.Reader, v Verified) (State, error) { return b.Session(rd, v) }
 
 // Challenge implements Scheme: RFC 6750 section 3, RFC 9470 section 3.
 func (Bearer) Challenge(e *sallyport.Error) string {

@@ -83,6 +83,8 @@ func BenchmarkRequest(b *testing.B) {
 		name, path string
 		h          http.Handler
 	}{
+		{"handler", "/items", http.HandlerFunc(items)},
+		{"gate", "/items", sv.Require(sallyport.Any(sallyport.Role("user"), sallyport.Permission("read:items")))(http.HandlerFunc(items))},
 		{"bare", "/items", bare},
 		{"route", "/items", h},
 		{"me", "/users/me", h},

@@ -30,7 +30,7 @@ func (s *Server) Guard(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		r, carrier := reqctx.Begin(r)
 		h := w.Header()
-		h["X-Request-Id"] = []string{carrier.ID()}
+		h["X-Request-Id"] = carrier.Header()
 		h["X-Content-Type-Options"] = noSniff
 		h["Referrer-Policy"] = noReferrer
 		h["Content-Security-Policy"] = noContent

@@ -21,6 +21,7 @@ import (
 	"github.com/sallyport/sallyport/authz/role"
 	"github.com/sallyport/sallyport/internal/db"
 	"github.com/sallyport/sallyport/internal/testkit"
+	"github.com/sallyport/sallyport/server"
 )
 
 // The authorisation threats (letter A of the threat list): who may do what,
@@ -1116,13 +1117,20 @@ func TestA_DenyOnError(t *testing.T) {
 	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
 		w := newWorld(t, d, func(w *world) {
 			w.mux.HandleFunc("GET /mine", sallyport.SignedIn(), func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(204) })
-		})
+		}, func(c *server.Config) { c.Lease = 100 * time.Millisecond })
 		_, root := w.user("root", "admin")
 		_, plain := w.user("plain")
 		w.do("GET", "/mine", plain.access, nil).want(t, 204, "")
 		ops := w.operations()
 		if err := d.Close(); err != nil {
 			t.Fatal(err)
+		}
+		// What is known may be used until the lease is over.
+		for began := time.Now(); w.do("GET", "/mine", plain.access, nil).status != 503; {
+			if time.Since(began) > 10*time.Second {
+				t.Fatal("requests are let in long after the lease")
+			}
+			time.Sleep(10 * time.Millisecond)
 		}
 		for _, token := range []string{root.access, plain.access} {
 			w.do("GET", "/mine", token, nil).want(t, 503, "unavailable")

@@ -386,8 +386,9 @@ func TestJ_RetiredBetweenProofAndConfirmation(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := w.sv.Sessions.Confirm(t.Context(), verified); err != nil {
-			t.Fatalf("the control: %v", err)
+		// The gate uses what was proven only under the same version of the keys.
+		if st, err := w.sv.Sessions.Confirm(d.View(t.Context()), verified); err != nil || st.Keys != verified.Keys {
+			t.Fatalf("the control: %+v %v", st, err)
 		}
 		keys, err := w.sv.Keys.List(t.Context())
 		if err != nil {
@@ -400,7 +401,7 @@ func TestJ_RetiredBetweenProofAndConfirmation(t *testing.T) {
 		if err := w.sv.Keys.Retire(t.Context(), old); err != nil { // this ring knows it by now
 			t.Fatal(err)
 		}
-		if _, err := w.sv.Sessions.Confirm(t.Context(), verified); err == nil {
+		if st, err := w.sv.Sessions.Confirm(d.View(t.Context()), verified); err == nil && st.Keys == verified.Keys {
 			t.Fatal("confirmed although its key is retired")
 		}
 		if w.alive(tk.access) {

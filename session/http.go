@@ -12,6 +12,7 @@ import (
 	"github.com/sallyport/sallyport/audit"
 	"github.com/sallyport/sallyport/authn"
 	"github.com/sallyport/sallyport/internal/db"
+	"github.com/sallyport/sallyport/internal/reqctx"
 )
 
 // TokenResponse is RFC 6749, 5.1.
@@ -84,7 +85,7 @@ func (s *Service) Routes(a *api.API, refusals *audit.Refusals) {
 
 	api.Post(a, "/logout/all", sallyport.Unscoped(), func(ctx context.Context, _ *api.None) (*api.Body[api.Message], error) {
 		p := sallyport.From(ctx)
-		err := s.cfg.DB.Write(leaving(ctx), func(tx *db.Tx) error {
+		err := s.cfg.DB.Write(reqctx.Leaving(ctx), func(tx *db.Tx) error {
 			return s.EndAll(ctx, tx, p.ID(), "", "signed out everywhere")
 		})
 		if err != nil {
@@ -108,7 +109,7 @@ func (s *Service) Routes(a *api.API, refusals *audit.Refusals) {
 
 	api.Delete(a, "/users/me/sessions/{id}", sallyport.Unscoped(), func(ctx context.Context, in *idInput) (*api.None, error) {
 		p := sallyport.From(ctx)
-		return nil, s.cfg.DB.Write(leaving(ctx), func(tx *db.Tx) error {
+		return nil, s.cfg.DB.Write(reqctx.Leaving(ctx), func(tx *db.Tx) error {
 			ended, err := s.End(ctx, tx, p.ID(), in.ID, "ended by its user")
 			if err == nil && !ended {
 				err = sallyport.NotFound("session")
@@ -122,7 +123,7 @@ func (s *Service) Routes(a *api.API, refusals *audit.Refusals) {
 // credential that is not good: 401.
 func (s *Service) logout(ctx context.Context) error {
 	p := sallyport.From(ctx)
-	return s.cfg.DB.Write(leaving(ctx), func(tx *db.Tx) error {
+	return s.cfg.DB.Write(reqctx.Leaving(ctx), func(tx *db.Tx) error {
 		_, err := s.End(ctx, tx, p.ID(), p.SessionID(), "signed out")
 		return err
 	})

@@ -11,19 +11,16 @@ package session
 import (
 	"context"
 	"log/slog"
-	"net/http"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/google/uuid"
 
-	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/audit"
 	"github.com/sallyport/sallyport/authn"
 	"github.com/sallyport/sallyport/authn/token"
 	"github.com/sallyport/sallyport/authn/token/keyring"
-	"github.com/sallyport/sallyport/authz/role"
 	"github.com/sallyport/sallyport/internal/db"
 	"github.com/sallyport/sallyport/internal/reqctx"
 )
@@ -49,7 +46,6 @@ const FirstParty = "first-party"
 type Config struct {
 	DB      *db.DB
 	Keys    *keyring.Ring
-	Grants  *role.Cache
 	Issuer  string // also the audience: the base URL
 	Access  time.Duration
 	Refresh time.Duration
@@ -62,7 +58,6 @@ type Config struct {
 type Service struct {
 	cfg      Config
 	verifier token.Verifier
-	verified *verifiedCache
 }
 
 // New returns a Service; zero durations are the defaults.
@@ -82,7 +77,6 @@ func New(cfg Config) *Service {
 	return &Service{
 		cfg:      cfg,
 		verifier: token.Verifier{Issuer: cfg.Issuer, Audience: cfg.Issuer},
-		verified: newVerifiedCache(),
 	}
 }
 
@@ -206,105 +200,18 @@ func earlier(a, b time.Time) time.Time {
 	return b
 }
 
-// Confirm looks whether the session that an access token names is alive, and
-// returns the principal with its current grants: one read for both.
-func (s *Service) Confirm(ctx context.Context, v authn.Verified) (authn.Confirmed, error) {
-	view, now := s.cfg.DB.View(ctx), s.cfg.Now()
-	st, alive, err := readState(view, v.Session, v.Subject, now)
+// Confirm reads whether the session that an access token names is alive, and
+// what its subject may do.
+func (s *Service) Confirm(rd db.Reader, v authn.Verified) (authn.State, error) {
+	now := s.cfg.Now()
+	st, alive, err := readState(rd, v.Session, v.Subject, now)
 	if err == nil && !alive {
 		var reason string
-		if reason, err = whyDead(view, v.Session, v.Subject, now); err == nil {
+		if reason, err = whyDead(rd, v.Session, v.Subject, now); err == nil {
 			err = &authn.Refused{Reason: reason, Subject: v.Subject}
 		}
 	}
-	if err != nil {
-		return authn.Confirmed{}, err
-	}
-	if st.keysVersion != v.Keys {
-		// Keys have changed since the token was proven. Whatever the ring knows
-		// by now, this token must be proven with it.
-		if _, err := s.cfg.Keys.Sync(ctx, st.keysVersion); err != nil {
-			return authn.Confirmed{}, err
-		}
-		return authn.Confirmed{}, authn.ErrAgain
-	}
-	grants, err := s.cfg.Grants.Grants(ctx, v.Subject, st.subjectVersion, st.rolesVersion)
-	if err != nil {
-		return authn.Confirmed{}, err
-	}
-	c := v.Claims
-	c.MFA, c.AuthTime = st.mfa, st.authTime
-	return authn.Confirmed{
-		Principal: sallyport.NewPrincipal(c, grants),
-		Guard:     &guard{s, v.Session, v.Subject, v.KeyID, v.Keys, v.Expires, st.subjectVersion, st.rolesVersion, grants},
-	}, nil
-}
-
-// guard confirms a request's principal again inside each transaction that is
-// made for it. A request may be under way for as long as its body takes; what
-// it changes is decided by what its caller may do when it is changed.
-type guard struct {
-	service                      *Service
-	session, subject, keyID      string
-	keysVersion                  int64
-	expires                      time.Time
-	subjectVersion, rolesVersion int64
-	grants                       *sallyport.Grants // that the rule was decided with
-}
-
-// Check implements db.Guard.
-func (g *guard) Check(tx *db.Tx) error {
-	st, err := g.alive(tx)
-	if err != nil || st.subjectVersion == g.subjectVersion && st.rolesVersion == g.rolesVersion {
-		return err
-	}
-	// Something changed. What matters is whether this caller has lost anything.
-	now, err := role.GrantsOf(tx, g.subject)
-	if err != nil || now.Includes(g.grants) {
-		return err
-	}
-	return &sallyport.Error{
-		Status: http.StatusConflict, Code: "authority_changed",
-		Message: "Your roles or permissions changed while this request was under way. Nothing was done. Send it again.",
-	}
-}
-
-// alive confirms the credential alone.
-func (g *guard) alive(tx *db.Tx) (state, error) {
-	now := g.service.cfg.Now()
-	st, alive, err := readState(tx, g.session, g.subject, now)
-	if err != nil {
-		return st, err
-	}
-	if alive && st.keysVersion != g.keysVersion {
-		refused, err := g.service.cfg.Keys.Refused(tx, g.keyID)
-		if err != nil {
-			return st, err
-		}
-		alive = !refused
-	}
-	if !alive || !now.Before(g.expires) {
-		return st, authn.InvalidToken()
-	}
-	return st, nil
-}
-
-// aliveOnly is the guard of what gives authority up and needs none.
-type aliveOnly struct{ *guard }
-
-// Check implements db.Guard.
-func (g aliveOnly) Check(tx *db.Tx) error {
-	_, err := g.alive(tx)
-	return err
-}
-
-// leaving returns a context for ending one's own sessions: that must not fail
-// because roles change meanwhile.
-func leaving(ctx context.Context) context.Context {
-	if g, ok := ctx.Value(db.GuardKey{}).(*guard); ok {
-		return context.WithValue(ctx, db.GuardKey{}, aliveOnly{g})
-	}
-	return ctx
+	return st, err
 }
 
 // End ends one session of a subject. It reports whether there was a live one.

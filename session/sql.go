@@ -4,6 +4,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/sallyport/sallyport/authn"
 	"github.com/sallyport/sallyport/internal/db"
 )
 
@@ -18,27 +19,19 @@ func insertSession(tx *db.Tx, s Session) error {
 	return err
 }
 
-// state is what every request reads: that the session is alive, and under which
-// versions of grants and keys.
-type state struct {
-	mfa                                       bool
-	authTime                                  time.Time
-	subjectVersion, rolesVersion, keysVersion int64
-}
-
-// readState reads the state of a session if it is alive. Every column costs,
-// and every request pays: whether it is alive is the statement's business, and
-// why not is asked only then.
-func readState(rd db.Reader, id, subject string, now time.Time) (s state, alive bool, err error) {
-	var authTime int64
-	alive, err = rd.Row(`SELECT s.mfa, s.auth_time, u.version, v.roles, v.signing_keys
+// readState reads the state of a session if it is alive: one statement, so that
+// it is of one moment. Whether it is alive is the statement's business, and why
+// not is asked only then.
+func readState(rd db.Reader, id, subject string, now time.Time) (st authn.State, alive bool, err error) {
+	alive, err = rd.Row(`SELECT s.mfa, s.auth_time, s.expires_at, u.version, v.roles, v.signing_keys,
+			(SELECT COALESCE(string_agg(role, ' '), '') FROM sp_subject_roles WHERE subject_id = u.id),
+			(SELECT COALESCE(string_agg(permission, ' '), '') FROM sp_subject_permissions WHERE subject_id = u.id)
 		FROM sp_sessions s
 		JOIN sp_subjects u ON u.id = s.subject_id
 		JOIN sp_versions v ON v.id = 1
 		WHERE s.id = $1 AND s.subject_id = $2 AND s.ended_at = 0 AND s.expires_at > $3 AND NOT u.disabled`,
-		[]any{id, subject, db.Micros(now)}, &s.mfa, &authTime, &s.subjectVersion, &s.rolesVersion, &s.keysVersion)
-	s.authTime = db.Time(authTime)
-	return s, alive, err
+		[]any{id, subject, db.Micros(now)}, &st.MFA, (*micros)(&st.AuthTime), (*micros)(&st.Until), &st.Subject, &st.Roles, &st.Keys, &st.RoleNames, &st.Permissions)
+	return st, alive, err
 }
 
 // whyDead tells the operator why a session was refused a moment ago.
@@ -84,22 +77,33 @@ func rotate(tx *db.Tx, id string, generation int64, digest []byte, now, idleUnti
 }
 
 func endSession(tx *db.Tx, subject, id, reason string, now time.Time) (int64, error) {
-	return tx.Exec("UPDATE sp_sessions SET ended_at = $3, end_reason = $4 WHERE id = $1 AND subject_id = $2 AND ended_at = 0",
+	n, err := tx.Exec("UPDATE sp_sessions SET ended_at = $3, end_reason = $4 WHERE id = $1 AND subject_id = $2 AND ended_at = 0",
 		id, subject, db.Micros(now), reason)
+	return n, ended(tx, subject, n, err)
 }
 
 // endSessions ends also those that have expired: a clock that was ahead may be
 // set back.
 func endSessions(tx *db.Tx, subject, except, reason string, now time.Time) (int64, error) {
-	return tx.Exec("UPDATE sp_sessions SET ended_at = $3, end_reason = $4 WHERE subject_id = $1 AND id <> $2 AND ended_at = 0",
+	n, err := tx.Exec("UPDATE sp_sessions SET ended_at = $3, end_reason = $4 WHERE subject_id = $1 AND id <> $2 AND ended_at = 0",
 		subject, except, db.Micros(now), reason)
+	return n, ended(tx, subject, n, err)
 }
 
 // endOldest leaves a subject no more than keep live sessions.
 func endOldest(tx *db.Tx, subject string, keep int, now time.Time) (int64, error) {
-	return tx.Exec(`UPDATE sp_sessions SET ended_at = $3, end_reason = $4 WHERE id IN (
+	n, err := tx.Exec(`UPDATE sp_sessions SET ended_at = $3, end_reason = $4 WHERE id IN (
 		SELECT id FROM sp_sessions WHERE subject_id = $1 AND ended_at = 0 ORDER BY created_at DESC, id DESC LIMIT 100 OFFSET $2)`,
 		subject, keep, db.Micros(now), tooMany)
+	return n, ended(tx, subject, n, err)
+}
+
+// ended declares that n sessions of a subject have ended.
+func ended(tx *db.Tx, subject string, n int64, err error) error {
+	if err != nil || n == 0 {
+		return err
+	}
+	return tx.Changed(subject)
 }
 
 func listSessions(rd db.Reader, subject string, now time.Time) (out []Session, err error) {

@@ -3,89 +3,96 @@ package role
 import (
 	"context"
 	"errors"
+	"slices"
+	"strings"
 	"sync"
 
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/internal/db"
 )
 
-// maxCached bounds the cache, in subjects; about 200 bytes each.
+// maxCached bounds the cache, in different combinations of grants: most subjects
+// share one with many others.
 const maxCached = 100_000
 
-// Cache resolves grants and remembers them by version. A caller that has read
-// the versions with the session cannot be given stale grants: a change of
-// either version is another key.
+// Cache resolves grants and remembers them for one version of the roles. The
+// same grants are the same pointer, however many subjects have them.
 type Cache struct {
 	db *db.DB
 
-	mu       sync.RWMutex
-	graph    Graph
-	graphAt  int64 // version of graph; 0: none
-	subjects map[string]cached
+	mu      sync.RWMutex
+	graph   Graph
+	version int64 // of graph; 0: none
+	known   map[direct]*sallyport.Grants
 }
 
-type cached struct {
-	subject, roles int64
-	grants         *sallyport.Grants
-}
+// direct is what was given to a subject itself, in sorted order.
+type direct struct{ roles, permissions string }
 
 // NewCache returns an empty cache over d.
-func NewCache(d *db.DB) *Cache { return &Cache{db: d, subjects: map[string]cached{}} }
+func NewCache(d *db.DB) *Cache { return &Cache{db: d} }
 
-// Grants returns the subject's grants at these versions or later ones. A
-// subject that is gone has none.
-func (c *Cache) Grants(ctx context.Context, subject string, subjectVersion, rolesVersion int64) (*sallyport.Grants, error) {
+// Resolve returns what these roles and permissions (separated by spaces, in any
+// order) amount to under this version of the roles, or a later one.
+func (c *Cache) Resolve(ctx context.Context, version int64, roles, permissions string) (*sallyport.Grants, error) {
+	d := direct{sortedWords(roles), sortedWords(permissions)}
 	c.mu.RLock()
-	e, ok := c.subjects[subject]
-	graph, graphAt := c.graph, c.graphAt
+	graph, at, g := c.graph, c.version, c.known[d]
 	c.mu.RUnlock()
-	if ok && e.subject == subjectVersion && e.roles == rolesVersion {
-		return e.grants, nil
+	if at != version {
+		var err error
+		if graph, at, err = c.load(ctx); err != nil {
+			return nil, err
+		}
+		g = nil
 	}
-	grants, graph, subjectVersion, rolesVersion, err := c.load(ctx, subject, graph, graphAt)
-	if err != nil {
-		return nil, err
+	if g != nil {
+		return g, nil
 	}
+	r, p := strings.Fields(d.roles), strings.Fields(d.permissions)
+	g = graph.Resolve(r, p).WithDirect(r, p)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.graphAt < rolesVersion {
-		c.graph, c.graphAt = graph, rolesVersion
+	if c.version != at || len(c.known) >= maxCached {
+		c.graph, c.version, c.known = graph, at, map[direct]*sallyport.Grants{}
 	}
-	if len(c.subjects) >= maxCached {
-		clear(c.subjects)
+	if known := c.known[d]; known != nil {
+		return known, nil
 	}
-	c.subjects[subject] = cached{subjectVersion, rolesVersion, grants}
-	return grants, nil
+	c.known[d] = g
+	return g, nil
+}
+
+func sortedWords(s string) string {
+	if !strings.Contains(s, " ") {
+		return s
+	}
+	words := strings.Fields(s)
+	slices.Sort(words)
+	return strings.Join(words, " ")
 }
 
 // maxLoads bounds how often load begins again because something changed.
 const maxLoads = 10
 
-// load reads a subject's grants and the versions they belong to. It takes
-// several statements; when a version moved between them, what was read may mix
-// the old with the new, and it reads again.
-func (c *Cache) load(ctx context.Context, subject string, graph Graph, graphAt int64) (*sallyport.Grants, Graph, int64, int64, error) {
+// load reads the roles and the version they belong to. It takes several
+// statements; when the version moved between them, what was read may mix the old
+// with the new, and it reads again.
+func (c *Cache) load(ctx context.Context) (Graph, int64, error) {
 	view := c.db.View(ctx)
-	subjectVersion, rolesVersion, err := versions(view, subject)
 	for range maxLoads {
+		before, err := rolesVersion(view)
 		if err != nil {
-			return nil, graph, 0, 0, err
+			return Graph{}, 0, err
 		}
-		if graphAt != rolesVersion {
-			if graph, err = LoadGraph(view); err != nil {
-				return nil, graph, 0, 0, err
-			}
-			graphAt = 0 // not known to be whole yet
+		graph, err := LoadGraph(view)
+		if err != nil {
+			return Graph{}, 0, err
 		}
-		var roles, perms []string
-		if roles, perms, err = Direct(view, subject); err != nil {
-			return nil, graph, 0, 0, err
+		after, err := rolesVersion(view)
+		if err != nil || before == after {
+			return graph, after, err
 		}
-		s, r, verr := versions(view, subject)
-		if verr == nil && s == subjectVersion && r == rolesVersion {
-			return graph.Resolve(roles, perms).WithDirect(roles, perms), graph, s, r, nil
-		}
-		subjectVersion, rolesVersion, err = s, r, verr
 	}
-	return nil, graph, 0, 0, &db.Error{Op: "read grants", Err: errors.New("they change faster than they can be read")}
+	return Graph{}, 0, &db.Error{Op: "read roles", Err: errors.New("they change faster than they can be read")}
 }

@@ -224,10 +224,14 @@ func TestTheCacheIsNeverStale(t *testing.T) {
 		f.must(f.put(role.Operator(), "r", []string{"read:users"}, nil))
 		f.subject("a", "r")
 		read := func() *sallyport.Grants {
-			var subject, roles int64
-			_, err := f.db.View(f.Context()).Row("SELECT s.version, v.roles FROM sp_subjects s JOIN sp_versions v ON v.id = 1 WHERE s.id = 'a'", nil, &subject, &roles)
+			var version int64
+			var roles, permissions string
+			_, err := f.db.View(f.Context()).Row(`SELECT v.roles,
+				(SELECT COALESCE(string_agg(role, ' '), '') FROM sp_subject_roles WHERE subject_id = 'a'),
+				(SELECT COALESCE(string_agg(permission, ' '), '') FROM sp_subject_permissions WHERE subject_id = 'a')
+				FROM sp_versions v WHERE v.id = 1`, nil, &version, &roles, &permissions)
 			f.must(err)
-			g, err := c.Grants(f.Context(), "a", subject, roles)
+			g, err := c.Resolve(f.Context(), version, roles, permissions)
 			f.must(err)
 			return g
 		}

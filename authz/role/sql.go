@@ -98,7 +98,10 @@ func updateDisabled(tx *db.Tx, id string, disabled bool) error {
 	if err == nil && n == 0 {
 		err = sallyport.NotFound("user")
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	return tx.Changed(id)
 }
 
 func deleteSubject(tx *db.Tx, id string) error {
@@ -106,24 +109,29 @@ func deleteSubject(tx *db.Tx, id string) error {
 	if err == nil && n == 0 {
 		err = sallyport.NotFound("user")
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	return tx.Changed(id)
 }
 
 func bumpSubject(tx *db.Tx, id string) error {
-	_, err := tx.Exec("UPDATE sp_subjects SET version = version + 1 WHERE id = $1", id)
-	return err
+	if _, err := tx.Exec("UPDATE sp_subjects SET version = version + 1 WHERE id = $1", id); err != nil {
+		return err
+	}
+	return tx.Changed(id)
 }
 
 func bumpRoles(tx *db.Tx) error {
-	_, err := tx.Exec("UPDATE sp_versions SET roles = roles + 1 WHERE id = 1")
-	return err
+	if _, err := tx.Exec("UPDATE sp_versions SET roles = roles + 1 WHERE id = 1"); err != nil {
+		return err
+	}
+	return tx.Changed(db.ChangedRoles)
 }
 
-// versions reads what the cache compares.
-func versions(rd db.Reader, subject string) (subjectVersion, rolesVersion int64, err error) {
-	_, err = rd.Row(`SELECT COALESCE((SELECT version FROM sp_subjects WHERE id = $1), 0), roles
-		FROM sp_versions WHERE id = 1`, []any{subject}, &subjectVersion, &rolesVersion)
-	return subjectVersion, rolesVersion, err
+func rolesVersion(rd db.Reader) (v int64, err error) {
+	_, err = rd.Row("SELECT roles FROM sp_versions WHERE id = 1", nil, &v)
+	return v, err
 }
 
 func anyEnabledWithRole(rd db.Reader, role, except string) (bool, error) {

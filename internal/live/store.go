@@ -352,9 +352,10 @@ func (s *store) Begin(k *Key, p *Proven) Ticket {
 }
 
 // Publish makes what was read known, unless something has changed since Begin.
-func (s *store) Publish(t Ticket, st *State) {
+// It returns the stamp under which it will be found, 0 if it will not.
+func (s *store) Publish(t Ticket, st *State) (stamp uint64) {
 	if t.index == 0 {
-		return
+		return 0
 	}
 	i := t.index - 1
 	s.lock.Lock()
@@ -362,7 +363,7 @@ func (s *store) Publish(t Ticket, st *State) {
 	handle, ok := s.grantsHandle(st.Grants)
 	r, tabs := s.record(i), s.tables.Load()
 	if !ok || r.w[wState].Load() != pendingBit|t.number || r.w[wEpochs].Load() != uint64(tabs.proofs)<<32|uint64(tabs.states) {
-		return
+		return 0
 	}
 	s.number++
 	state := aliveBit | s.number<<stateShift
@@ -380,6 +381,7 @@ func (s *store) Publish(t Ticket, st *State) {
 		r.w[wVersions].Store(uint64(uint32(st.Subject))<<32 | uint64(uint32(st.Roles)))
 		r.w[wState].Store(state)
 	})
+	return state
 }
 
 // write changes a record. Readers see all of it or a miss.

@@ -21,7 +21,9 @@ func newStore(limit int) *store {
 
 var grants = sallyport.NewGrants([]string{"user"}, nil)
 
-func credential(n int) string { return fmt.Sprintf("a credential that is long enough for the test %032d", n) }
+func credential(n int) string {
+	return fmt.Sprintf("a credential that is long enough for the test %032d", n)
+}
 
 func id(n int) (u UUID) {
 	u[0], u[1], u[2], u[3] = byte(n), byte(n>>8), byte(n>>16), 1

@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -23,17 +24,36 @@ import (
 // gate adds who is calling.
 type Carrier struct {
 	context.Context
-	id        string
-	address   string
-	userAgent string
+	named     sync.Once
+	id        [1]string                 // what a header holds; read it by ID
+	remote    string                    // the peer's address and port
+	userAgent []string                  // as sent
+	asked     []string                  // the caller's own request id
 	admitted  atomic.Pointer[admission] // nil, or &own: a gate has been passed
 	own       admission
 }
 
-// admission is what a gate found: a principal, and what confirms it.
+// admission is what a gate found: a principal, and what it was let in by.
 type admission struct {
 	principal sallyport.Principal
-	guard     db.Guard
+	warrant   Warrant
+}
+
+// Warrant is what a request was let in by, so that it can be looked at again.
+type Warrant struct {
+	By             Checker  // nil: there is nothing to look at
+	Scheme         int      // the gate's number of it
+	Unit           [16]byte // session, API key …
+	KeyID          string   // that a token was signed with
+	Keys           int64    // version of the keys then
+	Subject, Roles uint32   // versions that the rule was decided with
+	Stamp          uint64   // of live.Found; 0: none
+}
+
+// Checker looks again inside a transaction. alone tells that only the credential
+// matters, not what its subject may do.
+type Checker interface {
+	Check(tx *db.Tx, p *sallyport.Principal, w *Warrant, alone bool) error
 }
 
 type key struct{}
@@ -44,8 +64,8 @@ func (c *Carrier) Value(k any) any {
 	case key, sallyport.CarrierKey:
 		return c
 	case db.GuardKey:
-		if a := c.admitted.Load(); a != nil && a.guard != nil {
-			return a.guard
+		if a := c.admitted.Load(); a != nil && a.warrant.By != nil {
+			return c
 		}
 		return nil // of this request; not of one around it
 	}
@@ -60,11 +80,48 @@ func (c *Carrier) Principal() sallyport.Principal {
 	return sallyport.Principal{}
 }
 
-// Admit records who is calling, and what confirms it again inside a
-// transaction. A carrier admits once: see Begin.
-func (c *Carrier) Admit(p sallyport.Principal, g db.Guard) {
-	c.own = admission{p, g}
+// Admit records who is calling and what let them in. A carrier admits once: see
+// Begin.
+func (c *Carrier) Admit(p *sallyport.Principal, w *Warrant) {
+	c.own.principal, c.own.warrant = *p, *w
 	c.admitted.Store(&c.own)
+}
+
+// Check implements db.Guard: it looks again, inside a transaction that is made
+// for this request, whether what let it in still holds. A request may be under
+// way for as long as its body takes; what it changes is decided by what its
+// caller may do when it is changed.
+func (c *Carrier) Check(tx *db.Tx) error {
+	return c.own.warrant.By.Check(tx, &c.own.principal, &c.own.warrant, false)
+}
+
+// leaving is the guard of what gives authority up and needs none.
+type leaving struct{ *Carrier }
+
+// Check implements db.Guard.
+func (l leaving) Check(tx *db.Tx) error {
+	return l.own.warrant.By.Check(tx, &l.own.principal, &l.own.warrant, true)
+}
+
+// Leaving returns a context for ending one's own sessions: that must not fail
+// because roles change meanwhile.
+func Leaving(ctx context.Context) context.Context {
+	if c, ok := ctx.Value(db.GuardKey{}).(*Carrier); ok {
+		return context.WithValue(ctx, db.GuardKey{}, leaving{c})
+	}
+	return ctx
+}
+
+// Stamp returns the stamp under which the caller was found, 0 if there is none:
+// what is derived from the caller's account and remembered under a stamp is good
+// for as long as requests carry it.
+func Stamp(ctx context.Context) uint64 {
+	if c := From(ctx); c != nil {
+		if a := c.admitted.Load(); a != nil {
+			return a.warrant.Stamp
+		}
+	}
+	return 0
 }
 
 // From returns the request's carrier, nil if there is none.
@@ -82,11 +139,11 @@ func Begin(r *http.Request) (*http.Request, *Carrier) {
 	if outer != nil && outer.admitted.Load() == nil {
 		return r, outer
 	}
-	c := &Carrier{Context: r.Context(), address: address(r), userAgent: clip(r.UserAgent(), 256)}
+	c := &Carrier{Context: r.Context(), remote: r.RemoteAddr, userAgent: r.Header["User-Agent"]}
 	if outer != nil {
-		c.id = outer.id
+		c.asked = outer.Header()
 	} else {
-		c.id = requestID(r)
+		c.asked = r.Header[sallyport.RequestIDHeader]
 	}
 	return r.WithContext(c), c
 }
@@ -97,7 +154,7 @@ type Info struct {
 	Address   string // IP without port, "" when it did not come over the network
 	UserAgent string
 	Actor     string // id of the subject, or what else acted
-	ActorKind string // user, anonymous, operator
+	ActorKind string // user, api_key (of that user), anonymous, operator
 }
 
 // InfoFrom returns what is known. Without a request it is the operator's doing:
@@ -108,9 +165,16 @@ func InfoFrom(ctx context.Context) Info {
 		name, _ := ctx.Value(operatorKey{}).(string)
 		return Info{Actor: name, ActorKind: "operator"}
 	}
-	i := Info{RequestID: c.id, Address: c.address, UserAgent: c.userAgent, Actor: c.Principal().ID(), ActorKind: "user"}
-	if i.Actor == "" {
+	p := c.Principal()
+	i := Info{RequestID: c.ID(), Address: c.Address(), Actor: p.ID(), ActorKind: "user"}
+	if len(c.userAgent) > 0 {
+		i.UserAgent = clip(c.userAgent[0], 256)
+	}
+	switch {
+	case p.Anonymous():
 		i.ActorKind = "anonymous"
+	case p.Kind() == sallyport.KindAPIKey:
+		i.ActorKind = "api_key"
 	}
 	return i
 }
@@ -133,17 +197,28 @@ func Route(r *http.Request) string {
 }
 
 // ID returns the request's id.
-func (c *Carrier) ID() string { return c.id }
+func (c *Carrier) ID() string { return c.Header()[0] }
+
+// Header returns the id as the value of a header. It is made when it is first
+// asked for: a caller's own if that is 1 to 64 of [A-Za-z0-9._-].
+func (c *Carrier) Header() []string {
+	c.named.Do(func() {
+		if len(c.asked) == 1 && validID(c.asked[0]) {
+			c.id[0] = c.asked[0]
+		} else {
+			c.id[0] = newID()
+		}
+	})
+	return c.id[:]
+}
 
 // Address returns the peer's IP address.
-func (c *Carrier) Address() string { return c.address }
-
-// requestID keeps a caller's own id when it is 1 to 64 of [A-Za-z0-9._-].
-func requestID(r *http.Request) string {
-	if v := r.Header[sallyport.RequestIDHeader]; len(v) == 1 && validID(v[0]) {
-		return v[0]
+func (c *Carrier) Address() string {
+	host, _, err := net.SplitHostPort(c.remote)
+	if err != nil {
+		return ""
 	}
-	return newID()
+	return host
 }
 
 // newID returns a UUIDv7. It names a request in logs and is no secret: a
@@ -167,14 +242,6 @@ func validID(s string) bool {
 		}
 	}
 	return true
-}
-
-func address(r *http.Request) string {
-	host, _, err := net.SplitHostPort(r.RemoteAddr)
-	if err != nil {
-		return ""
-	}
-	return host
 }
 
 // clip cuts what a caller sent to n bytes at most, without control characters.

@@ -9,6 +9,11 @@ import (
 	"github.com/sallyport/sallyport/internal/reqctx"
 )
 
+func admit(c *reqctx.Carrier, subject string) {
+	p := sallyport.NewPrincipal(sallyport.Claims{Subject: subject}, nil)
+	c.Admit(&p, &reqctx.Warrant{})
+}
+
 func TestOneCarrierARequest(t *testing.T) {
 	r, c := reqctx.Begin(httptest.NewRequest("GET", "/", nil))
 	again, c2 := reqctx.Begin(r)
@@ -18,7 +23,7 @@ func TestOneCarrierARequest(t *testing.T) {
 	if p := sallyport.From(r.Context()); !p.Anonymous() {
 		t.Errorf("principal before the gate: %v", p)
 	}
-	c.Admit(sallyport.NewPrincipal(sallyport.Claims{Subject: "u"}, nil), nil)
+	admit(c, "u")
 	if p := sallyport.From(r.Context()); p.ID() != "u" {
 		t.Errorf("principal: %v", p)
 	}
@@ -32,9 +37,9 @@ func TestOneCarrierARequest(t *testing.T) {
 // another's credential, stays who it is.
 func TestASubRequestHasACarrierOfItsOwn(t *testing.T) {
 	r, c := reqctx.Begin(httptest.NewRequest("GET", "/", nil))
-	c.Admit(sallyport.NewPrincipal(sallyport.Claims{Subject: "caller"}, nil), nil)
+	admit(c, "caller")
 	sub, c2 := reqctx.Begin(httptest.NewRequest("GET", "/", nil).WithContext(r.Context()))
-	c2.Admit(sallyport.NewPrincipal(sallyport.Claims{Subject: "service"}, nil), nil)
+	admit(c2, "service")
 	if p := sallyport.From(r.Context()); p.ID() != "caller" {
 		t.Errorf("the caller became %v", p)
 	}

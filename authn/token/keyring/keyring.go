@@ -249,6 +249,10 @@ func (k *Ring) Current(ctx context.Context) (*token.Set, int64, error) {
 	return s.set, s.version, nil
 }
 
+// Until returns when what was proven with the keys in use must be proven again: a
+// retiring key is not accepted from then on. Zero: none is retiring.
+func (k *Ring) Until() time.Time { return k.current.Load().until }
+
 // RefreshKey returns the key under which refresh tokens are derived.
 func (k *Ring) RefreshKey() []byte { return k.current.Load().refresh }
 

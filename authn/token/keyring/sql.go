@@ -125,6 +125,8 @@ func resealSecret(tx *db.Tx, name string, sealed []byte) error {
 }
 
 func bumpKeys(tx *db.Tx) error {
-	_, err := tx.Exec("UPDATE sp_versions SET signing_keys = signing_keys + 1 WHERE id = 1")
-	return err
+	if _, err := tx.Exec("UPDATE sp_versions SET signing_keys = signing_keys + 1 WHERE id = 1"); err != nil {
+		return err
+	}
+	return tx.Changed(db.ChangedKeys)
 }

@@ -1,0 +1,424 @@
+package authn
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/sallyport/sallyport"
+	"github.com/sallyport/sallyport/audit"
+	"github.com/sallyport/sallyport/authn/token/keyring"
+	"github.com/sallyport/sallyport/internal/db"
+	"github.com/sallyport/sallyport/internal/live"
+	"github.com/sallyport/sallyport/internal/reqctx"
+)
+
+// Config is what a Gate needs.
+type Config struct {
+	// Schemes are read on every route. Named ones are read only where a rule
+	// names their kind (Via); there are at most 8 in all.
+	Schemes, Named []Scheme
+	DB             *db.DB
+	Live           *live.Cache
+	Keys           *keyring.Ring // nil if no scheme takes tokens that are signed
+	// Resolve returns what these roles and permissions amount to under a version
+	// of the roles, or a later one.
+	Resolve func(ctx context.Context, version int64, roles, permissions string) (*sallyport.Grants, error)
+	// GrantsOf reads what a subject may do, inside a transaction.
+	GrantsOf func(rd db.Reader, subject string) (*sallyport.Grants, error)
+	Refusals *audit.Refusals
+	Log      *slog.Logger
+	Now      func() time.Time
+}
+
+// Gate authenticates requests and enforces rules.
+type Gate struct {
+	cfg     Config
+	schemes []numbered // all
+	onRules func(sallyport.Rule)
+}
+
+// numbered is a scheme with its number in the cache.
+type numbered struct {
+	Scheme
+	n         int
+	guessable bool
+	restrict  Restricted // nil: on every request
+}
+
+// maxSchemes is how many kinds the cache tells apart.
+const maxSchemes = 8
+
+// NewGate returns a gate. onRule, if not nil, is told of every rule that is
+// declared.
+func NewGate(cfg Config, onRule func(sallyport.Rule)) *Gate {
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	g := &Gate{cfg: cfg, onRules: onRule}
+	for _, s := range slices.Concat(cfg.Schemes, cfg.Named) {
+		n := numbered{Scheme: s, n: len(g.schemes)}
+		_, n.guessable = s.(Guessable)
+		n.restrict, _ = s.(Restricted)
+		g.schemes = append(g.schemes, n)
+	}
+	if len(g.schemes) > maxSchemes {
+		panic("sallyport: a gate takes at most 8 schemes")
+	}
+	return g
+}
+
+var _ sallyport.OpenGate = (*Gate)(nil)
+
+// Refuser is a handler that words the refusals of the gate before it. Challenges
+// are in the header already.
+type Refuser interface {
+	http.Handler
+	Refuse(w http.ResponseWriter, r *http.Request, e *sallyport.Error)
+}
+
+// Require returns the middleware that lets a request through if the rule
+// allows it. An invalid rule panics: it is a mistake in the program.
+func (g *Gate) Require(rule sallyport.Rule) func(http.Handler) http.Handler {
+	if err := rule.Check(); err != nil {
+		panic("sallyport: " + err.Error())
+	}
+	if g.onRules != nil {
+		g.onRules(rule)
+	}
+	schemes := g.schemesFor(rule)
+	return func(next http.Handler) http.Handler {
+		d := &door{g: g, rule: rule, schemes: schemes, next: next}
+		d.refuser, _ = next.(Refuser)
+		return d
+	}
+}
+
+// schemesFor returns the schemes that are read on a route: those that are read
+// everywhere, and those that its rule names. A machine client's secret and a
+// person's password stand in the same header: where clients are named, people
+// are not looked for.
+func (g *Gate) schemesFor(rule sallyport.Rule) (out []numbered) {
+	named := slices.Collect(rule.Kinds)
+	has := func(k sallyport.Kind) bool { return slices.Contains(named, k) }
+	if has(sallyport.KindClient) && has(sallyport.KindBasic) {
+		panic(fmt.Sprintf("sallyport: rule %v: basic and client cannot be told apart on one route. Name one of them.", rule))
+	}
+	for i, s := range g.schemes {
+		everywhere := i < len(g.cfg.Schemes)
+		if has(s.Kind()) || everywhere && !(s.Kind() == sallyport.KindBasic && has(sallyport.KindClient)) {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+// door is the gate before one handler.
+type door struct {
+	g       *Gate
+	rule    sallyport.Rule
+	schemes []numbered
+	next    http.Handler
+	refuser Refuser // nil: problem details
+}
+
+func (d *door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	r, carrier := reqctx.Begin(r)
+	now := d.g.cfg.Now()
+	var a admission
+	if err := d.g.authenticate(r, d.schemes, now, &a); err != nil {
+		d.refuse(w, r, err)
+		return
+	}
+	carrier.Admit(&a.principal, &a.warrant)
+	facts := sallyport.Facts{Now: now}
+	if !d.rule.Allows(&a.principal, &facts) {
+		d.deny(w, r, d.rule.Explain(&a.principal, &facts))
+		return
+	}
+	d.next.ServeHTTP(w, r)
+}
+
+// Open leads to a handler that looks at no credentials: its principal is
+// anonymous, also below middleware that has admitted somebody.
+func (g *Gate) Open(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		r, carrier := reqctx.Begin(r)
+		carrier.Admit(&sallyport.Principal{}, &reqctx.Warrant{})
+		next.ServeHTTP(w, r)
+	})
+}
+
+// admission is who is let in and by what. The zero one is anonymous.
+type admission struct {
+	principal sallyport.Principal
+	warrant   reqctx.Warrant
+}
+
+// authenticate finds out whose the request's credential is, anonymous if there is
+// none. A credential that is sent and not good is refused, on public routes too:
+// the caller believes to be signed in and is not.
+func (g *Gate) authenticate(r *http.Request, schemes []numbered, now time.Time, a *admission) error {
+	var scheme *numbered
+	var cred string
+	for i := range schemes {
+		c, found, err := schemes[i].Read(r)
+		if err != nil {
+			return err
+		}
+		if !found {
+			continue
+		}
+		if scheme != nil {
+			return &sallyport.Error{
+				Status: http.StatusBadRequest, Code: "several_credentials",
+				Message: "The request carries more than one credential. Send exactly one.",
+			}
+		}
+		scheme, cred = &schemes[i], c
+	}
+	if scheme == nil {
+		return nil
+	}
+	if scheme.restrict != nil {
+		if err := scheme.restrict.Restrict(r); err != nil {
+			return err
+		}
+	}
+	return g.admit(r.Context(), scheme, cred, now, a)
+}
+
+// Inspect finds out whose a credential is, as if a request carried it.
+func (g *Gate) Inspect(ctx context.Context, kind sallyport.Kind, cred string) (sallyport.Principal, error) {
+	for i := range g.schemes {
+		if g.schemes[i].Kind() == kind {
+			var a admission
+			err := g.admit(ctx, &g.schemes[i], cred, g.cfg.Now(), &a)
+			return a.principal, err
+		}
+	}
+	return sallyport.Principal{}, &Refused{Reason: "no scheme takes " + string(kind)}
+}
+
+func (g *Gate) admit(ctx context.Context, s *numbered, cred string, now time.Time, a *admission) error {
+	// First: what is found below is then not older than the lease.
+	if err := g.cfg.Live.Fresh(ctx); err != nil {
+		return err
+	}
+	key := g.cfg.Live.KeyOf(s.n, cred, s.guessable)
+	var f live.Found
+	if g.cfg.Live.Get(&key, now, &f) && f.Profile.Kind == s.Kind() {
+		if f.Alive {
+			g.fromFound(s, &f, a)
+			return nil
+		}
+		if err := g.confirm(ctx, s, &key, verifiedAs(&f), a); !errors.Is(err, ErrAgain) {
+			return err
+		}
+	}
+	for attempt := 1; ; attempt++ {
+		v, err := s.Verify(ctx, cred)
+		if err != nil {
+			return err
+		}
+		if v.Static != nil {
+			a.principal = sallyport.NewPrincipal(v.Claims, v.Static)
+			return nil
+		}
+		if err = g.confirm(ctx, s, &key, v, a); !errors.Is(err, ErrAgain) || attempt == 3 {
+			return err
+		}
+	}
+}
+
+// confirm reads the state of a credential that has been proven, and remembers
+// both.
+func (g *Gate) confirm(ctx context.Context, s *numbered, key *live.Key, v Verified, a *admission) error {
+	proven, keep := v.proven()
+	var ticket live.Ticket
+	if keep {
+		ticket = g.cfg.Live.Begin(key, &proven)
+	}
+	st, err := s.Confirm(g.cfg.DB.View(ctx), v)
+	if err != nil {
+		return err
+	}
+	if v.KeyID != "" && st.Keys != v.Keys {
+		// Keys have changed since the token was proven. Whatever the ring knows
+		// by now, this token must be proven with it.
+		if _, err := g.cfg.Keys.Sync(ctx, st.Keys); err != nil {
+			return err
+		}
+		return ErrAgain
+	}
+	grants, err := g.cfg.Resolve(ctx, st.Roles, st.RoleNames, st.Permissions)
+	if err != nil {
+		return err
+	}
+	known := live.State{MFA: st.MFA, AuthTime: st.AuthTime, Until: st.Until, Subject: st.Subject, Roles: st.Roles, Grants: grants}
+	stamp := g.cfg.Live.Publish(ticket, &known)
+	c := v.Claims
+	c.MFA, c.AuthTime = st.MFA, st.AuthTime
+	a.principal = sallyport.NewPrincipal(c, grants)
+	a.warrant = reqctx.Warrant{
+		By: g, Scheme: s.n, Unit: v.Unit, KeyID: v.KeyID, Keys: v.Keys,
+		Subject: uint32(st.Subject), Roles: uint32(st.Roles), Stamp: stamp,
+	}
+	return nil
+}
+
+// fromFound admits who is known.
+func (g *Gate) fromFound(s *numbered, f *live.Found, a *admission) {
+	a.principal = sallyport.NewCompactPrincipal(claimsOf(f), f.Subject, f.Unit, f.Grants)
+	a.warrant = reqctx.Warrant{
+		By: g, Scheme: s.n, Unit: f.Unit, KeyID: f.Profile.KeyID, Keys: f.Profile.Version,
+		Subject: f.SubjectVersion, Roles: f.RolesVersion, Stamp: f.Stamp,
+	}
+}
+
+// Check implements reqctx.Checker.
+func (g *Gate) Check(tx *db.Tx, p *sallyport.Principal, w *reqctx.Warrant, alone bool) error {
+	c := p.Claims()
+	st, err := g.schemes[w.Scheme].Confirm(tx, Verified{Claims: c, Unit: w.Unit, KeyID: w.KeyID, Keys: w.Keys})
+	if _, refused := errors.AsType[*Refused](err); refused || errors.Is(err, ErrAgain) {
+		return InvalidToken()
+	}
+	if err != nil {
+		return err
+	}
+	if w.KeyID != "" && st.Keys != w.Keys {
+		refused, err := g.cfg.Keys.Refused(tx, w.KeyID)
+		if err != nil {
+			return err
+		}
+		if refused {
+			return InvalidToken()
+		}
+	}
+	if !c.Expires.IsZero() && !g.cfg.Now().Before(c.Expires) {
+		return InvalidToken()
+	}
+	if alone || uint32(st.Subject) == w.Subject && uint32(st.Roles) == w.Roles {
+		return nil
+	}
+	// Something changed. What matters is whether this caller has lost anything.
+	now, err := g.cfg.GrantsOf(tx, c.Subject)
+	if err != nil || now.Includes(p.Grants()) {
+		return err
+	}
+	return &sallyport.Error{
+		Status: http.StatusConflict, Code: "authority_changed",
+		Message: "Your roles or permissions changed while this request was under way. Nothing was done. Send it again.",
+	}
+}
+
+// refuse answers a request whose credential is not good or could not be
+// checked.
+func (d *door) refuse(w http.ResponseWriter, r *http.Request, err error) {
+	ctx := r.Context()
+	if refused, ok := errors.AsType[*Refused](err); ok {
+		d.g.cfg.Refusals.Note(ctx, audit.Event{
+			Action: audit.CredentialRefused, Result: audit.Failure, Reason: refused.Reason, Actor: refused.Subject,
+			Detail: map[string]string{"method": r.Method, "route": reqctx.Route(r)},
+		})
+		d.answer(w, r, InvalidToken())
+		return
+	}
+	if e, ok := errors.AsType[*sallyport.Error](err); ok {
+		d.answer(w, r, e)
+		return
+	}
+	d.g.cfg.Log.ErrorContext(ctx, "a credential could not be checked", "error", err)
+	d.answer(w, r, sallyport.Unavailable())
+}
+
+// deny answers a request that the rule does not allow.
+func (d *door) deny(w http.ResponseWriter, r *http.Request, decision sallyport.Decision) {
+	e := decision.Refusal()
+	if e.Code != "unauthenticated" { // nobody signed in is no event
+		d.g.cfg.Refusals.Note(r.Context(), audit.Event{
+			Action: "access.denied", Result: audit.Denied, Reason: reasons(decision),
+			Detail: map[string]string{"method": r.Method, "route": reqctx.Route(r), "rule": decision.Rule, "code": e.Code},
+		})
+	}
+	d.answer(w, r, e)
+}
+
+func reasons(d sallyport.Decision) string {
+	var s string
+	for _, r := range d.Reasons {
+		if !r.Met {
+			if s != "" {
+				s += "; "
+			}
+			s += fmt.Sprintf("%s: %s", r.Rule, r.Why)
+		}
+	}
+	return s
+}
+
+func (d *door) answer(w http.ResponseWriter, r *http.Request, e *sallyport.Error) {
+	for _, c := range challenges(d.schemes, e) {
+		w.Header().Add("Www-Authenticate", c)
+	}
+	if d.refuser != nil {
+		d.refuser.Refuse(w, r, e)
+		return
+	}
+	sallyport.WriteError(w, e)
+}
+
+// Challenges returns the WWW-Authenticate values that belong to an error: those
+// of the schemes that are read everywhere for a 401 and for a missing scope,
+// none for others.
+func (g *Gate) Challenges(e *sallyport.Error) []string {
+	return challenges(g.schemes[:len(g.cfg.Schemes)], e)
+}
+
+func challenges(schemes []numbered, e *sallyport.Error) (out []string) {
+	if e.Status != http.StatusUnauthorized && e.Code != "insufficient_scope" {
+		return nil
+	}
+	for _, s := range schemes {
+		if c := s.Challenge(e); c != "" {
+			out = append(out, c)
+		}
+	}
+	return out
+}
+
+// proven returns what the cache keeps of v; keep tells whether it can: ids must
+// be UUIDs, which all ids of ours are.
+func (v *Verified) proven() (p live.Proven, keep bool) {
+	id, err := uuid.Parse(v.Subject)
+	if err != nil || id.String() != v.Subject {
+		return p, false
+	}
+	p = live.Proven{Subject: id, Unit: v.Unit, Expires: v.Expires, Profile: live.Profile{
+		Kind: v.Kind, Client: v.Client, Scoped: v.Scoped, Scope: v.Scopes.String(), KeyID: v.KeyID, Version: v.Keys,
+	}}
+	if !v.Until.IsZero() && (p.Expires.IsZero() || v.Until.Before(p.Expires)) {
+		p.Expires = v.Until
+	}
+	return p, true
+}
+
+// claimsOf returns what is known of a credential, without the ids.
+func claimsOf(f *live.Found) sallyport.Claims {
+	return sallyport.Claims{
+		Client: f.Profile.Client, Kind: f.Profile.Kind, Scoped: f.Profile.Scoped, Scopes: f.Scopes,
+		MFA: f.MFA, AuthTime: f.AuthTime, Expires: f.Expires,
+	}
+}
+
+// verifiedAs is proven backwards.
+func verifiedAs(f *live.Found) Verified {
+	p := sallyport.NewCompactPrincipal(claimsOf(f), f.Subject, f.Unit, nil)
+	return Verified{Claims: p.Claims(), Unit: f.Unit, KeyID: f.Profile.KeyID, Keys: f.Profile.Version}
+}
