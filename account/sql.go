@@ -98,7 +98,10 @@ func ReadLogin(rd db.Reader, id string) (l Login, found bool, err error) {
 func ReplaceHash(tx *db.Tx, id, old, hash string, now time.Time) (bool, error) {
 	n, err := tx.Exec("UPDATE sp_accounts SET password_hash = $3, updated_at = $4 WHERE id = $1 AND password_hash = $2",
 		id, old, hash, db.Micros(now))
-	return n == 1, err
+	if err != nil || n != 1 {
+		return false, err
+	}
+	return true, tx.Changed(id)
 }
 
 // UpgradeHash stores the same password under a current hash; it is no change
@@ -110,8 +113,10 @@ func UpgradeHash(tx *db.Tx, id, old, hash string) error {
 
 // TouchLogin records a sign-in.
 func TouchLogin(tx *db.Tx, id string, now time.Time) error {
-	_, err := tx.Exec("UPDATE sp_accounts SET last_login_at = $2 WHERE id = $1", id, db.Micros(now))
-	return err
+	if _, err := tx.Exec("UPDATE sp_accounts SET last_login_at = $2 WHERE id = $1", id, db.Micros(now)); err != nil {
+		return err
+	}
+	return tx.Changed(id)
 }
 
 func namesTaken(rd db.Reader, id string, c Change, k keys) (bool, error) {
@@ -138,9 +143,11 @@ func updateAccount(tx *db.Tx, u User, c Change, k keys) error {
 			return err
 		}
 	}
-	_, err := tx.Exec("UPDATE sp_accounts SET full_name = $2, email_verified = $3, updated_at = $4 WHERE id = $1",
-		u.ID, u.FullName, u.EmailVerified, db.Micros(u.UpdatedAt))
-	return err
+	if _, err := tx.Exec("UPDATE sp_accounts SET full_name = $2, email_verified = $3, updated_at = $4 WHERE id = $1",
+		u.ID, u.FullName, u.EmailVerified, db.Micros(u.UpdatedAt)); err != nil {
+		return err
+	}
+	return tx.Changed(u.ID)
 }
 
 // Filter narrows a list of accounts.

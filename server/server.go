@@ -187,6 +187,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	if cfg.Version == "" {
 		cfg.Version = "dev"
 	}
+	clock := cfg.Now
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
@@ -216,7 +217,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	s.gate = authn.NewGate(authn.Config{
 		Schemes: []authn.Scheme{authn.Bearer{Token: s.Sessions.VerifyAccess, Session: s.Sessions.Confirm}},
 		DB:      cfg.DB, Live: s.live, Keys: keys, Resolve: role.NewCache(cfg.DB).Resolve, GrantsOf: role.GrantsOf,
-		Refusals: s.Refusals, Log: cfg.Log, Now: cfg.Now,
+		Refusals: s.Refusals, Log: cfg.Log, Now: clock,
 	}, s.declareLater)
 	s.mux = sallyport.NewMux(s.gate)
 	s.routes()
