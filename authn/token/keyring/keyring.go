@@ -186,7 +186,7 @@ func (k *Ring) row(key *token.Key, master *seal.Master, state State) (row, error
 	if err != nil {
 		return row{}, err
 	}
-	r := row{id: key.ID(), alg: key.Alg(), state: state, sealed: master.Seal(purposeOfKey(key.ID()), private), created: k.now()}
+	r := row{id: key.ID(), alg: key.Alg(), state: state, sealed: master.Seal(purposeOfKey(key.ID()), private), created: db.Time(db.Micros(k.now()))}
 	if state == Active {
 		r.activated = r.created
 	}
