@@ -81,6 +81,7 @@ type State struct {
 type Refused struct {
 	Reason  string // "expired", "session ended" …
 	Subject string // if it is known
+	Action  string // of the audit event; credential.refused if empty
 }
 
 func (r *Refused) Error() string { return "credential refused: " + r.Reason }

@@ -324,10 +324,14 @@ func (g *Gate) Check(tx *db.Tx, p *sallyport.Principal, w *reqctx.Warrant, alone
 func (d *door) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	ctx := r.Context()
 	if refused, ok := errors.AsType[*Refused](err); ok {
-		d.g.cfg.Refusals.Note(ctx, audit.Event{
+		e := audit.Event{
 			Action: audit.CredentialRefused, Result: audit.Failure, Reason: refused.Reason, Actor: refused.Subject,
 			Detail: map[string]string{"method": r.Method, "route": reqctx.Route(r)},
-		})
+		}
+		if refused.Action != "" {
+			e.Action = refused.Action
+		}
+		d.g.cfg.Refusals.Note(ctx, e)
 		d.answer(w, r, InvalidToken())
 		return
 	}

@@ -60,6 +60,7 @@ type Config struct {
 	SessionLife     time.Duration        // in all; default 30 days
 	Algorithm       token.Alg            // of new signing keys; default EdDSA
 	NoPasswordGrant bool                 // switches signing in with a password off
+	Basic           bool                 // takes HTTP Basic on every route, not only where a rule names it
 	Password        password.Config
 
 	// Lease is the longest that a change which another node made may go
@@ -255,9 +256,17 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 		DB: cfg.DB, Passwords: hasher, Sessions: s.Sessions, Registration: cfg.Registration, CursorKey: keys.RefreshKey(), Now: cfg.Now,
 	})
 	s.SignIn = signin.New(signin.Config{DB: cfg.DB, Passwords: hasher, Sessions: s.Sessions, Refusals: s.Refusals, NoPasswordGrant: cfg.NoPasswordGrant, Now: cfg.Now})
+	schemes := []authn.Scheme{authn.Bearer{Token: s.Sessions.VerifyAccess, Session: s.Sessions.Confirm}}
+	named := []authn.Scheme{}
+	basic := authn.Basic{Password: s.SignIn.Basic, Account: account.ConfirmPassword}
+	if cfg.Basic {
+		schemes = append(schemes, basic)
+	} else {
+		named = append(named, basic)
+	}
 	s.gate = authn.NewGate(authn.Config{
-		Schemes: []authn.Scheme{authn.Bearer{Token: s.Sessions.VerifyAccess, Session: s.Sessions.Confirm}},
-		DB:      cfg.DB, Live: s.live, Keys: keys, Resolve: role.NewCache(cfg.DB).Resolve, GrantsOf: role.GrantsOf,
+		Schemes: schemes, Named: named,
+		DB: cfg.DB, Live: s.live, Keys: keys, Resolve: role.NewCache(cfg.DB).Resolve, GrantsOf: role.GrantsOf,
 		Refusals: s.Refusals, Log: cfg.Log, Now: clock,
 	}, s.declareLater)
 	s.mux = sallyport.NewMux(s.gate)

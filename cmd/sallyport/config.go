@@ -53,7 +53,7 @@ var keys = []key{
 	{name: "password.memory", def: "19456", doc: "Memory of one password hash (argon2id). Times password.permits it is what sign-ins may take.", bounds: "KiB, 8192 to 262144", check: integer(8192, 262144)},
 	{name: "password.time", def: "2", doc: "Passes of one password hash (argon2id).", bounds: "1 to 16", check: integer(1, 16)},
 	{name: "password.permits", def: "0", doc: "Password hashes at the same time. 0: one for each processor.", bounds: "0 to 1024", check: integer(0, 1024)},
-	{name: "auth.basic", def: "false", doc: "HTTP Basic on every route.", bounds: "true, false", pending: "HTTP Basic", check: checkBool},
+	{name: "auth.basic", def: "false", doc: "HTTP Basic on every route, not only where a rule names it.", bounds: "true, false", check: checkBool},
 	{name: "auth.lease", def: "", doc: "The longest that a change made by another node may go unnoticed, and how long requests are answered while the database is away. Empty: 5ms on SQLite, 750ms on PostgreSQL.", bounds: "duration, 1ms to 1m", check: optional(duration(time.Millisecond, time.Minute))},
 	{name: "limits.login", def: "", doc: "Limit of sign-ins for each account and address. “off” for tests.", bounds: "10/minute, off", pending: "rate limits", check: optional(checkLimit)},
 	{name: "limits.default", def: "", doc: "Limit of all other requests for each caller.", bounds: "100/minute, off", pending: "rate limits", check: optional(checkLimit)},

@@ -142,7 +142,7 @@ func (a *app) newServer(ctx context.Context, s settings, d *db.DB, log *slog.Log
 		DB: d, BaseURL: s.baseURL(), MasterKey: key, MasterKeyFile: file, Version: version, Log: log,
 		Registration: account.Registration(s.text("registration")),
 		AccessTTL:    s.duration("tokens.access_ttl"), RefreshTTL: s.duration("tokens.refresh_ttl"), SessionLife: s.duration("tokens.session_ttl"),
-		Algorithm: token.Alg(s.text("tokens.alg")), Secret: []byte(s.text("tokens.secret")), NoPasswordGrant: !s.bool("password.grant"),
+		Algorithm: token.Alg(s.text("tokens.alg")), Secret: []byte(s.text("tokens.secret")), NoPasswordGrant: !s.bool("password.grant"), Basic: s.bool("auth.basic"),
 		Password: passwordConfig(s), Lease: s.duration("auth.lease"),
 	}
 	if a.serving {
