@@ -13,6 +13,7 @@ import (
 
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/audit"
+	"github.com/sallyport/sallyport/authn/bearer"
 	"github.com/sallyport/sallyport/authn/token/keyring"
 	"github.com/sallyport/sallyport/internal/db"
 	"github.com/sallyport/sallyport/internal/live"
@@ -177,10 +178,7 @@ func (g *Gate) authenticate(r *http.Request, schemes []numbered, now time.Time, 
 			continue
 		}
 		if scheme != nil {
-			return &sallyport.Error{
-				Status: http.StatusBadRequest, Code: "several_credentials",
-				Message: "The request carries more than one credential. Send exactly one.",
-			}
+			return bearer.Several()
 		}
 		scheme, cred = &schemes[i], c
 	}
@@ -387,7 +385,7 @@ func (g *Gate) Challenges(e *sallyport.Error) []string {
 }
 
 func challenges(schemes []numbered, e *sallyport.Error) (out []string) {
-	if e.Status != http.StatusUnauthorized && e.Code != "insufficient_scope" {
+	if !bearer.Challenged(e) {
 		return nil
 	}
 	for _, s := range schemes {
