@@ -28,7 +28,11 @@ var (
 // it.
 func (s *Server) Guard(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		r, carrier := reqctx.Begin(r)
+		own := new(struct {
+			carrier  reqctx.Carrier
+			recorder recorder
+		})
+		r, carrier := reqctx.BeginIn(&own.carrier, r)
 		h := w.Header()
 		h["X-Request-Id"] = carrier.Header()
 		h["X-Content-Type-Options"] = noSniff
@@ -43,8 +47,12 @@ func (s *Server) Guard(next http.Handler) http.Handler {
 		if s.undeclared.CompareAndSwap(true, false) {
 			s.declareBehind()
 		}
-		rec := &recorder{ResponseWriter: w}
-		began := time.Now()
+		rec := &own.recorder
+		rec.ResponseWriter = w
+		var began time.Time
+		if s.cfg.Log.Enabled(r.Context(), slog.LevelInfo) {
+			began = time.Now()
+		}
 		defer s.finish(rec, r, carrier, began)
 		next.ServeHTTP(rec, r)
 	})
@@ -67,7 +75,7 @@ func (s *Server) finish(rec *recorder, r *http.Request, c *reqctx.Carrier, began
 	if rec.status < 400 && (r.Pattern == livez || r.Pattern == readyz) {
 		level = slog.LevelDebug // somebody asks every few seconds
 	}
-	if log := s.cfg.Log; log.Enabled(r.Context(), level) {
+	if log := s.cfg.Log; !began.IsZero() && log.Enabled(r.Context(), level) {
 		log.Log(r.Context(), level, "request", "method", r.Method, "route", reqctx.Route(r), "status", rec.status,
 			"duration_ms", float64(time.Since(began).Microseconds())/1000, "request_id", c.ID(), "address", c.Address(), "subject", c.Principal().ID())
 	}

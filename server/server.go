@@ -67,6 +67,9 @@ type Config struct {
 	// unnoticed, and how long requests are answered while the database is away:
 	// then 503. Default 5 ms on SQLite, 750 ms on PostgreSQL; 1 ms to 1 min.
 	Lease time.Duration
+	// Remember is how many credentials are held in memory at most, 200 bytes
+	// each. Default 1,000,000; 1 to 16,000,000.
+	Remember int
 	// Secret is the key that signs access tokens, its bytes as they are, 32 to
 	// 512 random ones; Algorithm must be HS256. New makes it the active key, and
 	// the one before retires as in a rotation. If it is empty, keys are made.
@@ -116,6 +119,9 @@ func (c *Config) check() error {
 	within("tokens.refresh_ttl", c.RefreshTTL, time.Minute, 366*24*time.Hour)
 	within("tokens.session_ttl", c.SessionLife, time.Minute, 366*24*time.Hour)
 	within("auth.lease", c.Lease, time.Millisecond, time.Minute)
+	if c.Remember < 0 || c.Remember > 16_000_000 {
+		bad("auth.remember", fmt.Sprint(c.Remember), "it must be from 1 to 16000000", "Choose a number in that range, or leave it out.")
+	}
 	switch c.Registration {
 	case "", account.Open, account.Invite, account.Closed:
 	default:
@@ -247,7 +253,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 		return nil, err
 	}
 	s.Refusals = audit.NewRefusals(cfg.DB, cfg.Log)
-	s.live = live.New(live.Config{DB: cfg.DB, Lease: cfg.Lease})
+	s.live = live.New(live.Config{DB: cfg.DB, Lease: cfg.Lease, Max: cfg.Remember})
 	s.Sessions = session.New(session.Config{
 		DB: cfg.DB, Keys: keys, Issuer: cfg.BaseURL, Log: cfg.Log,
 		Access: cfg.AccessTTL, Refresh: cfg.RefreshTTL, Life: cfg.SessionLife, Now: cfg.Now,
@@ -346,6 +352,9 @@ func (s *Server) noteRefusal(ctx context.Context, operation string, e *sallyport
 		Detail: map[string]string{"route": operation, "code": e.Code},
 	})
 }
+
+// Issuer returns the iss and aud of access tokens: the base URL.
+func (s *Server) Issuer() string { return s.cfg.BaseURL }
 
 // path returns a path as clients see it, under the base URL's own path.
 func (s *Server) path(p string) string {

@@ -69,6 +69,12 @@ type Config struct {
 	// Default 5 s.
 	MaxWait time.Duration
 
+	// SpareProcessor raises GOMAXPROCS by the number of permits, at most to its
+	// double, while passwords are hashed and for five seconds after, so that
+	// other requests do not wait for hashes. It is a setting of the whole
+	// process, and a program should decide it: the server does.
+	SpareProcessor bool
+
 	// DangerouslyWeak accepts a cost below OWASP's floor. It is for tests,
 	// where thousands of hashes must not take minutes.
 	DangerouslyWeak bool
@@ -121,6 +127,7 @@ type Result struct {
 // process needs one: two have two budgets.
 type Hasher struct {
 	argon   argon2Params
+	spare   bool
 	permits int64
 	queue   int64
 	maxWait time.Duration
@@ -188,6 +195,7 @@ func New(c Config) (*Hasher, error) {
 	return &Hasher{
 		argon:   p,
 		permits: int64(c.Permits),
+		spare:   c.SpareProcessor,
 		queue:   int64(c.Queue),
 		maxWait: c.MaxWait,
 		sem:     semaphore.NewWeighted(int64(c.Permits)),
@@ -209,7 +217,7 @@ func (h *Hasher) Hash(ctx context.Context, pw string) (string, error) {
 	if err := h.acquire(ctx, 1); err != nil {
 		return "", err
 	}
-	defer h.sem.Release(1)
+	defer h.release(1)
 
 	a := &argon2Hash{argon2Params: h.argon, variant: argon2id, notation: notationPHC, salt: make([]byte, saltSize)}
 	rand.Read(a.salt) // never fails: the runtime ends the process instead
@@ -238,7 +246,7 @@ func (h *Hasher) Verify(ctx context.Context, stored, pw string) (Result, error) 
 	if err := h.acquire(ctx, weight); err != nil {
 		return Result{}, err
 	}
-	defer h.sem.Release(weight)
+	defer h.release(weight)
 
 	if len(pw) > maxBytes {
 		hash, pw = nil, ""

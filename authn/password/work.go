@@ -10,6 +10,21 @@ import (
 // acquire takes n permits, or says why not. Waiters are served in order, so a
 // hash that needs many permits is not starved by those that need one.
 func (h *Hasher) acquire(ctx context.Context, n int64) error {
+	err := h.wait(ctx, n)
+	if err == nil && h.spare {
+		processors.enter(h.permits)
+	}
+	return err
+}
+
+func (h *Hasher) release(n int64) {
+	if h.spare {
+		processors.leave()
+	}
+	h.sem.Release(n)
+}
+
+func (h *Hasher) wait(ctx context.Context, n int64) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}

@@ -55,6 +55,7 @@ var keys = []key{
 	{name: "password.permits", def: "0", doc: "Password hashes at the same time. 0: one for each processor.", bounds: "0 to 1024", check: integer(0, 1024)},
 	{name: "auth.basic", def: "false", doc: "HTTP Basic on every route, not only where a rule names it.", bounds: "true, false", check: checkBool},
 	{name: "auth.lease", def: "", doc: "The longest that a change made by another node may go unnoticed, and how long requests are answered while the database is away. Empty: 5ms on SQLite, 750ms on PostgreSQL.", bounds: "duration, 1ms to 1m", check: optional(duration(time.Millisecond, time.Minute))},
+	{name: "auth.remember", def: "1000000", doc: "How many credentials are held in memory at most, 200 bytes each.", bounds: "1 to 16000000", check: integer(1, 16_000_000)},
 	{name: "limits.login", def: "", doc: "Limit of sign-ins for each account and address. “off” for tests.", bounds: "10/minute, off", pending: "rate limits", check: optional(checkLimit)},
 	{name: "limits.default", def: "", doc: "Limit of all other requests for each caller.", bounds: "100/minute, off", pending: "rate limits", check: optional(checkLimit)},
 	{name: "keys.master", def: "", doc: "File with the master key, the base64 of 32 bytes; it is made with mode 0600 for a new database. Empty: master.key in data_dir. In the environment the variable holds the key itself.", bounds: "path", check: optional(checkKeyFile)},

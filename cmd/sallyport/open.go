@@ -143,7 +143,7 @@ func (a *app) newServer(ctx context.Context, s settings, d *db.DB, log *slog.Log
 		Registration: account.Registration(s.text("registration")),
 		AccessTTL:    s.duration("tokens.access_ttl"), RefreshTTL: s.duration("tokens.refresh_ttl"), SessionLife: s.duration("tokens.session_ttl"),
 		Algorithm: token.Alg(s.text("tokens.alg")), Secret: []byte(s.text("tokens.secret")), NoPasswordGrant: !s.bool("password.grant"), Basic: s.bool("auth.basic"),
-		Password: passwordConfig(s), Lease: s.duration("auth.lease"),
+		Password: passwordConfig(s), Lease: s.duration("auth.lease"), Remember: s.int("auth.remember"),
 	}
 	if a.serving {
 		cfg.RotateEvery = s.duration("keys.rotate_every")
@@ -153,7 +153,7 @@ func (a *app) newServer(ctx context.Context, s settings, d *db.DB, log *slog.Log
 
 func passwordConfig(s settings) password.Config {
 	return password.Config{
-		Memory: uint32(s.int("password.memory")), Time: uint32(s.int("password.time")), Permits: s.int("password.permits"),
+		Memory: uint32(s.int("password.memory")), Time: uint32(s.int("password.time")), Permits: s.int("password.permits"), SpareProcessor: true,
 	}
 }
 

@@ -6,15 +6,11 @@ package reqctx
 
 import (
 	"context"
-	"encoding/binary"
 	"math/rand/v2"
 	"net"
 	"net/http"
 	"sync"
 	"sync/atomic"
-	"time"
-
-	"github.com/google/uuid"
 
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/internal/db"
@@ -139,7 +135,21 @@ func Begin(r *http.Request) (*http.Request, *Carrier) {
 	if outer != nil && !outer.entered.Load() {
 		return r, outer
 	}
-	c := &Carrier{Context: r.Context(), outer: outer, remote: r.RemoteAddr, header: r.Header}
+	return begin(r, outer, new(Carrier))
+}
+
+// BeginIn is Begin with the memory for a carrier that has to be made, for who
+// needs some anyway.
+func BeginIn(c *Carrier, r *http.Request) (*http.Request, *Carrier) {
+	outer := From(r.Context())
+	if outer != nil && !outer.entered.Load() {
+		return r, outer
+	}
+	return begin(r, outer, c)
+}
+
+func begin(r *http.Request, outer, c *Carrier) (*http.Request, *Carrier) {
+	c.Context, c.outer, c.remote, c.header = r.Context(), outer, r.RemoteAddr, r.Header
 	return r.WithContext(c), c
 }
 
@@ -232,15 +242,19 @@ func (c *Carrier) Address() string {
 	return host
 }
 
-// newID returns a UUIDv7. It names a request in logs and is no secret: a
-// generator that costs nothing is good enough.
+// newID returns 26 random characters. It names a request in logs and is no
+// secret: a generator that costs nothing is good enough.
 func newID() string {
-	var id uuid.UUID
-	binary.BigEndian.PutUint64(id[:8], uint64(time.Now().UnixMilli())<<16|rand.Uint64()>>48)
-	binary.BigEndian.PutUint64(id[8:], rand.Uint64())
-	id[6] = 0x70 | id[6]&0x0f // version, RFC 9562
-	id[8] = 0x80 | id[8]&0x3f // variant
-	return id.String()
+	const alphabet = "0123456789abcdefghijklmnopqrstuv"
+	var id [26]byte
+	for i, bits := 0, uint64(0); i < len(id); i++ {
+		if i%13 == 0 {
+			bits = rand.Uint64()
+		}
+		id[i] = alphabet[bits&31]
+		bits >>= 5
+	}
+	return string(id[:])
 }
 
 func validID(s string) bool {
