@@ -353,6 +353,10 @@ func (s *Server) noteRefusal(ctx context.Context, operation string, e *sallyport
 	})
 }
 
+// Lease returns the longest that a change which one node made may go unnoticed
+// on another.
+func (s *Server) Lease() time.Duration { return s.live.Lease() }
+
 // Issuer returns the iss and aud of access tokens: the base URL.
 func (s *Server) Issuer() string { return s.cfg.BaseURL }
 

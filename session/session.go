@@ -2,9 +2,9 @@
 // tokens, their families of refresh tokens, and logout.
 //
 // It stores a session as one row, with the digest of the one refresh token that
-// is good now. Ending a session is a write to that row, and every request reads
-// it: a logout holds at the next request and after a crash, and needs no list
-// of revoked tokens. It never stores a token, and never decides who may sign in
+// is good now. Ending a session is a write to that row, declared as a change of
+// its subject's authority: a logout holds at the next request and after a crash,
+// and needs no list of revoked tokens. It never stores a token, and never decides who may sign in
 // (package signin does).
 package session
 

@@ -75,8 +75,8 @@ func run(ctx context.Context) error {
 	}
 	url := "http://" + ln.Addr().String()
 	alg := token.EdDSA
-	if *sessions > 0 {
-		alg = token.HS256 // a million of them are made here
+	if *sessions > 10_000 {
+		alg = token.HS256 // they are all made here, one by one
 	}
 	sp, err := server.New(ctx, server.Config{DB: d, BaseURL: url, Algorithm: alg, AccessTTL: 23 * time.Hour, Remember: *remember})
 	if err != nil {
@@ -110,7 +110,7 @@ func run(ctx context.Context) error {
 			return err
 		}
 		targets = append(targets, map[string]any{
-			"Name": *name + " /items, in turn", "URL": url + "/items", "Script": "bench/tokens.lua",
+			"Name": *name + " /items in turn", "URL": url + "/items", "Script": "bench/tokens.lua",
 			"Env": map[string]string{"TOKENS": filepath.Join(*out, *name+".tokens")},
 		})
 	}

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/sallyport/sallyport/account"
@@ -221,5 +222,11 @@ func (a *app) with(f func(o *opened) error) error {
 		return err
 	}
 	defer o.Close()
-	return f(o)
+	var changed atomic.Bool
+	defer o.db.OnChange(func([]string) { changed.Store(true) })()
+	err = f(o)
+	if changed.Load() {
+		time.Sleep(o.Lease()) // what was changed holds on every server when the command returns
+	}
+	return err
 }

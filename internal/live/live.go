@@ -110,6 +110,9 @@ func New(cfg Config) *Cache {
 
 const never = -1 << 63
 
+// Lease returns the longest that a change of another process may go unnoticed.
+func (c *Cache) Lease() time.Duration { return c.cfg.Lease }
+
 // Close ends the polling. What is found afterwards is refused once the lease is
 // over.
 func (c *Cache) Close() {
