@@ -63,6 +63,7 @@ type Cache struct {
 	cfg   Config
 	base  time.Time
 	asOf  atomic.Int64 // ns since base when the last successful poll began; minInt64: none
+	wall  atomic.Int64 // the same by the wall clock, in ns since 1970
 	lease int64
 
 	mu       sync.Mutex
@@ -147,7 +148,9 @@ func (c *Cache) run(ctx context.Context, every time.Duration) {
 // has been heard of; it polls if need be. It is called before Get, so that Get
 // finds what was heard. now is time.Now, read when the request arrived.
 func (c *Cache) Fresh(ctx context.Context, now time.Time) error {
-	if int64(now.Sub(c.base))-c.lease <= c.asOf.Load() {
+	// By both clocks: the monotonic one stands still while the machine sleeps, and
+	// the other can be set back.
+	if int64(now.Sub(c.base))-c.lease <= c.asOf.Load() && now.UnixNano()-c.lease <= c.wall.Load() {
 		return nil
 	}
 	return c.poll(ctx)
@@ -200,7 +203,8 @@ func (c *Cache) do(r *round) {
 func (c *Cache) read() error {
 	ctx, cancel := context.WithTimeout(context.Background(), pollTimeout)
 	defer cancel()
-	began := int64(time.Since(c.base))
+	now := time.Now()
+	began := int64(now.Sub(c.base))
 	what, all, next, err := c.cfg.Poll(ctx, c.cursor)
 	if err != nil {
 		return err
@@ -212,6 +216,7 @@ func (c *Cache) read() error {
 		c.apply(what)
 	}
 	c.cursor = next
+	c.wall.Store(now.UnixNano())
 	c.asOf.Store(began)
 	return nil
 }

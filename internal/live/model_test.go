@@ -214,6 +214,14 @@ func TestFresh(t *testing.T) {
 	if err := c.Fresh(t.Context(), now.Add(2*time.Hour)); err != nil {
 		t.Errorf("the database is back: %v", err)
 	}
+	// A machine that slept: the monotonic clock did not see it.
+	fail = true
+	slept := now
+	slept = time.Unix(0, slept.UnixNano()+int64(2*time.Hour)) // no monotonic reading: only the wall clock has moved
+	c.base = time.Unix(0, c.base.UnixNano()+int64(2*time.Hour))
+	if err := c.Fresh(t.Context(), slept); err == nil {
+		t.Error("fresh after the machine slept")
+	}
 }
 
 func TestWaitersShareAPollThatBeginsAfterThem(t *testing.T) {
