@@ -94,6 +94,6 @@ var ErrAgain = errors.New("verify again")
 func InvalidToken() *sallyport.Error {
 	return &sallyport.Error{
 		Status: http.StatusUnauthorized, Code: "invalid_token",
-		Message: "The access token is not valid, or not any more. Get a new one with the refresh token, or sign in again.",
+		Message: "The credential is not valid, or not any more. Get a new access token with the refresh token, sign in again, or use another API key.",
 	}
 }

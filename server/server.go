@@ -6,6 +6,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -24,6 +25,7 @@ import (
 	"github.com/sallyport/sallyport/api"
 	"github.com/sallyport/sallyport/audit"
 	"github.com/sallyport/sallyport/authn"
+	"github.com/sallyport/sallyport/authn/apikey"
 	"github.com/sallyport/sallyport/authn/password"
 	"github.com/sallyport/sallyport/authn/token"
 	"github.com/sallyport/sallyport/authn/token/keyring"
@@ -60,6 +62,17 @@ type Config struct {
 	Algorithm       token.Alg            // of new signing keys; default EdDSA
 	NoPasswordGrant bool                 // switches signing in with a password off
 	Password        password.Config
+
+	// APIKeyHeader is the header of API keys; default X-API-Key.
+	APIKeyHeader string
+	// APIKeyCookie names a cookie in which API keys are taken too; default none.
+	// Requests of other sites' pages are then refused by Sec-Fetch-Site or Origin.
+	APIKeyCookie string
+	// APIKeyQuery names a query parameter in which API keys are taken too; default
+	// none: a key in an address ends up in logs and histories of others.
+	APIKeyQuery string
+	// APIKeys are keys of services that need no account; at most 1,000.
+	APIKeys []apikey.Static
 
 	// Lease is the longest that a change which another node made may go
 	// unnoticed, and how long requests are answered while the database is away:
@@ -106,6 +119,24 @@ func (c *Config) check() error {
 	within("tokens.refresh_ttl", c.RefreshTTL, time.Minute, 366*24*time.Hour)
 	within("tokens.session_ttl", c.SessionLife, time.Minute, 366*24*time.Hour)
 	within("auth.lease", c.Lease, time.Millisecond, time.Minute)
+	for _, name := range []struct {
+		key, value string
+		check      func(string) error
+	}{
+		{"auth.api_key_header", c.APIKeyHeader, apikey.CheckHeader},
+		{"auth.api_key_cookie", c.APIKeyCookie, apikey.CheckCookie},
+		{"auth.api_key_query", c.APIKeyQuery, apikey.CheckQuery},
+	} {
+		if name.value == "" {
+			continue
+		}
+		if err := name.check(name.value); err != nil {
+			bad(name.key, name.value, err.Error(), "Choose another name, or leave it out.")
+		}
+	}
+	for _, m := range apikey.CheckStatics(c.APIKeys) {
+		bad("auth.api_keys", m.Value, m.Reason, m.Fix)
+	}
 	switch c.Registration {
 	case "", account.Open, account.Invite, account.Closed:
 	default:
@@ -151,6 +182,7 @@ type Services struct {
 	Accounts *account.Service
 	Sessions *session.Service
 	SignIn   *signin.Service
+	APIKeys  *apikey.Service
 	Keys     *keyring.Ring
 	Refusals *audit.Refusals
 }
@@ -213,8 +245,17 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 		DB: cfg.DB, Passwords: hasher, Sessions: s.Sessions, Registration: cfg.Registration, CursorKey: keys.RefreshKey(), Now: cfg.Now,
 	})
 	s.SignIn = signin.New(signin.Config{DB: cfg.DB, Passwords: hasher, Sessions: s.Sessions, Refusals: s.Refusals, NoPasswordGrant: cfg.NoPasswordGrant, Now: cfg.Now})
+	s.APIKeys = apikey.New(apikey.Config{
+		DB: cfg.DB, Header: cfg.APIKeyHeader, Cookie: cfg.APIKeyCookie, Query: cfg.APIKeyQuery, Static: cfg.APIKeys,
+		Standing: role.Standing, Log: cfg.Log, Now: cfg.Now,
+	})
+	for _, k := range cfg.APIKeys {
+		for _, scope := range k.Scopes {
+			s.declareLater(sallyport.Permission(scope))
+		}
+	}
 	s.gate = authn.NewGate(authn.Config{
-		Schemes: []authn.Scheme{authn.Bearer{Token: s.Sessions.VerifyAccess, Session: s.Sessions.Confirm}},
+		Schemes: []authn.Scheme{authn.Bearer{Token: s.Sessions.VerifyAccess, Session: s.Sessions.Confirm}, s.APIKeys},
 		DB:      cfg.DB, Live: s.live, Keys: keys, Resolve: role.NewCache(cfg.DB).Resolve, GrantsOf: role.GrantsOf,
 		Refusals: s.Refusals, Log: cfg.Log, Now: cfg.Now,
 	}, s.declareLater)
@@ -234,6 +275,7 @@ func (s *Server) Close() {
 	s.stop()
 	s.stopped.Wait()
 	s.live.Close()
+	s.APIKeys.Close()
 	s.Refusals.Close()
 }
 
@@ -261,8 +303,13 @@ func (s *Server) routes() {
 		Schemes: map[string]*huma.SecurityScheme{"bearer": {
 			Type: "oauth2", Description: "Sign in with user name and password (RFC 6749, 4.3); the access token is sent as Authorization: Bearer (RFC 6750).",
 			Flows: &huma.OAuthFlows{Password: &huma.OAuthFlow{TokenURL: s.path("/token"), RefreshURL: s.path("/token"), Scopes: map[string]string{}}},
+		}, "apiKey": {
+			Type: "apiKey", In: "header", Name: cmp.Or(s.cfg.APIKeyHeader, apikey.DefaultHeader),
+			Description: "A key that was made with POST /api-keys, or stands in the server's configuration.",
 		}},
-		Challenges: s.gate.Challenges, Refused: s.noteRefusal, Log: s.cfg.Log,
+		Kinds:           map[string]sallyport.Kind{"bearer": sallyport.KindBearer, "apiKey": sallyport.KindAPIKey},
+		CredentialQuery: s.cfg.APIKeyQuery,
+		Challenges:      s.gate.Challenges, Refused: s.noteRefusal, Log: s.cfg.Log,
 	})
 	tokens := &oauth.Endpoint{
 		SignIn: s.SignIn, Sessions: s.Sessions, Refusals: s.Refusals, NoPasswordGrant: s.cfg.NoPasswordGrant, Log: s.cfg.Log,
@@ -272,6 +319,7 @@ func (s *Server) routes() {
 	s.SignIn.Routes(s.api)
 	s.Sessions.Routes(s.api, s.Refusals)
 	s.Accounts.Routes(s.api)
+	s.APIKeys.Routes(s.api)
 	role.Routes(s.api, s.DB)
 	s.keyRoutes()
 	s.healthRoutes()
