@@ -296,18 +296,32 @@ func (s *Server) Routes() *sallyport.Mux { return s.mux }
 // it before Routes is mounted stand in the same document.
 func (s *Server) API() *api.API { return s.api }
 
+// schemes are the ways to authenticate, for the document.
+func (s *Server) schemes() (schemes map[string]*huma.SecurityScheme, kinds map[string]sallyport.Kind) {
+	const ofKeys = "A key that was made with POST /api-keys, or stands in the server's configuration."
+	schemes = map[string]*huma.SecurityScheme{
+		"bearer": {
+			Type: "oauth2", Description: "Sign in with user name and password (RFC 6749, 4.3); the access token is sent as Authorization: Bearer (RFC 6750).",
+			Flows: &huma.OAuthFlows{Password: &huma.OAuthFlow{TokenURL: s.path("/token"), RefreshURL: s.path("/token"), Scopes: map[string]string{}}},
+		},
+		"apiKey": {Type: "apiKey", In: "header", Name: cmp.Or(s.cfg.APIKeyHeader, apikey.DefaultHeader), Description: ofKeys},
+	}
+	kinds = map[string]sallyport.Kind{"bearer": sallyport.KindBearer, "apiKey": sallyport.KindAPIKey}
+	for _, place := range [][3]string{{"apiKeyCookie", "cookie", s.cfg.APIKeyCookie}, {"apiKeyQuery", "query", s.cfg.APIKeyQuery}} {
+		if place[2] != "" {
+			schemes[place[0]] = &huma.SecurityScheme{Type: "apiKey", In: place[1], Name: place[2], Description: ofKeys}
+			kinds[place[0]] = sallyport.KindAPIKey
+		}
+	}
+	return schemes, kinds
+}
+
 func (s *Server) routes() {
+	schemes, kinds := s.schemes()
 	s.api = api.New(s.mux, api.Config{
 		Title: "Sallyport", Version: s.cfg.Version,
 		Description: "Two doors for an API: who are you, and may you.", Path: s.path(""),
-		Schemes: map[string]*huma.SecurityScheme{"bearer": {
-			Type: "oauth2", Description: "Sign in with user name and password (RFC 6749, 4.3); the access token is sent as Authorization: Bearer (RFC 6750).",
-			Flows: &huma.OAuthFlows{Password: &huma.OAuthFlow{TokenURL: s.path("/token"), RefreshURL: s.path("/token"), Scopes: map[string]string{}}},
-		}, "apiKey": {
-			Type: "apiKey", In: "header", Name: cmp.Or(s.cfg.APIKeyHeader, apikey.DefaultHeader),
-			Description: "A key that was made with POST /api-keys, or stands in the server's configuration.",
-		}},
-		Kinds:           map[string]sallyport.Kind{"bearer": sallyport.KindBearer, "apiKey": sallyport.KindAPIKey},
+		Schemes: schemes, Kinds: kinds,
 		CredentialQuery: s.cfg.APIKeyQuery,
 		Challenges:      s.gate.Challenges, Refused: s.noteRefusal, Log: s.cfg.Log,
 	})

@@ -505,12 +505,15 @@ func TestK_ChangesNoCredentials(t *testing.T) {
 		tr.audited("access.denied", audit.Denied, k.key[8:])
 		w.holds(before)
 		for _, e := range w.events("access.denied", 1) {
-			if e.ActorKind != "api_key" || e.Actor == "" {
+			if e.ActorKind != "api_key" || e.Actor == "" || e.Detail["api_key"] != k.id {
 				t.Errorf("%+v", e)
 			}
 		}
 		// The same key does what it may.
 		w.doKeyed("PUT", "/permissions/a:b", k.key, map[string]any{"description": "x"}).want(t, 200, "")
+		if e := w.events("permission.put", 1)[0]; e.ActorKind != "api_key" || e.Detail["api_key"] != k.id {
+			t.Errorf("%+v", e)
+		}
 		w.do("PATCH", "/api-keys/"+k.id, root.access, map[string]any{"name": "n"}).want(t, 200, "")
 	})
 }
@@ -745,8 +748,11 @@ func TestK_CookieAndQuery(t *testing.T) {
 	if c := w.do("GET", "/users/me", "", nil).header["Www-Authenticate"]; len(c) != 2 || !strings.Contains(c[1], `header="X-Secret"`) {
 		t.Errorf("challenges %q", c)
 	}
-	if !strings.Contains(string(w.do("GET", "/openapi.json", "", nil).body), `"X-Secret"`) {
-		t.Error("the document does not name the header")
+	described, _ := w.do("GET", "/openapi.json", "", nil).json(t)["components"].(map[string]any)["securitySchemes"].(map[string]any)
+	for name, want := range map[string][2]string{"apiKey": {"header", "X-Secret"}, "apiKeyCookie": {"cookie", "ck"}, "apiKeyQuery": {"query", "auth"}} {
+		if m, _ := described[name].(map[string]any); m["in"] != want[0] || m["name"] != want[1] || m["type"] != "apiKey" {
+			t.Errorf("%s: %v", name, m)
+		}
 	}
 	if strings.Contains(log.String(), k[8:40]) {
 		t.Error("the key is in the log")
@@ -756,14 +762,14 @@ func TestK_CookieAndQuery(t *testing.T) {
 // Keys of the configuration: exactly their permissions, no owner, no row.
 func TestK_Static(t *testing.T) {
 	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
-		reader, none := apikey.Generate(), apikey.Generate()
+		reader, none, clerk := apikey.Generate(), apikey.Generate(), apikey.Generate()
 		w := newWorld(t, d, func(w *world) {
 			w.mux.HandleFunc("GET /whoami", sallyport.Via(sallyport.KindAPIKey), func(rw http.ResponseWriter, r *http.Request) {
 				p := sallyport.From(r.Context())
 				fmt.Fprintf(rw, "%s %s %s", p.ID(), p.KeyID(), p.Grants().Permissions())
 			})
 		}, func(c *server.Config) {
-			c.APIKeys = []apikey.Static{apikey.NewStatic("reader", reader, []string{"read:users", "assign:roles", "read:ledger"}), apikey.NewStatic("none", none, nil)}
+			c.APIKeys = []apikey.Static{apikey.NewStatic("reader", reader, []string{"read:users", "assign:roles", "read:ledger"}), apikey.NewStatic("none", none, nil), apikey.NewStatic("clerk", clerk, []string{"write:users"})}
 		})
 		id, ada := w.user("ada", "moderator")
 		boss, _ := w.user("boss", "admin")
@@ -788,8 +794,25 @@ func TestK_Static(t *testing.T) {
 			t.Errorf("%+v", e)
 		}
 		w.doKeyed("GET", "/users/me", made(), nil).want(t, 401, "invalid_token")
+		newcomer := w.doKeyed("POST", "/users", clerk.Reveal(), map[string]any{"email": "x@example.com", "password": goodPassword}).want(t, 201, "").text(t, "id")
+		w.doKeyed("PATCH", "/users/"+newcomer, clerk.Reveal(), map[string]any{"full_name": "X"}).want(t, 200, "")
+		w.doKeyed("PATCH", "/users/"+boss, clerk.Reveal(), map[string]any{"full_name": "X"}).want(t, 403, "above_own_rights")
 		if !w.alive(ada.access) {
 			t.Error("a session ended")
+		}
+		// Without a database nothing is decided, though this needs none.
+		w.doKeyed("GET", "/whoami", k, nil).want(t, 200, "")
+		if err := d.Close(); err != nil {
+			t.Fatal(err)
+		}
+		for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+			r := w.doKeyed("GET", "/whoami", k, nil)
+			if r.status == 503 {
+				break
+			}
+			if r.want(t, 200, ""); time.Now().After(deadline) {
+				t.Fatal("it is let in beyond the lease")
+			}
 		}
 	})
 }

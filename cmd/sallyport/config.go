@@ -54,7 +54,7 @@ var keys = []key{
 	{name: "password.time", def: "2", doc: "Passes of one password hash (argon2id).", bounds: "1 to 16", check: integer(1, 16)},
 	{name: "password.permits", def: "0", doc: "Password hashes at the same time. 0: one for each processor.", bounds: "0 to 1024", check: integer(0, 1024)},
 	{name: "auth.basic", def: "false", doc: "HTTP Basic on every route.", bounds: "true, false", pending: "HTTP Basic", check: checkBool},
-	{name: "auth.api_keys", def: "", doc: "API keys of services ([api-keys.md](api-keys.md#keys-of-the-configuration)). “sallyport apikey create --static NAME” makes one with its entry.", bounds: "list of NAME=DIGEST SCOPE SCOPE…", secret: true, check: optional(checkStatics)},
+	{name: "auth.api_keys", def: "", doc: "API keys of services, which need no account. “sallyport apikey create --static NAME” makes one with its entry.", bounds: "list of NAME=DIGEST SCOPE SCOPE…", secret: true, check: optional(checkStatics)},
 	{name: "auth.api_key_header", def: "X-API-Key", doc: "Header of API keys.", bounds: "name of a header", check: apikey.CheckHeader},
 	{name: "auth.api_key_cookie", def: "", doc: "Cookie in which API keys are taken too. Empty: in none.", bounds: "name of a cookie", check: optional(apikey.CheckCookie)},
 	{name: "auth.api_key_query", def: "", doc: "Query parameter in which API keys are taken too. Addresses end up in logs and histories. Empty: in none, and a key in an address is refused.", bounds: "name of a parameter", check: optional(apikey.CheckQuery)},

@@ -89,6 +89,8 @@ const configurationTail = `
 
 ` + "`keys.master`" + ` names a file in a flag or a file, and is the key itself in ` + "`SALLYPORT_KEYS_MASTER`" + ` (or in the file that ` + "`SALLYPORT_KEYS_MASTER_FILE`" + ` names). See [keys.md](keys.md).
 
+` + "`auth.api_keys`" + ` holds digests and no keys. See [api-keys.md](api-keys.md#keys-of-the-configuration), also for what the other two places of a key cost.
+
 ` + "`password.memory` and `password.time`" + ` together must not be below OWASP's floor: 47104 KiB with 1 pass, 19456 with 2, 12288 with 3, 9216 with 4, 8192 with 5 or more. See [passwords.md](passwords.md).
 
 ` + "`registration = \"invite\"`" + ` is the same as ` + "`closed`" + ` in this release: there are no invitations yet.
