@@ -1,12 +1,15 @@
 package server_test
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -440,7 +443,11 @@ func TestK_DeadAtOnce(t *testing.T) {
 // A key expires to the second, though it is known.
 func TestK_Expiry(t *testing.T) {
 	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
-		w := newWorld(t, d, nil)
+		w := newWorld(t, d, func(w *world) {
+			w.mux.HandleFunc("GET /until", sallyport.SignedIn(), func(rw http.ResponseWriter, r *http.Request) {
+				fmt.Fprint(rw, sallyport.From(r.Context()).Claims().Expires.Unix())
+			})
+		})
 		_, ada := w.user("ada")
 		short := w.keyWith(ada, map[string]any{"name": "n", "scopes": []any{}, "expires_at": w.clock.now().Add(30 * time.Second)})
 		long := w.keyWith(ada, map[string]any{"name": "n", "scopes": []any{}, "expires_at": w.clock.now().Add(90 * time.Minute)})
@@ -454,6 +461,12 @@ func TestK_Expiry(t *testing.T) {
 			}
 		}
 		alive(true, true, true)
+		for range 2 {
+			n, err := strconv.ParseInt(string(w.doKeyed("GET", "/until", long.key, nil).want(t, 200, "").body), 10, 64)
+			if until := time.Until(time.Unix(n, 0)); err != nil || until < 89*time.Minute || until > 91*time.Minute {
+				t.Errorf("a handler is told that the key expires in %v", until)
+			}
+		}
 		w.clock.advance(25 * time.Second)
 		alive(true, true, true)
 		w.clock.advance(6 * time.Second)
@@ -661,6 +674,17 @@ func TestK_LastUsed(t *testing.T) {
 		if again := used(k); again <= first {
 			t.Errorf("a minute later it was not noted: %s, %s", first, again)
 		}
+		// It is the request that counts, and not when its change is made.
+		_, boss := w.user("boss", "admin")
+		writer := w.key(boss, "write:roles")
+		s := w.slow("PUT", "/permissions/a:b", writer.key)
+		w.clock.advance(30 * time.Second)
+		s.finish(`{"description":"x"}`).want(t, 200, "")
+		w.sv.APIKeys.Flush()
+		at, err = time.Parse(time.RFC3339, w.keys(boss)[0]["last_used_at"].(string))
+		if err != nil || w.clock.now().Sub(at) < 29*time.Second {
+			t.Errorf("noted at %v, %v after the request: %v", at, w.clock.now().Sub(at), err)
+		}
 		// A refused use is none.
 		later := used(k)
 		w.do("PATCH", "/api-keys/"+k.id, ada.access, map[string]any{"is_active": false}).want(t, 200, "")
@@ -710,6 +734,48 @@ func TestK_LostUnderWay(t *testing.T) {
 			}
 		}
 	})
+}
+
+// The end of a key that was acknowledged is not overtaken by a write that began
+// before it.
+func TestK_NoWriteOvertakesItsEnd(t *testing.T) {
+	t.Parallel()
+	d := testkit.Postgres(t)
+	w := newWorld(t, d, nil)
+	w.define("clerk", "write:users")
+	for _, way := range []string{"deactivated", "deleted"} {
+		victim := w.register("victim-of-" + way)
+		_, tk := w.user("mallory-"+way, "clerk")
+		k := w.key(tk, "write:users")
+		hold, held := make(chan struct{}), make(chan struct{})
+		done := make(chan reply, 1)
+		go func() {
+			_ = d.Write(context.Background(), func(tx *db.Tx) error {
+				if _, err := tx.Exec("UPDATE sp_accounts SET email_verified = email_verified WHERE id = $1", victim); err != nil {
+					return err
+				}
+				close(held)
+				<-hold
+				return errors.New("let go")
+			})
+		}()
+		<-held
+		req := w.keyed("PATCH", "/users/"+victim, k.key, map[string]any{"full_name": "Somebody Else"})
+		go func() { done <- w.send(req) }()
+		time.Sleep(200 * time.Millisecond) // for its transaction to wait on the row; either way it must not pass
+		if way == "deleted" {
+			w.do("DELETE", "/api-keys/"+k.id, tk.access, nil).want(t, 204, "")
+		} else {
+			w.do("PATCH", "/api-keys/"+k.id, tk.access, map[string]any{"is_active": false}).want(t, 200, "")
+		}
+		close(hold)
+		if r := <-done; r.status != 401 {
+			t.Errorf("a write was answered %d after its key was %s: %s", r.status, way, r.body)
+		}
+		if u, err := w.sv.Accounts.Get(t.Context(), victim); err != nil || u.FullName != nil {
+			t.Errorf("account: %+v %v", u, err)
+		}
+	}
 }
 
 // A cookie and a parameter are read only where the configuration names them, and

@@ -214,6 +214,26 @@ func TestRead(t *testing.T) {
 	}
 }
 
+// Whatever a query holds, no key comes out of it while it is off, and none that
+// stands in it goes unnoticed.
+func FuzzReadQuery(f *testing.F) {
+	k := Generate().Reveal()
+	for _, s := range []string{"", "a=b", "api_key=" + k, "a=%73p_" + k[3:], "a=%zz" + k, ";;&&==%", "auth=" + k + "&auth=", k + k} {
+		f.Add(s)
+	}
+	off := &Service{cfg: Config{Header: DefaultHeader}}
+	on := &Service{cfg: Config{Header: DefaultHeader, Query: "auth"}}
+	f.Fuzz(func(t *testing.T, raw string) {
+		cred, found, err := off.readQuery(raw)
+		if cred != "" || found || err == nil && scanner.MatchString(raw) && holdsKey(raw) && !strings.ContainsAny(raw, "&=") {
+			t.Errorf("%q: %q %v %v", raw, cred, found, err)
+		}
+		if cred, found, err := on.readQuery(raw); err != nil && (found || cred != "") {
+			t.Errorf("%q: %q %v %v", raw, cred, found, err)
+		}
+	})
+}
+
 // A cookie is not enough where another site's page asks.
 func TestRestrict(t *testing.T) {
 	k := Generate().Reveal()

@@ -63,7 +63,7 @@ func (s *Service) readQuery(raw string) (cred string, found bool, err error) {
 				return "", false, severalKeys()
 			}
 			cred, found = value, true
-		case holdsKey(name), holdsKey(value), s.namesKey(name) && len(value) >= Length/2 && strings.HasPrefix(value, Prefix):
+		case holdsKey(name), holdsKey(value), len(value) >= Length/2 && strings.HasPrefix(value, Prefix) && s.namesKey(name):
 			return "", false, &sallyport.Error{
 				Status: http.StatusBadRequest, Code: "credential_in_query",
 				Message: "An API key in the address ends up in logs and histories: it must be taken as known to others. Delete that key, make another, and send it in the header " + s.cfg.Header + ".",
