@@ -50,6 +50,13 @@ type Config struct {
 	Path string
 	// Schemes are the ways to authenticate, by their OpenAPI names.
 	Schemes map[string]*huma.SecurityScheme
+	// Kinds says which kind of credential each of Schemes is. One that cannot
+	// meet the rule of an operation is not named there; one whose kind is not said
+	// is named everywhere.
+	Kinds map[string]sallyport.Kind
+	// CredentialQuery is a query parameter that holds a credential and belongs to
+	// no operation; empty: there is none.
+	CredentialQuery string
 	// Challenges returns the WWW-Authenticate values of an error.
 	Challenges func(*sallyport.Error) []string
 	// Refused, if not nil, is told when an operation refuses what its rule had
@@ -132,6 +139,7 @@ func (ad adapter) Handle(op *huma.Operation, h func(huma.Context)) {
 			ad.a.WriteError(w, r, err)
 			return
 		}
+		r = ad.a.withoutCredential(r)
 		if op.RequestBody != nil && (op.RequestBody.Required || r.ContentLength != 0) {
 			b, err := ReadJSON(r, maxBody)
 			if err != nil {
@@ -142,6 +150,23 @@ func (ad adapter) Handle(op *huma.Operation, h func(huma.Context)) {
 		}
 		h(humago.NewContext(op, r, w))
 	})
+}
+
+// withoutCredential takes the credential out of the query: the gate has read it,
+// and operations refuse parameters that they do not know.
+func (a *API) withoutCredential(r *http.Request) *http.Request {
+	if a.cfg.CredentialQuery == "" || r.URL.RawQuery == "" {
+		return r
+	}
+	q := r.URL.Query()
+	if !q.Has(a.cfg.CredentialQuery) {
+		return r
+	}
+	q.Del(a.cfg.CredentialQuery)
+	u, c := *r.URL, *r
+	u.RawQuery = q.Encode()
+	c.URL = &u
+	return &c
 }
 
 // register puts an operation on the Mux, behind its gate unless it looks at no

@@ -580,7 +580,7 @@ func TestAlternatives(t *testing.T) {
 		{sallyport.All(sallyport.Any(p("a"), p("b")), sallyport.Any(p("c"), p("d"))), "[[a c] [a d] [b c] [b d]]"},
 		{sallyport.Any(sallyport.All(p("a"), p("b")), p("c")), "[[a b] [c]]"},
 	} {
-		if got := fmt.Sprint(alternatives(tt.rule)); got != tt.want {
+		if got := fmt.Sprint(alternatives(tt.rule, sallyport.KindBearer)); got != tt.want {
 			t.Errorf("%v: %s, want %s", tt.rule, got, tt.want)
 		}
 	}
@@ -598,7 +598,7 @@ func TestAlternativesAreBounded(t *testing.T) {
 		return of
 	}
 	for _, rule := range []sallyport.Rule{sallyport.All(two(0), two(1), two(2), two(3)), sallyport.Any(many(16)...)} {
-		if n := len(alternatives(rule)); n != 16 {
+		if n := len(alternatives(rule, sallyport.KindNone)); n != 16 {
 			t.Errorf("%v: %d alternatives", rule, n)
 		}
 	}
@@ -683,6 +683,77 @@ func TestSecurityOfOperations(t *testing.T) {
 	scopes, _ := dig(doc, "components", "securitySchemes", "bearer", "flows", "password", "scopes").(map[string]any)
 	if got := fmt.Sprint(slices.Sorted(maps.Keys(scopes))); got != "[read:a read:b write:a]" {
 		t.Errorf("scopes: %s", got)
+	}
+}
+
+// A scheme that can never meet a rule is not named at its operation, and one
+// whose kind is not said is.
+func TestSchemesThatCannotMeetARule(t *testing.T) {
+	p, via := sallyport.Permission, sallyport.Via
+	const bearer, key, cookie = sallyport.KindBearer, sallyport.KindAPIKey, sallyport.KindCookie
+	known := map[string]sallyport.Kind{"bearer": bearer, "apiKey": key}
+	for _, tt := range []struct {
+		rule  sallyport.Rule
+		kinds map[string]sallyport.Kind
+		want  string
+	}{
+		{sallyport.Public(), known, `[]`},
+		{sallyport.SignedIn(), known, `[{"apiKey":[]},{"bearer":[]}]`},
+		{sallyport.Role("admin"), known, `[{"apiKey":[]},{"bearer":[]}]`},
+		{sallyport.Unscoped(), known, `[{"bearer":[]}]`},
+		{sallyport.MFA(), known, `[{"bearer":[]}]`},
+		{sallyport.Fresh(time.Minute), known, `[{"bearer":[]}]`},
+		{via(bearer), known, `[{"bearer":[]}]`},
+		{via(key), known, `[{"apiKey":[]}]`},
+		{via(key, bearer), known, `[{"apiKey":[]},{"bearer":[]}]`},
+		{sallyport.All(p("a"), via(key)), known, `[{"apiKey":["a"]}]`},
+		{sallyport.All(p("a"), sallyport.Unscoped()), known, `[{"bearer":["a"]}]`},
+		{sallyport.All(p("a"), sallyport.Any(sallyport.MFA(), via(key))), known, `[{"apiKey":["a"]},{"bearer":["a"]}]`},
+		{sallyport.Any(sallyport.MFA(), p("a")), known, `[{"apiKey":["a"]},{"bearer":[]},{"bearer":["a"]}]`},
+		{sallyport.Any(sallyport.All(p("a"), via(bearer)), sallyport.All(p("b"), via(key))), known, `[{"apiKey":["b"]},{"bearer":["a"]}]`},
+		// What none of the document's schemes can meet is not public for that.
+		{via(cookie), known, `[{"apiKey":[]},{"bearer":[]}]`},
+		{sallyport.All(via(cookie), p("a")), known, `[{"apiKey":["a"]},{"bearer":["a"]}]`},
+		{sallyport.Unscoped(), nil, `[{"apiKey":[]},{"bearer":[]}]`},
+		{via(key), map[string]sallyport.Kind{"bearer": bearer}, `[{"apiKey":[]}]`},
+		{via(bearer), map[string]sallyport.Kind{"bearer": bearer}, `[{"apiKey":[]},{"bearer":[]}]`},
+	} {
+		a, _ := newAPI(func(c *Config) { c.Kinds = tt.kinds })
+		Get(a, "/a", tt.rule, nothing[None])
+		if got, _ := json.Marshal(dig(parse(t, a), "paths", "/a", "get", "security")); string(got) != tt.want {
+			t.Errorf("%v: security %s, want %s", tt.rule, got, tt.want)
+		}
+	}
+}
+
+// A credential in the query, where that is switched on, is not a parameter of
+// the operation; all others are what they were.
+func TestCredentialInQueryIsNoParameter(t *testing.T) {
+	type in struct {
+		Q string `query:"q"`
+	}
+	var got string
+	for name, c := range map[string]struct {
+		credential, query string
+		status            int
+		q                 string
+	}{
+		"none":              {"key", "q=a", 204, "a"},
+		"alone":             {"key", "key=x", 204, ""},
+		"with another":      {"key", "key=x&q=a%26b", 204, "a&b"},
+		"escaped":           {"key", "%6bey=x&q=a", 204, "a"},
+		"another parameter": {"key", "key=x&z=1", 422, ""},
+		"switched off":      {"", "key=x&q=a", 422, ""},
+	} {
+		a, mux := newAPI(func(cfg *Config) { cfg.CredentialQuery = c.credential })
+		Get(a, "/a", sallyport.Public(), func(_ context.Context, i *in) (*None, error) { got = i.Q; return nil, nil })
+		got = ""
+		r := httptest.NewRequest("GET", "/a?"+c.query, nil)
+		w := httptest.NewRecorder()
+		mux.ServeHTTP(w, r)
+		if w.Code != c.status || got != c.q || r.URL.RawQuery != c.query {
+			t.Errorf("%s: status %d, q %q, the request's own query %q", name, w.Code, got, r.URL.RawQuery)
+		}
 	}
 }
 

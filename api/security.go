@@ -47,19 +47,39 @@ func (a *API) security(rule sallyport.Rule) []map[string][]string {
 	if rule.Op() == sallyport.OpPublic {
 		return []map[string][]string{}
 	}
+	if out := a.requirements(rule, func(scheme string) sallyport.Kind { return a.cfg.Kinds[scheme] }); len(out) > 0 {
+		return out
+	}
+	// No scheme of the document can meet it. An empty list would say “public”.
+	return a.requirements(rule, func(string) sallyport.Kind { return sallyport.KindNone })
+}
+
+// requirements lists, for each way to satisfy a rule, the schemes that can with
+// the scopes that it takes.
+func (a *API) requirements(rule sallyport.Rule, kindOf func(scheme string) sallyport.Kind) []map[string][]string {
+	ways := make([][][]string, len(a.schemes))
+	most := 0
+	for i, scheme := range a.schemes {
+		ways[i] = alternatives(rule, kindOf(scheme))
+		most = max(most, len(ways[i]))
+	}
 	var out []map[string][]string
 	seen := map[string]bool{}
-	for _, scopes := range alternatives(rule) {
-		slices.Sort(scopes)
-		scopes = slices.Compact(scopes)
-		for _, scheme := range a.schemes {
+	for n := range most {
+		for i, scheme := range a.schemes {
+			if n >= len(ways[i]) {
+				continue
+			}
+			scopes := slices.Clone(ways[i][n])
+			slices.Sort(scopes)
+			scopes = slices.Compact(scopes)
 			if key := fmt.Sprint(scheme, scopes); !seen[key] {
 				seen[key] = true
 				out = append(out, map[string][]string{scheme: scopes})
 			}
-		}
-		for _, s := range scopes {
-			a.addScope(s)
+			for _, s := range scopes {
+				a.addScope(s)
+			}
 		}
 	}
 	return out
@@ -81,16 +101,24 @@ func (a *API) addScope(name string) {
 	}
 }
 
-// alternatives is the rule's scopes in disjunctive form: what each way to
-// satisfy it needs.
-func alternatives(r sallyport.Rule) [][]string {
+// alternatives is the rule's scopes in disjunctive form: what each way in which a
+// credential of this kind can satisfy it needs. There is none if it never can.
+func alternatives(r sallyport.Rule, kind sallyport.Kind) [][]string {
 	switch r.Op() {
 	case sallyport.OpScope, sallyport.OpPermission:
 		return [][]string{{r.Name()}}
+	case sallyport.OpUnscoped, sallyport.OpMFA, sallyport.OpFresh:
+		if kind == sallyport.KindAPIKey { // always scoped, and nobody signs in with one
+			return nil
+		}
+	case sallyport.OpVia:
+		if kind != sallyport.KindNone && !slices.Contains(slices.Collect(r.Kinds), kind) {
+			return nil
+		}
 	case sallyport.OpAny:
 		var out [][]string
 		for _, part := range r.Of() {
-			out = append(out, alternatives(part)...)
+			out = append(out, alternatives(part, kind)...)
 		}
 		return bounded(r, out)
 	case sallyport.OpAll:
@@ -98,7 +126,7 @@ func alternatives(r sallyport.Rule) [][]string {
 		for _, part := range r.Of() {
 			var next [][]string
 			for _, left := range out {
-				for _, right := range alternatives(part) {
+				for _, right := range alternatives(part, kind) {
 					next = append(next, slices.Concat(left, right))
 				}
 			}

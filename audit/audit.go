@@ -11,6 +11,7 @@ package audit
 import (
 	"context"
 	"encoding/json"
+	"maps"
 	"strings"
 	"time"
 
@@ -81,6 +82,12 @@ func record(ctx context.Context, e Event, now time.Time) Record {
 	}
 	for k, v := range r.Detail {
 		r.Detail[k] = clip(v, maxDetail)
+	}
+	if i.Key != "" {
+		if r.Detail = maps.Clone(r.Detail); r.Detail == nil {
+			r.Detail = map[string]string{}
+		}
+		r.Detail["api_key"] = i.Key
 	}
 	return r
 }

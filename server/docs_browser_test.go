@@ -212,8 +212,10 @@ func (b *tab) tabTo(selector string) {
 // Parts of the docs page.
 const (
 	authorize   = ".auth-wrapper .authorize"
-	dialogApply = ".auth-btn-wrapper .authorize" // signs in, or out
-	dialogClose = ".auth-btn-wrapper .btn-done"
+	dialogApply = ".auth-container > div .auth-btn-wrapper .authorize" // signs in, or out
+	dialogClose = ".auth-container > div .auth-btn-wrapper .btn-done"
+	keyField    = ".auth-container > form #api_key_value"
+	keyApply    = ".auth-container > form .auth-btn-wrapper .auth:not(.btn-done)" // takes the key, or forgets it
 	ownAccount  = "#operations-Own_account-get-users-me"
 	accounts    = "#operations-Accounts-get-users"
 )
@@ -291,6 +293,22 @@ func TestC_DocsPage(t *testing.T) {
 	if s := docsSessions(w, own); len(s) != 2 || s[0] != "read:users" {
 		t.Errorf("sessions of the docs page: %q, want the newest with scope read:users", s)
 	}
+	b.clean()
+
+	// With an API key, and nothing else.
+	b.click(authorize)
+	b.click(dialogApply)
+	b.until("the dialog asks again", `document.querySelector("#oauth_password")`)
+	b.write(keyField, w.key(own).key)
+	b.click(keyApply)
+	b.until("the key was taken", `document.querySelector(".auth-container > form h6")?.innerText === "Authorized"`)
+	b.click(dialogClose)
+	b.execute(ownAccount, "200", "ada@example.com")
+	b.click(authorize)
+	b.click(keyApply)
+	b.until("the key was forgotten", `document.querySelector("`+keyField+`")`)
+	b.click(dialogClose)
+	b.execute(ownAccount, "401", "unauthenticated")
 	b.clean()
 	if n := b.times("POST /token"); n != 3 {
 		t.Errorf("%d requests to /token, want 3", n)

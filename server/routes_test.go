@@ -189,8 +189,10 @@ func TestRoutesDeclaredAreDocumented(t *testing.T) {
 			continue
 		}
 		var want []map[string][]string
-		for _, names := range waysIn(decoded(t, op.Rule)) {
-			want = append(want, map[string][]string{"bearer": names})
+		for scheme, kind := range map[string]string{"bearer": "bearer", "apiKey": "api_key"} {
+			for _, names := range waysIn(decoded(t, op.Rule), kind) {
+				want = append(want, map[string][]string{scheme: names})
+			}
 		}
 		if got := *op.Security; !sameWays(got, want) {
 			t.Errorf("%s: security %v does not follow from rule %s: want %v", name, got, op.Rule, want)
@@ -210,10 +212,13 @@ func decoded(t *testing.T, b []byte) any {
 	return v
 }
 
-// waysIn is which scopes each way to satisfy a rule needs, from the rule's JSON;
-// none at all for public.
-func waysIn(rule any) [][]string {
+// waysIn is which scopes each way to satisfy a rule needs, from the rule's JSON,
+// of a credential of one kind; none at all for public.
+func waysIn(rule any, kind string) [][]string {
 	if rule == "public" {
+		return nil
+	}
+	if kind == "api_key" && (rule == "unscoped" || rule == "mfa") {
 		return nil
 	}
 	m, _ := rule.(map[string]any)
@@ -222,10 +227,16 @@ func waysIn(rule any) [][]string {
 			return [][]string{{name}}
 		}
 	}
+	if m["fresh"] != nil && kind == "api_key" {
+		return nil
+	}
+	if kinds, ok := m["via"].([]any); ok && !slices.Contains(kinds, any(kind)) {
+		return nil
+	}
 	if parts, ok := m["any"].([]any); ok {
 		var out [][]string
 		for _, p := range parts {
-			out = append(out, waysIn(p)...)
+			out = append(out, waysIn(p, kind)...)
 		}
 		return out
 	}
@@ -234,7 +245,7 @@ func waysIn(rule any) [][]string {
 	for _, p := range parts {
 		var next [][]string
 		for _, left := range out {
-			for _, right := range waysIn(p) {
+			for _, right := range waysIn(p, kind) {
 				next = append(next, slices.Concat(left, right))
 			}
 		}

@@ -25,6 +25,7 @@ import (
 	"github.com/sallyport/sallyport/api"
 	"github.com/sallyport/sallyport/audit"
 	"github.com/sallyport/sallyport/authn"
+	"github.com/sallyport/sallyport/authn/apikey"
 	"github.com/sallyport/sallyport/authn/password"
 	"github.com/sallyport/sallyport/authn/token"
 	"github.com/sallyport/sallyport/authn/token/keyring"
@@ -62,6 +63,17 @@ type Config struct {
 	NoPasswordGrant bool                 // switches signing in with a password off
 	Basic           bool                 // takes HTTP Basic on every route, not only where a rule names it
 	Password        password.Config
+
+	// APIKeyHeader is the header of API keys; default X-API-Key.
+	APIKeyHeader string
+	// APIKeyCookie names a cookie in which API keys are taken too; default none.
+	// Requests of other sites' pages are then refused by Sec-Fetch-Site or Origin.
+	APIKeyCookie string
+	// APIKeyQuery names a query parameter in which API keys are taken too; default
+	// none: a key in an address ends up in logs and histories of others.
+	APIKeyQuery string
+	// APIKeys are keys of services that need no account; at most 1,000.
+	APIKeys []apikey.Static
 
 	// Lease is the longest that a change which another node made may go
 	// unnoticed, and how long requests are answered while the database is away:
@@ -121,6 +133,24 @@ func (c *Config) check() error {
 	within("auth.lease", c.Lease, time.Millisecond, time.Minute)
 	if c.Remember < 0 || c.Remember > 16_000_000 {
 		bad("auth.remember", fmt.Sprint(c.Remember), "it must be from 1 to 16000000", "Choose a number in that range, or leave it out.")
+	}
+	for _, name := range []struct {
+		key, value string
+		check      func(string) error
+	}{
+		{"auth.api_key_header", c.APIKeyHeader, apikey.CheckHeader},
+		{"auth.api_key_cookie", c.APIKeyCookie, apikey.CheckCookie},
+		{"auth.api_key_query", c.APIKeyQuery, apikey.CheckQuery},
+	} {
+		if name.value == "" {
+			continue
+		}
+		if err := name.check(name.value); err != nil {
+			bad(name.key, name.value, err.Error(), "Choose another name, or leave it out.")
+		}
+	}
+	for _, m := range apikey.CheckStatics(c.APIKeys) {
+		bad("auth.api_keys", m.Value, m.Reason, m.Fix)
 	}
 	switch c.Registration {
 	case "", account.Open, account.Invite, account.Closed:
@@ -196,6 +226,7 @@ type Services struct {
 	Accounts *account.Service
 	Sessions *session.Service
 	SignIn   *signin.Service
+	APIKeys  *apikey.Service
 	Keys     *keyring.Ring
 	Refusals *audit.Refusals
 }
@@ -262,7 +293,16 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 		DB: cfg.DB, Passwords: hasher, Sessions: s.Sessions, Registration: cfg.Registration, CursorKey: keys.RefreshKey(), Now: cfg.Now,
 	})
 	s.SignIn = signin.New(signin.Config{DB: cfg.DB, Passwords: hasher, Sessions: s.Sessions, Refusals: s.Refusals, NoPasswordGrant: cfg.NoPasswordGrant, Now: cfg.Now})
-	schemes := []authn.Scheme{authn.Bearer{Token: s.Sessions.VerifyAccess, Session: s.Sessions.Confirm}}
+	s.APIKeys = apikey.New(apikey.Config{
+		DB: cfg.DB, Header: cfg.APIKeyHeader, Cookie: cfg.APIKeyCookie, Query: cfg.APIKeyQuery, Static: cfg.APIKeys,
+		Standing: role.Standing, Log: cfg.Log, Now: cfg.Now,
+	})
+	for _, k := range cfg.APIKeys {
+		for _, scope := range k.Scopes {
+			s.declareLater(sallyport.Permission(scope))
+		}
+	}
+	schemes := []authn.Scheme{authn.Bearer{Token: s.Sessions.VerifyAccess, Session: s.Sessions.Confirm}, s.APIKeys}
 	named := []authn.Scheme{}
 	basic := authn.Basic{Password: s.SignIn.Basic, Account: account.ConfirmPassword}
 	if cfg.Basic {
@@ -300,6 +340,7 @@ func (s *Server) Close() {
 	s.stop()
 	s.stopped.Wait()
 	s.live.Close()
+	s.APIKeys.Close()
 	s.Refusals.Close()
 }
 
@@ -320,15 +361,34 @@ func (s *Server) Routes() *sallyport.Mux { return s.mux }
 // it before Routes is mounted stand in the same document.
 func (s *Server) API() *api.API { return s.api }
 
+// schemes are the ways to authenticate, for the document.
+func (s *Server) schemes() (schemes map[string]*huma.SecurityScheme, kinds map[string]sallyport.Kind) {
+	const ofKeys = "A key that was made with POST /api-keys, or stands in the server's configuration."
+	schemes = map[string]*huma.SecurityScheme{
+		"bearer": {
+			Type: "oauth2", Description: "Sign in with user name and password (RFC 6749, 4.3); the access token is sent as Authorization: Bearer (RFC 6750).",
+			Flows: &huma.OAuthFlows{Password: &huma.OAuthFlow{TokenURL: s.path("/token"), RefreshURL: s.path("/token"), Scopes: map[string]string{}}},
+		},
+		"apiKey": {Type: "apiKey", In: "header", Name: cmp.Or(s.cfg.APIKeyHeader, apikey.DefaultHeader), Description: ofKeys},
+	}
+	kinds = map[string]sallyport.Kind{"bearer": sallyport.KindBearer, "apiKey": sallyport.KindAPIKey}
+	for _, place := range [][3]string{{"apiKeyCookie", "cookie", s.cfg.APIKeyCookie}, {"apiKeyQuery", "query", s.cfg.APIKeyQuery}} {
+		if place[2] != "" {
+			schemes[place[0]] = &huma.SecurityScheme{Type: "apiKey", In: place[1], Name: place[2], Description: ofKeys}
+			kinds[place[0]] = sallyport.KindAPIKey
+		}
+	}
+	return schemes, kinds
+}
+
 func (s *Server) routes() {
+	schemes, kinds := s.schemes()
 	s.api = api.New(s.mux, api.Config{
 		Title: "Sallyport", Version: s.cfg.Version,
 		Description: "Two doors for an API: who are you, and may you.", Path: s.path(""),
-		Schemes: map[string]*huma.SecurityScheme{"bearer": {
-			Type: "oauth2", Description: "Sign in with user name and password (RFC 6749, 4.3); the access token is sent as Authorization: Bearer (RFC 6750).",
-			Flows: &huma.OAuthFlows{Password: &huma.OAuthFlow{TokenURL: s.path("/token"), RefreshURL: s.path("/token"), Scopes: map[string]string{}}},
-		}},
-		Challenges: s.gate.Challenges, Refused: s.noteRefusal, Log: s.cfg.Log,
+		Schemes: schemes, Kinds: kinds,
+		CredentialQuery: s.cfg.APIKeyQuery,
+		Challenges:      s.gate.Challenges, Refused: s.noteRefusal, Log: s.cfg.Log,
 	})
 	tokens := &oauth.Endpoint{
 		SignIn: s.SignIn, Sessions: s.Sessions, Refusals: s.Refusals, NoPasswordGrant: s.cfg.NoPasswordGrant, Log: s.cfg.Log,
@@ -338,6 +398,7 @@ func (s *Server) routes() {
 	s.SignIn.Routes(s.api)
 	s.Sessions.Routes(s.api, s.Refusals)
 	s.Accounts.Routes(s.api)
+	s.APIKeys.Routes(s.api)
 	role.Routes(s.api, s.DB)
 	s.keyRoutes()
 	s.healthRoutes()

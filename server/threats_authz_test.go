@@ -120,6 +120,7 @@ func (w *world) noSecretIn(t *testing.T, secrets ...string) {
 type caller struct {
 	name  string
 	token string
+	key   string // an API key in the place of a token
 
 	anonymous, bad, everything, scoped, mfa bool
 	permissions, roles, scopes              []string
@@ -127,11 +128,12 @@ type caller struct {
 }
 
 // expectation is what a rule, read from its JSON, means for a caller: written
-// apart from the server's own decision. scope and strong assume that the
-// credential listed everything, or was fresh and had a second factor.
+// apart from the server's own decision. scope, strong and kind assume that the
+// credential listed everything, was fresh and had a second factor, or was of the
+// kind that is asked for.
 func expectation(rule any, c caller) (status int, code string) {
-	var holds func(r any, scope, strong bool) bool
-	holds = func(r any, scope, strong bool) bool {
+	var holds func(r any, scope, strong, kind bool) bool
+	holds = func(r any, scope, strong, kind bool) bool {
 		if c.anonymous {
 			return r == "public"
 		}
@@ -153,17 +155,23 @@ func expectation(rule any, c caller) (status int, code string) {
 			}
 			return (c.everything || slices.Contains(c.permissions, name)) && (!c.scoped || scope || slices.Contains(c.scopes, name))
 		case m["fresh"] != nil:
-			return c.age <= time.Duration(m["fresh"].(float64))*time.Second || strong
+			return c.key == "" && c.age <= time.Duration(m["fresh"].(float64))*time.Second || strong
+		case m["via"] != nil:
+			own := "bearer"
+			if c.key != "" {
+				own = "api_key"
+			}
+			return slices.Contains(m["via"].([]any), any(own)) || kind
 		case m["all"] != nil:
 			for _, p := range m["all"].([]any) {
-				if !holds(p, scope, strong) {
+				if !holds(p, scope, strong, kind) {
 					return false
 				}
 			}
 			return true
 		case m["any"] != nil:
 			for _, p := range m["any"].([]any) {
-				if holds(p, scope, strong) {
+				if holds(p, scope, strong, kind) {
 					return true
 				}
 			}
@@ -174,14 +182,16 @@ func expectation(rule any, c caller) (status int, code string) {
 	switch {
 	case c.bad:
 		return 401, "invalid_token"
-	case holds(rule, false, false):
+	case holds(rule, false, false, false):
 		return 0, ""
 	case c.anonymous:
 		return 401, "unauthenticated"
-	case holds(rule, false, true):
+	case holds(rule, false, true, false):
 		return 401, "insufficient_user_authentication"
-	case holds(rule, true, true):
+	case holds(rule, true, true, false):
 		return 403, "insufficient_scope"
+	case holds(rule, true, true, true):
+		return 403, "credential_not_accepted"
 	}
 	return 403, "insufficient_permission"
 }
@@ -215,12 +225,25 @@ func (w *world) callers() []caller {
 		name: "administrator with scope role:admin", token: w.signIn("root", goodPassword, "scope", "role:admin").access,
 		roles: admin, everything: true, scoped: true, scopes: []string{"role:admin"},
 	})
+	root := tk
+	out = append(
+		out,
+		caller{name: "a made-up key", key: "sp_" + strings.Repeat("0", 49), bad: true},
+		caller{name: "administrator's key without scopes", key: w.key(root).key, roles: admin, everything: true, scoped: true},
+		caller{
+			name: "administrator's key", key: w.key(root, "read:users", "role:admin").key,
+			roles: admin, everything: true, scoped: true, scopes: []string{"read:users", "role:admin"},
+		},
+	)
 	for i, p := range builtinPermissions {
 		id, tk := w.user(fmt.Sprintf("single%d", i))
 		w.permit(id, p)
 		out = append(out, caller{name: "user with " + p, token: tk.access, roles: plain, permissions: []string{p}})
 		out = append(out, caller{
 			name: "administrator with scope " + p, token: w.signIn("root", goodPassword, "scope", p).access,
+			roles: admin, everything: true, scoped: true, scopes: []string{p},
+		}, caller{
+			name: "administrator's key with " + p, key: w.key(root, p).key,
 			roles: admin, everything: true, scoped: true, scopes: []string{p},
 		})
 	}
@@ -255,6 +278,9 @@ func TestA_Matrix(t *testing.T) {
 						req = local(op.method, op.target(), c.token, "no=field", "Content-Type", api.FormType)
 					} else if op.RequestBody != nil {
 						req = local(op.method, op.target(), c.token, `{"no_such_member":1}`, "Content-Type", "application/json")
+					}
+					if c.key != "" {
+						req.Header.Set("X-API-Key", c.key)
 					}
 					r := w.handle(req)
 					status, code := expectation(rule, c)
@@ -1196,7 +1222,11 @@ func TestA_OneRuleThreeWays(t *testing.T) {
 			}
 			get := func(h http.Handler, path string) reply {
 				rec := httptest.NewRecorder()
-				h.ServeHTTP(rec, local("GET", fmt.Sprintf("%s/%d", path, i), c.token, ""))
+				req := local("GET", fmt.Sprintf("%s/%d", path, i), c.token, "")
+				if c.key != "" {
+					req.Header.Set("X-API-Key", c.key)
+				}
+				h.ServeHTTP(rec, req)
 				return reply{rec.Code, rec.Result().Header, rec.Body.Bytes()}
 			}
 			for way, r := range map[string]reply{

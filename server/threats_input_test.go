@@ -29,6 +29,7 @@ type inputs struct {
 	*world
 	root   string // access token
 	victim string // id
+	key    string // id of an API key of the administrator's
 	ops    []operation
 	bodies map[string]map[string]any
 	fresh  atomic.Int64
@@ -40,6 +41,7 @@ func newInputs(t *testing.T, d *db.DB) *inputs {
 	_, tk := in.user("root", "admin")
 	in.root, in.victim = tk.access, in.register("victim")
 	in.do("PUT", "/roles/suite", in.root, `{}`).want(t, 200, "")
+	in.key = in.world.key(tk).id
 	in.bodies = map[string]map[string]any{
 		"POST /auth/login":            {"username": "victim", "password": "not-the-password-41", "grant_type": "password", "scope": "", "client_id": "", "client_secret": ""},
 		"POST /auth/register":         {"email": "new@example.com", "password": goodPassword, "username": "new", "full_name": "N"},
@@ -52,6 +54,8 @@ func newInputs(t *testing.T, d *db.DB) *inputs {
 		"PUT /users/{id}/permissions": {"permissions": []any{"read:users"}},
 		"PUT /roles/{name}":           {"description": "d", "permissions": []any{"read:users"}, "includes": []any{"guest"}},
 		"PUT /permissions/{name}":     {"description": "d"},
+		"POST /api-keys":              {"name": "n", "scopes": []any{"read:users"}, "expires_at": "2030-01-01T00:00:00Z"},
+		"PATCH /api-keys/{id}":        {"name": "n", "is_active": true},
 	}
 	for _, op := range in.operations() {
 		if !op.accepts("application/json") {
@@ -73,6 +77,9 @@ func newInputs(t *testing.T, d *db.DB) *inputs {
 func (in *inputs) path(op operation) string {
 	if strings.Contains(op.path, "{name}") {
 		return op.target("suite")
+	}
+	if strings.HasPrefix(op.path, "/api-keys/") {
+		return op.target(in.key)
 	}
 	return op.target(in.victim)
 }

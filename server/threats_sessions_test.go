@@ -680,14 +680,19 @@ func TestR_StoredHashed(t *testing.T) {
 			t.Fatal(err)
 		}
 
-		secrets := map[string][]byte{"master key": bytes.TrimSpace(master)}
+		key := w.key(last).key
+		w.doKeyed("GET", "/users/me", key, nil).want(t, 200, "")
+		w.doKeyed("GET", "/users/me", key[:51]+"!", nil).want(t, 401, "")
+		w.sv.APIKeys.Flush()
+
+		secrets := map[string][]byte{"master key": bytes.TrimSpace(master), "API key": []byte(key), "secret of the API key": []byte(key[8:46])}
 		for name, tk := range map[string]tokens{"first": tk, "second": second, "scoped": scoped, "last": last} {
 			for what, s := range secretsOf(t, tk, goodPassword, next, wrong) {
 				secrets[name+" "+what] = s
 			}
 		}
-		_, key := w.signingKey()
-		secrets["signing key"] = key.(ed25519.PrivateKey).Seed()
+		_, signing := w.signingKey()
+		secrets["signing key"] = signing.(ed25519.PrivateKey).Seed()
 		values, digests := 0, 0
 		digest := sha256.Sum256([]byte(last.refresh))
 		everyValue(t, raw, tablesQuery, func(where string, value []byte) {

@@ -174,6 +174,14 @@ func (w *world) holdings() string {
 		fmt.Fprintln(&out, "account", text, n, disabled)
 		return err
 	}))
+	rows(view.Rows(`SELECT id, subject_id, name, scopes, expires_at, is_active FROM sp_api_keys ORDER BY id`, nil, func(scan db.Scan) error {
+		var text [4]string
+		var expires int64
+		var active bool
+		err := scan(&text[0], &text[1], &text[2], &text[3], &expires, &active)
+		fmt.Fprintln(&out, "API key", text, expires, active)
+		return err
+	}))
 	rows(view.Rows(`SELECT subject_id, role FROM sp_subject_roles ORDER BY subject_id, role`, nil, func(scan db.Scan) error {
 		var id, role string
 		err := scan(&id, &role)
@@ -484,7 +492,7 @@ func TestJ_Forged(t *testing.T) {
 
 			w.clock.advance(16 * time.Minute)
 			expired := w.do("GET", "/users/me", tk.access, nil).want(t, 401, "invalid_token")
-			if c := expired.header["Www-Authenticate"]; len(c) != 1 || !strings.Contains(c[0], `error="invalid_token"`) {
+			if c := expired.header["Www-Authenticate"]; len(c) != 2 || !strings.Contains(c[0], `error="invalid_token"`) || !strings.HasPrefix(c[1], "ApiKey ") {
 				t.Errorf("challenge of an expired token: %q", c)
 			}
 			w.clock.advance(-16 * time.Minute)

@@ -38,7 +38,11 @@ func (w *world) slow(method, path, token string) *slow {
 		w.t.Fatal(err)
 	}
 	req.Header.Set("Content-Type", "application/json")
-	req.Header.Set("Authorization", "Bearer "+token)
+	if strings.HasPrefix(token, "sp_") {
+		req.Header.Set("X-API-Key", token)
+	} else {
+		req.Header.Set("Authorization", "Bearer "+token)
+	}
 	// The server says “continue” when its handler begins to read the body: the
 	// gate has decided by then.
 	req.Header.Set("Expect", "100-continue")

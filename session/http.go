@@ -72,14 +72,18 @@ func (s *Service) Routes(a *api.API, refusals *audit.Refusals) {
 	}, api.Doc("Tokens", "Refresh", "Exchanges a refresh token for new tokens. A token is good once; the same one sent again within ten seconds gets the same answer, later it ends the session."),
 		api.BodyLimit(api.MaxAuthBody), api.IgnoreCredentials(), api.Errors(401))
 
-	api.Post(a, "/logout", sallyport.SignedIn(), func(ctx context.Context, _ *api.None) (*api.Body[api.Message], error) {
+	// An API key has no session to end; to be told that one was signed out while
+	// the key goes on would be untrue.
+	withSession := sallyport.Via(sallyport.KindBearer, sallyport.KindCookie)
+
+	api.Post(a, "/logout", withSession, func(ctx context.Context, _ *api.None) (*api.Body[api.Message], error) {
 		if err := s.logout(ctx); err != nil {
 			return nil, err
 		}
 		return &api.Body[api.Message]{Body: api.Message{Message: "Successfully logged out"}}, nil
 	}, api.Doc("Tokens", "Sign out", "Ends the session of this request: its access and refresh tokens are refused from the next request on."))
 
-	api.Post(a, "/auth/logout", sallyport.SignedIn(), func(ctx context.Context, _ *api.None) (*api.None, error) {
+	api.Post(a, "/auth/logout", withSession, func(ctx context.Context, _ *api.None) (*api.None, error) {
 		return nil, s.logout(ctx)
 	}, api.Doc("Tokens", "Sign out, without a body", "The same as POST /logout, without a body in the answer."), api.Status(204))
 

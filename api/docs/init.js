@@ -53,7 +53,11 @@ document.addEventListener("keydown", (event) => {
   if (event.key === "Escape") {
     dialog.querySelector(".close-modal")?.click();
   } else if (event.key === "Enter" && at.matches(".auth-container input:not([type=checkbox])")) {
-    at.closest(".auth-container").querySelector(".auth-btn-wrapper .authorize")?.click();
+    // The button nearest to the field: each scheme has its own.
+    const button = ".auth-btn-wrapper .authorize";
+    let part = at;
+    while (part !== dialog && !part.querySelector(button)) part = part.parentElement;
+    part.querySelector(button)?.click();
   } else if ((event.key === "Enter" || event.key === " ") && at.matches(".scopes a")) {
     at.click();
   } else if (event.key === "Tab") {

@@ -84,7 +84,7 @@ func Challenged(e *sallyport.Error) bool {
 func Invalid() *sallyport.Error {
 	return &sallyport.Error{
 		Status: http.StatusUnauthorized, Code: "invalid_token",
-		Message: "The access token is not valid, or not any more. Get a new one with the refresh token, or sign in again.",
+		Message: "The credential is not valid, or not any more. Get a new access token with the refresh token, sign in again, or use another API key.",
 	}
 }
 

@@ -119,28 +119,46 @@ func (g Graph) cycle(role string) []string {
 // token never says more than its subject may. unknown tells whether a name is
 // neither a permission nor "role:" and a role.
 func LimitScope(rd db.Reader, subject string, scope []string) (held []string, unknown bool, err error) {
-	g, err := LoadGraph(rd)
+	strange, above, err := Standing(rd, subject, scope)
 	if err != nil {
 		return nil, false, err
+	}
+	held = []string{}
+	for i, name := range scope {
+		if !slices.Contains(strange, i) && !slices.Contains(above, i) && !slices.Contains(held, name) {
+			held = append(held, name)
+		}
+	}
+	return held, len(strange) > 0, nil
+}
+
+// Standing returns the places of those names of a scope that are neither a
+// permission nor "role:" and a role, and of those that the subject does not hold
+// now.
+func Standing(rd db.Reader, subject string, scope []string) (unknown, above []int, err error) {
+	g, err := LoadGraph(rd)
+	if err != nil {
+		return nil, nil, err
 	}
 	roles, perms, err := Direct(rd, subject)
 	if err != nil {
-		return nil, false, err
+		return nil, nil, err
 	}
 	grants := g.Resolve(roles, perms)
-	held = []string{}
-	for _, name := range scope {
+	for i, name := range scope {
 		r, isRole := strings.CutPrefix(name, "role:")
 		known, holds := g.Permissions[name] != nil, grants.Holds(name)
 		if isRole && g.Roles[r] != nil {
 			known, holds = true, grants.Roles().Has(r)
 		}
-		unknown = unknown || !known
-		if known && holds && !slices.Contains(held, name) {
-			held = append(held, name)
+		switch {
+		case !known:
+			unknown = append(unknown, i)
+		case !holds:
+			above = append(above, i)
 		}
 	}
-	return held, unknown, nil
+	return unknown, above, nil
 }
 
 // GrantsOf resolves what a subject holds now.

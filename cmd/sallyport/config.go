@@ -16,6 +16,7 @@ import (
 
 	"github.com/BurntSushi/toml"
 
+	"github.com/sallyport/sallyport/authn/apikey"
 	"github.com/sallyport/sallyport/authn/password"
 	"github.com/sallyport/sallyport/authn/token"
 	"github.com/sallyport/sallyport/server"
@@ -56,6 +57,10 @@ var keys = []key{
 	{name: "auth.basic", def: "false", doc: "HTTP Basic on every route, not only where a rule names it.", bounds: "true, false", check: checkBool},
 	{name: "auth.lease", def: "", doc: "The longest that a change made by another node may go unnoticed, and how long requests are answered while the database is away. Empty: 5ms on SQLite, 750ms on PostgreSQL.", bounds: "duration, 1ms to 1m", check: optional(duration(time.Millisecond, time.Minute))},
 	{name: "auth.remember", def: "1000000", doc: "How many credentials are held in memory at most, 200 bytes each.", bounds: "1 to 16000000", check: integer(1, 16_000_000)},
+	{name: "auth.api_keys", def: "", doc: "API keys of services, which need no account. “sallyport apikey create --static NAME” makes one with its entry.", bounds: "list of NAME=DIGEST SCOPE SCOPE…", secret: true, check: optional(checkStatics)},
+	{name: "auth.api_key_header", def: "X-API-Key", doc: "Header of API keys.", bounds: "name of a header", check: apikey.CheckHeader},
+	{name: "auth.api_key_cookie", def: "", doc: "Cookie in which API keys are taken too. Empty: in none.", bounds: "name of a cookie", check: optional(apikey.CheckCookie)},
+	{name: "auth.api_key_query", def: "", doc: "Query parameter in which API keys are taken too. Addresses end up in logs and histories. Empty: in none, and a key in an address is refused.", bounds: "name of a parameter", check: optional(apikey.CheckQuery)},
 	{name: "limits.login", def: "", doc: "Limit of sign-ins for each account and address. “off” for tests.", bounds: "10/minute, off", pending: "rate limits", check: optional(checkLimit)},
 	{name: "limits.default", def: "", doc: "Limit of all other requests for each caller.", bounds: "100/minute, off", pending: "rate limits", check: optional(checkLimit)},
 	{name: "keys.master", def: "", doc: "File with the master key, the base64 of 32 bytes; it is made with mode 0600 for a new database. Empty: master.key in data_dir. In the environment the variable holds the key itself.", bounds: "path", check: optional(checkKeyFile)},
@@ -429,6 +434,32 @@ func list(f func(string) error) func(string) error {
 		}
 		return nil
 	}
+}
+
+// statics returns the keys of auth.api_keys.
+func statics(s string) (all []apikey.Static, mistakes []string) {
+	if strings.TrimSpace(s) == "" {
+		return nil, nil
+	}
+	for i, part := range strings.Split(s, ",") {
+		k, err := apikey.ParseStatic(part)
+		if err != nil {
+			mistakes = append(mistakes, fmt.Sprintf("entry %d: %v", i+1, err))
+			continue
+		}
+		all = append(all, k)
+	}
+	for _, m := range apikey.CheckStatics(all) {
+		mistakes = append(mistakes, strings.TrimSuffix(m.Error(), "."))
+	}
+	return all, mistakes
+}
+
+func checkStatics(s string) error {
+	if _, mistakes := statics(s); mistakes != nil {
+		return errors.New(strings.Join(mistakes, "; "))
+	}
+	return nil
 }
 
 func oneOf(choices ...string) func(string) error {

@@ -82,6 +82,7 @@ type cli struct {
 	Permission  permissionCmd  `cmd:"" help:"Permissions of your own."`
 	Grant       grantCmd       `cmd:"" help:"Give a role to a user."`
 	Revoke      revokeCmd      `cmd:"" help:"Take a role from a user."`
+	APIKey      apikeyCmd      `cmd:"" name:"apikey" help:"API keys."`
 	Key         keyCmd         `cmd:"" help:"Signing keys."`
 	Routes      routesCmd      `cmd:"" help:"List every route and its rule."`
 	ConfigCmd   configCmd      `cmd:"" name:"config" help:"The configuration."`
@@ -235,7 +236,7 @@ func describe(err error) string {
 // inCommands words a mistake for the terminal where its own words speak of
 // requests.
 func inCommands(f sallyport.Field) string {
-	list := map[string]string{"unknown_role": "“sallyport role list” lists them", "unknown_permission": "“sallyport permission list” lists them, “sallyport permission set” makes one"}[f.Code]
+	list := map[string]string{"unknown_role": "“sallyport role list” lists them", "unknown_permission": "“sallyport permission list” lists them, “sallyport permission set” makes one", "unknown_scope": "“sallyport permission list” and “sallyport role list” list what exists"}[f.Code]
 	if what, _, found := strings.Cut(f.Detail, ". "); list != "" && found {
 		return what + ". " + list + "."
 	}

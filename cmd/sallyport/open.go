@@ -139,12 +139,14 @@ func (a *app) newServer(ctx context.Context, s settings, d *db.DB, log *slog.Log
 	if key == "" && file == "" {
 		file = filepath.Join(s.text("data_dir"), "master.key")
 	}
+	keys, _ := statics(s.text("auth.api_keys")) // checked
 	cfg := server.Config{
 		DB: d, BaseURL: s.baseURL(), MasterKey: key, MasterKeyFile: file, Version: version, Log: log,
 		Registration: account.Registration(s.text("registration")),
 		AccessTTL:    s.duration("tokens.access_ttl"), RefreshTTL: s.duration("tokens.refresh_ttl"), SessionLife: s.duration("tokens.session_ttl"),
 		Algorithm: token.Alg(s.text("tokens.alg")), Secret: []byte(s.text("tokens.secret")), NoPasswordGrant: !s.bool("password.grant"), Basic: s.bool("auth.basic"),
 		Password: passwordConfig(s), Lease: s.duration("auth.lease"), Remember: s.int("auth.remember"),
+		APIKeyHeader: s.text("auth.api_key_header"), APIKeyCookie: s.text("auth.api_key_cookie"), APIKeyQuery: s.text("auth.api_key_query"), APIKeys: keys,
 	}
 	if a.serving {
 		cfg.RotateEvery = s.duration("keys.rotate_every")

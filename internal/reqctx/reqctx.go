@@ -172,6 +172,7 @@ type Info struct {
 	UserAgent string
 	Actor     string // id of the subject, or what else acted
 	ActorKind string // user, api_key (of that user), anonymous, operator
+	Key       string // id of the API key that the request came with
 }
 
 // InfoFrom returns what is known. Without a request it is the operator's doing:
@@ -191,7 +192,7 @@ func InfoFrom(ctx context.Context) Info {
 	case p.Anonymous():
 		i.ActorKind = "anonymous"
 	case p.Kind() == sallyport.KindAPIKey:
-		i.ActorKind = "api_key"
+		i.ActorKind, i.Key = "api_key", p.KeyID()
 	}
 	return i
 }
