@@ -555,7 +555,7 @@ func TestH_RequestID(t *testing.T) {
 			continue // not a header at all: refused by the parser
 		}
 		got := send(line)
-		if len(got) != 36 || seen[got] {
+		if len(got) != 26 || seen[got] {
 			t.Errorf("%q became %q", line, got)
 		}
 		seen[got] = true

@@ -52,7 +52,7 @@ func (w *world) trail() *trail { return &trail{w: w, ids: map[string]string{}} }
 
 func (tr *trail) send(what string, req *http.Request) reply {
 	tr.w.t.Helper()
-	id := fmt.Sprintf("attack.%029d", attacks.Add(1))
+	id := fmt.Sprintf("attack.%019d", attacks.Add(1))
 	tr.mu.Lock()
 	tr.ids[id] = what
 	tr.mu.Unlock()
