@@ -57,6 +57,7 @@ type Config struct {
 	AccessTTL       time.Duration        // default 15 minutes; 10 s to 24 h
 	RefreshTTL      time.Duration        // without use; default 14 days
 	SessionLife     time.Duration        // in all; default 30 days
+	TokenFormat     session.Format       // of access tokens that are issued; default session.JWT
 	Algorithm       token.Alg            // of new signing keys; default EdDSA
 	NoPasswordGrant bool                 // switches signing in with a password off
 	Password        password.Config
@@ -110,6 +111,11 @@ func (c *Config) check() error {
 	case "", account.Open, account.Invite, account.Closed:
 	default:
 		bad("registration", string(c.Registration), "it is not known", "Choose open, invite or closed.")
+	}
+	switch c.TokenFormat {
+	case "", session.JWT, session.Opaque:
+	default:
+		bad("tokens.format", string(c.TokenFormat), "it is not known", "Choose jwt or opaque.")
 	}
 	if c.Algorithm != "" {
 		if err := c.Algorithm.Check(); err != nil {
@@ -207,7 +213,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	s.live = live.New(live.Config{DB: cfg.DB, Lease: cfg.Lease})
 	s.Sessions = session.New(session.Config{
 		DB: cfg.DB, Keys: keys, Issuer: cfg.BaseURL, Log: cfg.Log,
-		Access: cfg.AccessTTL, Refresh: cfg.RefreshTTL, Life: cfg.SessionLife, Now: cfg.Now,
+		Access: cfg.AccessTTL, Refresh: cfg.RefreshTTL, Life: cfg.SessionLife, Format: cfg.TokenFormat, Now: cfg.Now,
 	})
 	s.Accounts = account.New(account.Config{
 		DB: cfg.DB, Passwords: hasher, Sessions: s.Sessions, Registration: cfg.Registration, CursorKey: keys.RefreshKey(), Now: cfg.Now,

@@ -2,7 +2,7 @@
 // tokens, their families of refresh tokens, and logout.
 //
 // It stores a session as one row, with the digest of the one refresh token that
-// is good now. Ending a session is a write to that row, and every request reads
+// is good now, and the digests of access tokens that are opaque. Ending a session is a write to that row, and every request reads
 // it: a logout holds at the next request and after a crash, and needs no list
 // of revoked tokens. It never stores a token, and never decides who may sign in
 // (package signin does).
@@ -50,6 +50,7 @@ type Config struct {
 	Access  time.Duration
 	Refresh time.Duration
 	Life    time.Duration
+	Format  Format // of access tokens that are issued; default JWT
 	Log     *slog.Logger
 	Now     func() time.Time
 }
@@ -123,10 +124,11 @@ type Start struct {
 }
 
 // Started is a session that begins when its transaction commits. It holds the
-// first refresh token, which is stored nowhere else.
+// first tokens, which are stored nowhere else.
 type Started struct {
 	session Session
 	refresh string
+	access  access
 }
 
 // Prepare makes a session without storing it. It is apart from Insert because
@@ -143,12 +145,17 @@ func (s *Service) Prepare(ctx context.Context, in Start) Started {
 	se.IdleUntil = earlier(now.Add(s.cfg.Refresh), se.Expires)
 	first := s.tokens().first(se.ID).String()
 	se.refresh = digestOf(first)
-	return Started{se, first}
+	a := s.newAccess(se.ID)
+	a.issued = now
+	return Started{session: se, refresh: first, access: a}
 }
 
 // Insert stores the session.
 func (s *Service) Insert(ctx context.Context, tx *db.Tx, st Started) error {
 	if err := insertSession(tx, st.session); err != nil {
+		return err
+	}
+	if err := s.store(tx, st.access, st.session, st.session.Scoped, st.session.Scope); err != nil {
 		return err
 	}
 	if n, err := endOldest(tx, st.session.Subject, maxSessions, s.cfg.Now()); err != nil {
@@ -166,18 +173,24 @@ func (s *Service) Insert(ctx context.Context, tx *db.Tx, st Started) error {
 
 // Issue returns the tokens of a session that has been stored.
 func (s *Service) Issue(ctx context.Context, st Started) (Tokens, error) {
-	if _, err := s.cfg.Keys.SyncNow(ctx); err != nil {
-		return Tokens{}, err
+	if st.access.text == "" {
+		if _, err := s.cfg.Keys.SyncNow(ctx); err != nil {
+			return Tokens{}, err
+		}
 	}
-	return s.issue(ctx, st.session, st.session.Scoped, st.session.Scope, st.refresh)
+	return s.issue(ctx, st.session, st.session.Scoped, st.session.Scope, st.refresh, st.access)
 }
 
-// issue signs. Its callers have synced the keys: another process may have
-// rotated them, and what is signed from now on is signed with the one that is
-// active now.
-func (s *Service) issue(ctx context.Context, se Session, scoped bool, scope []string, refresh string) (Tokens, error) {
+// issue gives an opaque token that has been stored, or signs. Its callers have
+// synced the keys: another process may have rotated them, and what is signed
+// from now on is signed with the one that is active now.
+func (s *Service) issue(ctx context.Context, se Session, scoped bool, scope []string, refresh string, a access) (Tokens, error) {
+	if a.text != "" {
+		in := s.accessUntil(a.issued, se).Sub(a.issued).Truncate(time.Second)
+		return Tokens{Access: a.text, Refresh: refresh, ExpiresIn: in, Scoped: scoped, Scope: scope}, nil
+	}
 	now := s.cfg.Now()
-	expires := earlier(now.Add(s.cfg.Access), se.Expires)
+	expires := s.accessUntil(now, se)
 	set, err := s.cfg.Keys.Set(ctx)
 	if err != nil {
 		return Tokens{}, err
@@ -251,14 +264,21 @@ func (s *Service) List(ctx context.Context, subject string) ([]Session, error) {
 const maxSweep = 500
 
 // Sweep deletes sessions that expired more than a day ago, and reports how
-// many. Ended sessions stay until then, so that the reuse of their tokens is
-// still told apart from nonsense.
-func (s *Service) Sweep(ctx context.Context) (total int64, err error) {
-	before := s.cfg.Now().Add(-24 * time.Hour)
+// many; and opaque access tokens that have expired. Ended sessions stay until
+// then, so that the reuse of their tokens is still told apart from nonsense.
+func (s *Service) Sweep(ctx context.Context) (sessions int64, err error) {
+	now := s.cfg.Now()
+	if _, err := s.sweep(ctx, deleteAccess, now); err != nil {
+		return 0, err
+	}
+	return s.sweep(ctx, deleteExpired, now.Add(-24*time.Hour))
+}
+
+func (s *Service) sweep(ctx context.Context, step func(tx *db.Tx, before time.Time, limit int) (int64, error), before time.Time) (total int64, err error) {
 	for {
 		var n int64
 		err := s.cfg.DB.Write(ctx, func(tx *db.Tx) (err error) {
-			n, err = deleteExpired(tx, before, maxSweep)
+			n, err = step(tx, before, maxSweep)
 			return err
 		})
 		total += n

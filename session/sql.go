@@ -4,6 +4,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/authn"
 	"github.com/sallyport/sallyport/internal/db"
 )
@@ -118,6 +119,25 @@ func listSessions(rd db.Reader, subject string, now time.Time) (out []Session, e
 		return err
 	})
 	return out, err
+}
+
+func insertAccess(tx *db.Tx, digest []byte, session string, scoped bool, scope []string, issued, expires time.Time) error {
+	_, err := tx.Exec(`INSERT INTO sp_access_tokens (digest, session_id, scoped, scope, issued_at, expires_at) VALUES ($1, $2, $3, $4, $5, $6)`,
+		digest, session, scoped, strings.Join(scope, " "), db.Micros(issued), db.Micros(expires))
+	return err
+}
+
+// readAccess reads what an access token of the session in c was issued as.
+func readAccess(rd db.Reader, digest []byte, c *sallyport.Claims, scope *[]string) (bool, error) {
+	return rd.Row(`SELECT s.subject_id, s.client_id, s.auth_time, a.scoped, a.scope, a.expires_at
+		FROM sp_access_tokens a JOIN sp_sessions s ON s.id = a.session_id WHERE a.digest = $1 AND a.session_id = $2`,
+		[]any{digest, c.Session}, &c.Subject, &c.Client, (*micros)(&c.AuthTime), &c.Scoped, (*words)(scope), (*micros)(&c.Expires))
+}
+
+// deleteAccess deletes access tokens that have expired.
+func deleteAccess(tx *db.Tx, before time.Time, limit int) (int64, error) {
+	return tx.Exec("DELETE FROM sp_access_tokens WHERE digest IN (SELECT digest FROM sp_access_tokens WHERE expires_at < $1 ORDER BY expires_at LIMIT $2)",
+		db.Micros(before), limit)
 }
 
 func deleteExpired(tx *db.Tx, before time.Time, limit int) (int64, error) {

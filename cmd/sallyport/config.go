@@ -46,7 +46,7 @@ var keys = []key{
 	{name: "tokens.access_ttl", def: "15m", doc: "Life of an access token.", bounds: "duration, 10s to 24h", check: duration(10*time.Second, 24*time.Hour)},
 	{name: "tokens.refresh_ttl", def: "336h", doc: "Life of a refresh token that is not used.", bounds: "duration, 1m to 8784h", check: duration(time.Minute, 8784*time.Hour)},
 	{name: "tokens.session_ttl", def: "720h", doc: "Life of a session however often it is refreshed.", bounds: "duration, 1m to 8784h", check: duration(time.Minute, 8784*time.Hour)},
-	{name: "tokens.format", def: "jwt", doc: "Form of access tokens.", bounds: "jwt, opaque", pending: "opaque access tokens", check: oneOf("jwt", "opaque")},
+	{name: "tokens.format", def: "jwt", doc: "Form of access tokens that are issued. Both are accepted always: changing it logs nobody out.", bounds: "jwt, opaque", check: oneOf("jwt", "opaque")},
 	{name: "tokens.alg", def: "EdDSA", doc: "Algorithm of signing keys that are made from now on.", bounds: "EdDSA, ES256, RS256, HS256", check: func(s string) error { return token.Alg(s).Check() }},
 	{name: "password.grant", def: "true", doc: "The password grant of POST /token.", bounds: "true, false", check: checkBool},
 	{name: "password.memory", def: "19456", doc: "Memory of one password hash (argon2id). Times password.permits it is what sign-ins may take.", bounds: "KiB, 8192 to 262144", check: integer(8192, 262144)},

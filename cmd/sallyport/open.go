@@ -18,6 +18,7 @@ import (
 	"github.com/sallyport/sallyport/authn/token/keyring"
 	"github.com/sallyport/sallyport/internal/db"
 	"github.com/sallyport/sallyport/server"
+	"github.com/sallyport/sallyport/session"
 	"github.com/sallyport/sallyport/store/postgres"
 	"github.com/sallyport/sallyport/store/sqlite"
 )
@@ -142,7 +143,8 @@ func (a *app) newServer(ctx context.Context, s settings, d *db.DB, log *slog.Log
 		DB: d, BaseURL: s.baseURL(), MasterKey: key, MasterKeyFile: file, Version: version, Log: log,
 		Registration: account.Registration(s.text("registration")),
 		AccessTTL:    s.duration("tokens.access_ttl"), RefreshTTL: s.duration("tokens.refresh_ttl"), SessionLife: s.duration("tokens.session_ttl"),
-		Algorithm: token.Alg(s.text("tokens.alg")), NoPasswordGrant: !s.bool("password.grant"),
+		TokenFormat: session.Format(s.text("tokens.format")),
+		Algorithm:   token.Alg(s.text("tokens.alg")), NoPasswordGrant: !s.bool("password.grant"),
 		Password: passwordConfig(s),
 	})
 }
