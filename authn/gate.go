@@ -327,15 +327,36 @@ func (d *door) refuse(w http.ResponseWriter, r *http.Request, err error) {
 			Action: audit.CredentialRefused, Result: audit.Failure, Reason: refused.Reason, Actor: refused.Subject,
 			Detail: map[string]string{"method": r.Method, "route": reqctx.Route(r)},
 		})
+		d.discard(w, r)
 		d.answer(w, r, InvalidToken())
 		return
 	}
 	if e, ok := errors.AsType[*sallyport.Error](err); ok {
+		if e.Status == http.StatusForbidden { // where the scheme is restricted
+			d.g.cfg.Refusals.Note(ctx, audit.Event{
+				Action: "access.denied", Result: audit.Denied, Reason: e.Message,
+				Detail: map[string]string{"method": r.Method, "route": reqctx.Route(r), "code": e.Code},
+			})
+		}
 		d.answer(w, r, e)
 		return
 	}
 	d.g.cfg.Log.ErrorContext(ctx, "a credential could not be checked", "error", err)
 	d.answer(w, r, sallyport.Unavailable())
+}
+
+// discard has the client forget a credential that is not good, if it is of a kind
+// that would come again and again.
+func (d *door) discard(w http.ResponseWriter, r *http.Request) {
+	for _, s := range d.schemes {
+		sticky, ok := s.Scheme.(Sticky)
+		if !ok {
+			continue
+		}
+		if _, found, err := s.Read(r); found || err != nil {
+			sticky.Discard(w.Header())
+		}
+	}
 }
 
 // deny answers a request that the rule does not allow.

@@ -190,7 +190,7 @@ func TestRoutesDeclaredAreDocumented(t *testing.T) {
 		}
 		var want []map[string][]string
 		for _, names := range waysIn(decoded(t, op.Rule)) {
-			want = append(want, map[string][]string{"bearer": names})
+			want = append(want, map[string][]string{"bearer": names}, map[string][]string{"cookie": names})
 		}
 		if got := *op.Security; !sameWays(got, want) {
 			t.Errorf("%s: security %v does not follow from rule %s: want %v", name, got, op.Rule, want)

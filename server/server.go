@@ -62,6 +62,12 @@ type Config struct {
 	NoPasswordGrant bool                 // switches signing in with a password off
 	Password        password.Config
 
+	// InsecureLoopbackCookie is for development: where BaseURL is http:// on
+	// localhost or a loopback address, the session cookie is named sallyport and is
+	// not Secure, because not every browser keeps Secure cookies there. Elsewhere it
+	// has no effect: the cookie is __Host-sallyport, and Secure.
+	InsecureLoopbackCookie bool
+
 	// Lease is the longest that a change which another node made may go
 	// unnoticed, and how long requests are answered while the database is away:
 	// then 503. Default 5 ms on SQLite, 750 ms on PostgreSQL; 1 ms to 1 min.
@@ -164,11 +170,12 @@ type Services struct {
 // Server is Sallyport, ready to be mounted or served.
 type Server struct {
 	Services
-	cfg  Config
-	live *live.Cache
-	gate *authn.Gate
-	mux  *sallyport.Mux
-	api  *api.API
+	cfg    Config
+	live   *live.Cache
+	cookie *authn.Cookie
+	gate   *authn.Gate
+	mux    *sallyport.Mux
+	api    *api.API
 
 	mu         sync.Mutex
 	rules      []sallyport.Rule
@@ -208,6 +215,15 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{cfg: cfg}
+	if s.cookie, err = authn.NewCookie(authn.CookieConfig{
+		BaseURL: cfg.BaseURL, InsecureLoopback: cfg.InsecureLoopbackCookie,
+		Token: func(ctx context.Context, value string) (authn.Verified, error) {
+			return s.Sessions.VerifyCookie(ctx, value)
+		},
+		Session: func(rd db.Reader, v authn.Verified) (authn.State, error) { return s.Sessions.ConfirmCookie(rd, v) },
+	}); err != nil {
+		return nil, &ConfigError{"base_url", cfg.BaseURL, "browsers have no origin like that", "Write it as https://host."}
+	}
 	s.DB, s.Keys = cfg.DB, keys
 	s.Refusals = audit.NewRefusals(cfg.DB, cfg.Log)
 	s.live = live.New(live.Config{DB: cfg.DB, Lease: cfg.Lease})
@@ -218,9 +234,11 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	s.Accounts = account.New(account.Config{
 		DB: cfg.DB, Passwords: hasher, Sessions: s.Sessions, Registration: cfg.Registration, CursorKey: keys.RefreshKey(), Now: cfg.Now,
 	})
-	s.SignIn = signin.New(signin.Config{DB: cfg.DB, Passwords: hasher, Sessions: s.Sessions, Refusals: s.Refusals, NoPasswordGrant: cfg.NoPasswordGrant, Now: cfg.Now})
+	s.SignIn = signin.New(signin.Config{
+		DB: cfg.DB, Passwords: hasher, Sessions: s.Sessions, Refusals: s.Refusals, Cookie: s.cookie, NoPasswordGrant: cfg.NoPasswordGrant, Now: cfg.Now,
+	})
 	s.gate = authn.NewGate(authn.Config{
-		Schemes: []authn.Scheme{authn.Bearer{Token: s.Sessions.VerifyAccess, Session: s.Sessions.Confirm}},
+		Schemes: []authn.Scheme{authn.Bearer{Token: s.Sessions.VerifyAccess, Session: s.Sessions.Confirm}, s.cookie},
 		DB:      cfg.DB, Live: s.live, Keys: keys, Resolve: role.NewCache(cfg.DB).Resolve, GrantsOf: role.GrantsOf,
 		Refusals: s.Refusals, Log: cfg.Log, Now: cfg.Now,
 	}, s.declareLater)
@@ -240,6 +258,7 @@ func (s *Server) Close() {
 	s.stop()
 	s.stopped.Wait()
 	s.live.Close()
+	s.Sessions.Close()
 	s.Refusals.Close()
 }
 
@@ -264,10 +283,16 @@ func (s *Server) routes() {
 	s.api = api.New(s.mux, api.Config{
 		Title: "Sallyport", Version: s.cfg.Version,
 		Description: "Two doors for an API: who are you, and may you.", Path: s.path(""),
-		Schemes: map[string]*huma.SecurityScheme{"bearer": {
-			Type: "oauth2", Description: "Sign in with user name and password (RFC 6749, 4.3); the access token is sent as Authorization: Bearer (RFC 6750).",
-			Flows: &huma.OAuthFlows{Password: &huma.OAuthFlow{TokenURL: s.path("/token"), RefreshURL: s.path("/token"), Scopes: map[string]string{}}},
-		}},
+		Schemes: map[string]*huma.SecurityScheme{
+			"bearer": {
+				Type: "oauth2", Description: "Sign in with user name and password (RFC 6749, 4.3); the access token is sent as Authorization: Bearer (RFC 6750).",
+				Flows: &huma.OAuthFlows{Password: &huma.OAuthFlow{TokenURL: s.path("/token"), RefreshURL: s.path("/token"), Scopes: map[string]string{}}},
+			},
+			"cookie": {
+				Type: "apiKey", In: "cookie", Name: s.cookie.Name(),
+				Description: "The session of a browser, after POST /auth/login?mode=cookie. What may change something must come from a page of the server's own origin.",
+			},
+		},
 		Challenges: s.gate.Challenges, Refused: s.noteRefusal, Log: s.cfg.Log,
 	})
 	tokens := &oauth.Endpoint{
@@ -276,7 +301,7 @@ func (s *Server) routes() {
 	tokens.Routes(s.api)
 	tokens.MetadataRoutes(s.api, s.cfg.BaseURL)
 	s.SignIn.Routes(s.api)
-	s.Sessions.Routes(s.api, s.Refusals)
+	s.Sessions.Routes(s.api, s.Refusals, s.cookie)
 	s.Accounts.Routes(s.api)
 	role.Routes(s.api, s.DB)
 	s.keyRoutes()

@@ -1,8 +1,8 @@
 // Package session decides how long a sign-in lasts: sessions, their access
 // tokens, their families of refresh tokens, and logout.
 //
-// It stores a session as one row, with the digest of the one refresh token that
-// is good now, and the digests of access tokens that are opaque. Ending a session is a write to that row, and every request reads
+// It stores a session as one row, with the digest of the one refresh token,
+// or cookie, that is good now, and the digests of access tokens that are opaque. Ending a session is a write to that row, and every request reads
 // it: a logout holds at the next request and after a crash, and needs no list
 // of revoked tokens. It never stores a token, and never decides who may sign in
 // (package signin does).
@@ -23,6 +23,7 @@ import (
 	"github.com/sallyport/sallyport/authn/token/keyring"
 	"github.com/sallyport/sallyport/internal/db"
 	"github.com/sallyport/sallyport/internal/reqctx"
+	"github.com/sallyport/sallyport/internal/touch"
 )
 
 // Defaults and bounds of a session's times.
@@ -59,9 +60,12 @@ type Config struct {
 type Service struct {
 	cfg      Config
 	verifier token.Verifier
+	uses     *touch.Touches // of cookies
+	look     time.Duration  // after which a cookie's session is looked at again
 }
 
-// New returns a Service; zero durations are the defaults.
+// New returns a Service; zero durations are the defaults. Close ends what it
+// starts.
 func New(cfg Config) *Service {
 	if cfg.Access == 0 {
 		cfg.Access = DefaultAccessTTL
@@ -75,11 +79,20 @@ func New(cfg Config) *Service {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	return &Service{
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	s := &Service{
 		cfg:      cfg,
 		verifier: token.Verifier{Issuer: cfg.Issuer, Audience: cfg.Issuer},
+		look:     min(maxLook, cfg.Refresh/4),
 	}
+	s.uses = touch.New(cfg.DB, cfg.Log, s.storeUse)
+	return s
 }
+
+// Close stores the uses of cookies that wait to be stored.
+func (s *Service) Close() { s.uses.Close() }
 
 // Session is one sign-in.
 type Session struct {
@@ -111,6 +124,8 @@ type Tokens struct {
 	ExpiresIn time.Duration
 	Scoped    bool
 	Scope     []string
+
+	Cookie string // in place of the tokens: what a browser keeps for ExpiresIn
 }
 
 // Start is what a sign-in has established. Only package signin makes one.
@@ -121,14 +136,16 @@ type Start struct {
 	Scope   []string
 	AMR     []string
 	MFA     bool
+	Cookie  bool // for a browser: a cookie in place of tokens
 }
 
 // Started is a session that begins when its transaction commits. It holds the
 // first tokens, which are stored nowhere else.
 type Started struct {
 	session Session
-	refresh string
+	refresh string // or the cookie
 	access  access
+	cookie  bool
 }
 
 // Prepare makes a session without storing it. It is apart from Insert because
@@ -143,6 +160,11 @@ func (s *Service) Prepare(ctx context.Context, in Start) Started {
 		Expires: now.Add(s.cfg.Life), Address: info.Address, UserAgent: info.UserAgent, refreshedAt: now,
 	}
 	se.IdleUntil = earlier(now.Add(s.cfg.Refresh), se.Expires)
+	if in.Cookie {
+		value := s.tokens().opaque(cookieKind, se.ID)
+		se.refresh = digestOf(value)
+		return Started{session: se, refresh: value, cookie: true}
+	}
 	first := s.tokens().first(se.ID).String()
 	se.refresh = digestOf(first)
 	a := s.newAccess(se.ID)
@@ -171,8 +193,14 @@ func (s *Service) Insert(ctx context.Context, tx *db.Tx, st Started) error {
 	})
 }
 
-// Issue returns the tokens of a session that has been stored.
+// Issue returns the tokens, or the cookie, of a session that has been stored.
 func (s *Service) Issue(ctx context.Context, st Started) (Tokens, error) {
+	if st.cookie {
+		return Tokens{
+			Cookie: st.refresh, ExpiresIn: st.session.Expires.Sub(st.session.Created),
+			Scoped: st.session.Scoped, Scope: st.session.Scope,
+		}, nil
+	}
 	if st.access.text == "" {
 		if _, err := s.cfg.Keys.SyncNow(ctx); err != nil {
 			return Tokens{}, err
@@ -216,7 +244,12 @@ func earlier(a, b time.Time) time.Time {
 // Confirm reads whether the session that an access token names is alive, and
 // what its subject may do.
 func (s *Service) Confirm(rd db.Reader, v authn.Verified) (authn.State, error) {
-	now := s.cfg.Now()
+	st, err := s.state(rd, v, s.cfg.Now())
+	return st.State, err
+}
+
+// state reads the state of a session that is alive, or returns *authn.Refused.
+func (s *Service) state(rd db.Reader, v authn.Verified, now time.Time) (state, error) {
 	st, alive, err := readState(rd, v.Session, v.Subject, now)
 	if err == nil && !alive {
 		var reason string

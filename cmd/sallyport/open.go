@@ -145,7 +145,8 @@ func (a *app) newServer(ctx context.Context, s settings, d *db.DB, log *slog.Log
 		AccessTTL:    s.duration("tokens.access_ttl"), RefreshTTL: s.duration("tokens.refresh_ttl"), SessionLife: s.duration("tokens.session_ttl"),
 		TokenFormat: session.Format(s.text("tokens.format")),
 		Algorithm:   token.Alg(s.text("tokens.alg")), NoPasswordGrant: !s.bool("password.grant"),
-		Password: passwordConfig(s),
+		Password:               passwordConfig(s),
+		InsecureLoopbackCookie: s.bool("dev"),
 	})
 }
 
