@@ -1,10 +1,11 @@
 // Package session decides how long a sign-in lasts: sessions, their access
 // tokens, their families of refresh tokens, and logout.
 //
-// It stores a session as one row, with the digest of the one refresh token,
-// or cookie, that is good now, and the digests of access tokens that are opaque. Ending a session is a write to that row, and every request reads
-// it: a logout holds at the next request and after a crash, and needs no list
-// of revoked tokens. It never stores a token, and never decides who may sign in
+// It stores a session as one row, with the digest of the one refresh token, or
+// cookie, that is good now, and the digests of access tokens that are opaque.
+// Ending a session is a write to that row, declared as a change of its subject's
+// authority: a logout holds at the next request and after a crash, and needs no
+// list of revoked tokens. It never stores a token, and never decides who may sign in
 // (package signin does).
 package session
 
