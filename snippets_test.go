@@ -115,6 +115,7 @@ func TestBlocksOfPages(t *testing.T) {
 				t.Errorf("%s: %v\n%s", b.where(), err, out)
 			}
 		case "toml": // cmd/sallyport
+		case "js": // server: run in a browser
 		case "console":
 			if b.file != "README.md" {
 				t.Errorf("%s: console blocks are for README.md; use sh", b.where())

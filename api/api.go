@@ -54,6 +54,9 @@ type Config struct {
 	// meet the rule of an operation is not named there; one whose kind is not said
 	// is named everywhere.
 	Kinds map[string]sallyport.Kind
+	// Named lists those of Schemes that count only where a rule names their kind
+	// (sallyport.Via).
+	Named []string
 	// CredentialQuery is a query parameter that holds a credential and belongs to
 	// no operation; empty: there is none.
 	CredentialQuery string

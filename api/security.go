@@ -59,7 +59,11 @@ func (a *API) security(rule sallyport.Rule) []map[string][]string {
 func (a *API) requirements(rule sallyport.Rule, kindOf func(scheme string) sallyport.Kind) []map[string][]string {
 	ways := make([][][]string, len(a.schemes))
 	most := 0
+	named := slices.Collect(rule.Kinds)
 	for i, scheme := range a.schemes {
+		if slices.Contains(a.cfg.Named, scheme) && !slices.Contains(named, a.cfg.Kinds[scheme]) {
+			continue
+		}
 		ways[i] = alternatives(rule, kindOf(scheme))
 		most = max(most, len(ways[i]))
 	}

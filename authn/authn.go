@@ -24,7 +24,8 @@ type Scheme interface {
 	// Kind names the credentials it reads.
 	Kind() sallyport.Kind
 	// Read finds the credential in the request, without I/O. An error is a
-	// *sallyport.Error: a request that must be refused whatever its credential.
+	// *sallyport.Error, for a request that must be refused whatever its credential,
+	// or *Refused, for one that cannot be good.
 	Read(r *http.Request) (cred string, found bool, err error)
 	// Verify proves the credential and returns what it says. A *Refused error
 	// means it is not good; any other means it could not be checked.
@@ -46,6 +47,14 @@ type Guessable interface{ Guessable() }
 type Restricted interface {
 	// Restrict returns a *sallyport.Error if this request may not use it.
 	Restrict(r *http.Request) error
+}
+
+// Sticky is a Scheme whose credential a client goes on sending until it is told
+// to stop, such as a cookie. One that is refused is refused on public routes too:
+// without Discard, whoever has it would be locked out of those until it expires.
+type Sticky interface {
+	// Discard adds to the header of a refusal what has the client forget it.
+	Discard(h http.Header)
 }
 
 // Verified is what a credential says.

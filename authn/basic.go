@@ -15,7 +15,10 @@ import (
 // Basic is the scheme of RFC 7617: a name and password with every request. It
 // counts only where a rule names it (Via), unless it is switched on for all
 // routes. A password is hashed once and not at every request.
+//
+// A browser that was told a password once sends it by itself, as it does cookies.
 type Basic struct {
+	*SameOrigin
 	// Password checks a name and password, and Account confirms who they belong
 	// to.
 	Password func(ctx context.Context, name, password string) (Verified, error)
@@ -23,8 +26,9 @@ type Basic struct {
 }
 
 var (
-	_ Scheme    = Basic{}
-	_ Guessable = Basic{}
+	_ Scheme     = Basic{}
+	_ Guessable  = Basic{}
+	_ Restricted = Basic{}
 )
 
 // maxBasic bounds the header: a name, the longest password there is, and some.

@@ -330,15 +330,41 @@ func (d *door) refuse(w http.ResponseWriter, r *http.Request, err error) {
 			e.Action = refused.Action
 		}
 		d.g.cfg.Refusals.Note(ctx, e)
-		d.answer(w, r, InvalidToken())
+		answer := InvalidToken()
+		if d.discard(w, r) {
+			answer.Message = "The session is not valid, or not any more. Its cookie is taken away with this answer. Sign in again."
+		}
+		d.answer(w, r, answer)
 		return
 	}
 	if e, ok := errors.AsType[*sallyport.Error](err); ok {
+		if e.Status == http.StatusForbidden { // where the scheme is restricted
+			d.g.cfg.Refusals.Note(ctx, audit.Event{
+				Action: "access.denied", Result: audit.Denied, Reason: e.Message,
+				Detail: map[string]string{"method": r.Method, "route": reqctx.Route(r), "code": e.Code},
+			})
+		}
 		d.answer(w, r, e)
 		return
 	}
 	d.g.cfg.Log.ErrorContext(ctx, "a credential could not be checked", "error", err)
 	d.answer(w, r, sallyport.Unavailable())
+}
+
+// discard has the client forget a credential that is not good, if it is of a kind
+// that would come again and again, and reports whether it is.
+func (d *door) discard(w http.ResponseWriter, r *http.Request) (done bool) {
+	for _, s := range d.schemes {
+		sticky, ok := s.Scheme.(Sticky)
+		if !ok {
+			continue
+		}
+		if _, found, err := s.Read(r); found || err != nil {
+			sticky.Discard(w.Header())
+			done = true
+		}
+	}
+	return done
 }
 
 // deny answers a request that the rule does not allow.

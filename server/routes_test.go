@@ -189,7 +189,7 @@ func TestRoutesDeclaredAreDocumented(t *testing.T) {
 			continue
 		}
 		var want []map[string][]string
-		for scheme, kind := range map[string]string{"bearer": "bearer", "apiKey": "api_key"} {
+		for scheme, kind := range map[string]string{"bearer": "bearer", "apiKey": "api_key", "cookie": "cookie"} {
 			for _, names := range waysIn(decoded(t, op.Rule), kind) {
 				want = append(want, map[string][]string{scheme: names})
 			}

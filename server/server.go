@@ -59,6 +59,7 @@ type Config struct {
 	AccessTTL       time.Duration        // default 15 minutes; 10 s to 24 h
 	RefreshTTL      time.Duration        // without use; default 14 days
 	SessionLife     time.Duration        // in all; default 30 days
+	TokenFormat     session.Format       // of access tokens that are issued; default session.JWT
 	Algorithm       token.Alg            // of new signing keys; default EdDSA
 	NoPasswordGrant bool                 // switches signing in with a password off
 	Basic           bool                 // takes HTTP Basic on every route, not only where a rule names it
@@ -74,6 +75,11 @@ type Config struct {
 	APIKeyQuery string
 	// APIKeys are keys of services that need no account; at most 1,000.
 	APIKeys []apikey.Static
+	// InsecureLoopbackCookie is for development: where BaseURL is http:// on
+	// localhost or a loopback address, the session cookie is named sallyport and is
+	// not Secure, because not every browser keeps Secure cookies there. Elsewhere it
+	// has no effect: the cookie is __Host-sallyport, and Secure.
+	InsecureLoopbackCookie bool
 
 	// Lease is the longest that a change which another node made may go
 	// unnoticed, and how long requests are answered while the database is away:
@@ -157,6 +163,11 @@ func (c *Config) check() error {
 	default:
 		bad("registration", string(c.Registration), "it is not known", "Choose open, invite or closed.")
 	}
+	switch c.TokenFormat {
+	case "", session.JWT, session.Opaque:
+	default:
+		bad("tokens.format", string(c.TokenFormat), "it is not known", "Choose jwt or opaque.")
+	}
 	if c.Algorithm != "" {
 		if err := c.Algorithm.Check(); err != nil {
 			bad("tokens.alg", string(c.Algorithm), "it is not known", "Choose EdDSA, ES256, RS256 or HS256.")
@@ -234,11 +245,12 @@ type Services struct {
 // Server is Sallyport, ready to be mounted or served.
 type Server struct {
 	Services
-	cfg  Config
-	live *live.Cache
-	gate *authn.Gate
-	mux  *sallyport.Mux
-	api  *api.API
+	cfg    Config
+	live   *live.Cache
+	cookie *authn.Cookie
+	gate   *authn.Gate
+	mux    *sallyport.Mux
+	api    *api.API
 
 	mu         sync.Mutex
 	rules      []sallyport.Rule
@@ -279,6 +291,19 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{cfg: cfg}
+	origin, err := authn.NewSameOrigin(cfg.BaseURL)
+	if err != nil {
+		return nil, &ConfigError{"base_url", cfg.BaseURL, "browsers have no origin like that", "Write it as https://host."}
+	}
+	if s.cookie, err = authn.NewCookie(authn.CookieConfig{
+		BaseURL: cfg.BaseURL, Origin: origin, InsecureLoopback: cfg.InsecureLoopbackCookie,
+		Token: func(ctx context.Context, value string) (authn.Verified, error) {
+			return s.Sessions.VerifyCookie(ctx, value)
+		},
+		Session: func(rd db.Reader, v authn.Verified) (authn.State, error) { return s.Sessions.ConfirmCookie(rd, v) },
+	}); err != nil {
+		return nil, &ConfigError{"base_url", cfg.BaseURL, "browsers have no origin like that", "Write it as https://host."}
+	}
 	s.DB, s.Keys = cfg.DB, keys
 	if err := s.rotateIfDue(ctx); err != nil {
 		return nil, err
@@ -287,14 +312,16 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	s.live = live.New(live.Config{DB: cfg.DB, Lease: cfg.Lease, Max: cfg.Remember})
 	s.Sessions = session.New(session.Config{
 		DB: cfg.DB, Keys: keys, Issuer: cfg.BaseURL, Log: cfg.Log,
-		Access: cfg.AccessTTL, Refresh: cfg.RefreshTTL, Life: cfg.SessionLife, Now: cfg.Now,
+		Access: cfg.AccessTTL, Refresh: cfg.RefreshTTL, Life: cfg.SessionLife, Format: cfg.TokenFormat, Now: cfg.Now,
 	})
 	s.Accounts = account.New(account.Config{
 		DB: cfg.DB, Passwords: hasher, Sessions: s.Sessions, Registration: cfg.Registration, CursorKey: keys.RefreshKey(), Now: cfg.Now,
 	})
-	s.SignIn = signin.New(signin.Config{DB: cfg.DB, Passwords: hasher, Sessions: s.Sessions, Refusals: s.Refusals, NoPasswordGrant: cfg.NoPasswordGrant, Now: cfg.Now})
+	s.SignIn = signin.New(signin.Config{
+		DB: cfg.DB, Passwords: hasher, Sessions: s.Sessions, Refusals: s.Refusals, Cookie: s.cookie, NoPasswordGrant: cfg.NoPasswordGrant, Now: cfg.Now,
+	})
 	s.APIKeys = apikey.New(apikey.Config{
-		DB: cfg.DB, Header: cfg.APIKeyHeader, Cookie: cfg.APIKeyCookie, Query: cfg.APIKeyQuery, Static: cfg.APIKeys,
+		DB: cfg.DB, Header: cfg.APIKeyHeader, Cookie: cfg.APIKeyCookie, Query: cfg.APIKeyQuery, Static: cfg.APIKeys, Origin: origin,
 		Standing: role.Standing, Log: cfg.Log, Now: cfg.Now,
 	})
 	for _, k := range cfg.APIKeys {
@@ -302,9 +329,9 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 			s.declareLater(sallyport.Permission(scope))
 		}
 	}
-	schemes := []authn.Scheme{authn.Bearer{Token: s.Sessions.VerifyAccess, Session: s.Sessions.Confirm}, s.APIKeys}
+	schemes := []authn.Scheme{authn.Bearer{Token: s.Sessions.VerifyAccess, Session: s.Sessions.Confirm}, s.APIKeys, s.cookie}
 	named := []authn.Scheme{}
-	basic := authn.Basic{Password: s.SignIn.Basic, Account: account.ConfirmPassword}
+	basic := authn.Basic{SameOrigin: origin, Password: s.SignIn.Basic, Account: account.ConfirmPassword}
 	if cfg.Basic {
 		schemes = append(schemes, basic)
 	} else {
@@ -341,6 +368,7 @@ func (s *Server) Close() {
 	s.stopped.Wait()
 	s.live.Close()
 	s.APIKeys.Close()
+	s.Sessions.Close()
 	s.Refusals.Close()
 }
 
@@ -378,7 +406,21 @@ func (s *Server) schemes() (schemes map[string]*huma.SecurityScheme, kinds map[s
 			kinds[place[0]] = sallyport.KindAPIKey
 		}
 	}
+	schemes["cookie"] = &huma.SecurityScheme{
+		Type: "apiKey", In: "cookie", Name: s.cookie.Name(),
+		Description: "The session of a browser, after POST /auth/login?mode=cookie. What may change something must come from a page of the server's own origin.",
+	}
+	schemes["basic"] = &huma.SecurityScheme{Type: "http", Scheme: "basic", Description: "User name and password with every request (RFC 7617)."}
+	kinds["cookie"], kinds["basic"] = sallyport.KindCookie, sallyport.KindBasic
 	return schemes, kinds
+}
+
+// named returns the schemes that count only where a rule names their kind.
+func (s *Server) named() []string {
+	if s.cfg.Basic {
+		return nil
+	}
+	return []string{"basic"}
 }
 
 func (s *Server) routes() {
@@ -386,7 +428,7 @@ func (s *Server) routes() {
 	s.api = api.New(s.mux, api.Config{
 		Title: "Sallyport", Version: s.cfg.Version,
 		Description: "Two doors for an API: who are you, and may you.", Path: s.path(""),
-		Schemes: schemes, Kinds: kinds,
+		Schemes: schemes, Kinds: kinds, Named: s.named(),
 		CredentialQuery: s.cfg.APIKeyQuery,
 		Challenges:      s.gate.Challenges, Refused: s.noteRefusal, Log: s.cfg.Log,
 	})
@@ -396,7 +438,7 @@ func (s *Server) routes() {
 	tokens.Routes(s.api)
 	tokens.MetadataRoutes(s.api, s.cfg.BaseURL)
 	s.SignIn.Routes(s.api)
-	s.Sessions.Routes(s.api, s.Refusals)
+	s.Sessions.Routes(s.api, s.Refusals, s.cookie)
 	s.Accounts.Routes(s.api)
 	s.APIKeys.Routes(s.api)
 	role.Routes(s.api, s.DB)

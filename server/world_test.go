@@ -56,6 +56,7 @@ type world struct {
 	mux   *sallyport.Mux // where a test may add routes before serve is called
 	http  *httptest.Server
 	clock *clock
+	cfg   server.Config // as it was given, for another server like it
 }
 
 // newWorld returns a server that answers. extra adds routes of a service.
@@ -72,6 +73,7 @@ func newWorld(t *testing.T, d *db.DB, extra func(w *world), change ...func(*serv
 	for _, f := range change {
 		f(&cfg)
 	}
+	w.cfg = cfg
 	var err error
 	if w.sv, err = server.New(t.Context(), cfg); err != nil {
 		t.Fatal(err)

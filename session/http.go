@@ -38,7 +38,7 @@ type sessionView struct {
 	ClientID  string    `json:"client_id"`
 	Scope     *string   `json:"scope" doc:"What the session is limited to; null if it is not"`
 	CreatedAt time.Time `json:"created_at"`
-	LastUsed  time.Time `json:"last_used_at" doc:"When it was last refreshed"`
+	LastUsed  time.Time `json:"last_used_at" doc:"When it was last refreshed; of a browser's, when it was last used, to two minutes"`
 	ExpiresAt time.Time `json:"expires_at"`
 	Address   string    `json:"address"`
 	UserAgent string    `json:"user_agent"`
@@ -50,12 +50,30 @@ type refreshInput struct {
 	}
 }
 
+// signedOut is an answer that also has a browser forget its cookie.
+type signedOut struct {
+	SetCookie string `header:"Set-Cookie" doc:"Removes the session cookie, if the request came with it"`
+}
+
+type signedOutMessage struct {
+	SetCookie string `header:"Set-Cookie" doc:"Removes the session cookie, if the request came with it"`
+	Body      api.Message
+}
+
 type idInput struct {
 	ID string `path:"id" maxLength:"64" doc:"Id of the session"`
 }
 
 // Routes registers the operations on sessions.
-func (s *Service) Routes(a *api.API, refusals *audit.Refusals) {
+func (s *Service) Routes(a *api.API, refusals *audit.Refusals, cookie *authn.Cookie) {
+	// removal has the browser forget the cookie that a request came with.
+	removal := func(p sallyport.Principal) string {
+		if p.Kind() != sallyport.KindCookie {
+			return ""
+		}
+		return cookie.Removal()
+	}
+
 	api.Post(a, "/token/refresh", sallyport.Public(), func(ctx context.Context, in *refreshInput) (*api.Body[TokenResponse], error) {
 		t, err := s.Refresh(ctx, in.Body.RefreshToken, FirstParty, false, nil)
 		if refused, ok := errors.AsType[*authn.Refused](err); ok {
@@ -76,18 +94,21 @@ func (s *Service) Routes(a *api.API, refusals *audit.Refusals) {
 	// the key goes on would be untrue.
 	withSession := sallyport.Via(sallyport.KindBearer, sallyport.KindCookie)
 
-	api.Post(a, "/logout", withSession, func(ctx context.Context, _ *api.None) (*api.Body[api.Message], error) {
+	api.Post(a, "/logout", withSession, func(ctx context.Context, _ *api.None) (*signedOutMessage, error) {
 		if err := s.logout(ctx); err != nil {
 			return nil, err
 		}
-		return &api.Body[api.Message]{Body: api.Message{Message: "Successfully logged out"}}, nil
-	}, api.Doc("Tokens", "Sign out", "Ends the session of this request: its access and refresh tokens are refused from the next request on."))
+		return &signedOutMessage{SetCookie: removal(sallyport.From(ctx)), Body: api.Message{Message: "Successfully logged out"}}, nil
+	}, api.Doc("Tokens", "Sign out", "Ends the session of this request: its access and refresh tokens, or its cookie, are refused from the next request on."))
 
-	api.Post(a, "/auth/logout", withSession, func(ctx context.Context, _ *api.None) (*api.None, error) {
-		return nil, s.logout(ctx)
+	api.Post(a, "/auth/logout", withSession, func(ctx context.Context, _ *api.None) (*signedOut, error) {
+		if err := s.logout(ctx); err != nil {
+			return nil, err
+		}
+		return &signedOut{removal(sallyport.From(ctx))}, nil
 	}, api.Doc("Tokens", "Sign out, without a body", "The same as POST /logout, without a body in the answer."), api.Status(204))
 
-	api.Post(a, "/logout/all", sallyport.Unscoped(), func(ctx context.Context, _ *api.None) (*api.Body[api.Message], error) {
+	api.Post(a, "/logout/all", sallyport.Unscoped(), func(ctx context.Context, _ *api.None) (*signedOutMessage, error) {
 		p := sallyport.From(ctx)
 		err := s.cfg.DB.Write(reqctx.Leaving(ctx), func(tx *db.Tx) error {
 			return s.EndAll(ctx, tx, p.ID(), "", "signed out everywhere")
@@ -95,7 +116,7 @@ func (s *Service) Routes(a *api.API, refusals *audit.Refusals) {
 		if err != nil {
 			return nil, err
 		}
-		return &api.Body[api.Message]{Body: api.Message{Message: "Successfully logged out everywhere"}}, nil
+		return &signedOutMessage{SetCookie: removal(p), Body: api.Message{Message: "Successfully logged out everywhere"}}, nil
 	}, api.Doc("Tokens", "Sign out everywhere", "Ends every session of the user."))
 
 	api.Get(a, "/users/me/sessions", sallyport.Unscoped(), func(ctx context.Context, _ *api.None) (*api.Body[api.Page[sessionView]], error) {
@@ -111,15 +132,23 @@ func (s *Service) Routes(a *api.API, refusals *audit.Refusals) {
 		return &api.Body[api.Page[sessionView]]{Body: api.NewPage(out, "")}, nil
 	}, api.Doc("Own account", "List own sessions", "All live sessions, newest first; there are at most 500."))
 
-	api.Delete(a, "/users/me/sessions/{id}", sallyport.Unscoped(), func(ctx context.Context, in *idInput) (*api.None, error) {
+	api.Delete(a, "/users/me/sessions/{id}", sallyport.Unscoped(), func(ctx context.Context, in *idInput) (*signedOut, error) {
 		p := sallyport.From(ctx)
-		return nil, s.cfg.DB.Write(reqctx.Leaving(ctx), func(tx *db.Tx) error {
+		err := s.cfg.DB.Write(reqctx.Leaving(ctx), func(tx *db.Tx) error {
 			ended, err := s.End(ctx, tx, p.ID(), in.ID, "ended by its user")
 			if err == nil && !ended {
 				err = sallyport.NotFound("session")
 			}
 			return err
 		})
+		if err != nil {
+			return nil, err
+		}
+		out := &signedOut{}
+		if in.ID == p.SessionID() {
+			out.SetCookie = removal(p)
+		}
+		return out, nil
 	}, api.Doc("Own account", "End a session", "Signs that device out. Another user's session is answered as one that does not exist."), api.Status(204), api.Errors(404))
 }
 

@@ -123,6 +123,7 @@ func (s *Service) Refresh(ctx context.Context, text, client string, scoped bool,
 	}
 	next := presented.successor().String()
 	digest, nextDigest := digestOf(text), digestOf(next)
+	newAccess := s.newAccess(presented.session.String())
 	var se Session
 	var limited []string
 	var keysVersion int64
@@ -157,6 +158,10 @@ func (s *Service) Refresh(ctx context.Context, text, client string, scoped bool,
 			if limited, err = limit(tx, se, scoped, scope); err != nil {
 				return err
 			}
+			newAccess.issued = now
+			if err := s.store(tx, newAccess, se, scoped || se.Scoped, limited); err != nil {
+				return err
+			}
 		}
 		switch {
 		case current:
@@ -186,10 +191,12 @@ func (s *Service) Refresh(ctx context.Context, text, client string, scoped bool,
 	if refused != nil {
 		return Tokens{}, refused
 	}
-	if _, err := s.cfg.Keys.Sync(ctx, keysVersion); err != nil {
-		return Tokens{}, err
+	if newAccess.text == "" {
+		if _, err := s.cfg.Keys.Sync(ctx, keysVersion); err != nil {
+			return Tokens{}, err
+		}
 	}
-	return s.issue(ctx, se, scoped || se.Scoped, limited, next)
+	return s.issue(ctx, se, scoped || se.Scoped, limited, next, newAccess)
 }
 
 // recent reports whether a rotation may be repeated. One "in the future" is a

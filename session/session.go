@@ -1,10 +1,11 @@
 // Package session decides how long a sign-in lasts: sessions, their access
 // tokens, their families of refresh tokens, and logout.
 //
-// It stores a session as one row, with the digest of the one refresh token that
-// is good now. Ending a session is a write to that row, declared as a change of
-// its subject's authority: a logout holds at the next request and after a crash,
-// and needs no list of revoked tokens. It never stores a token, and never decides who may sign in
+// It stores a session as one row, with the digest of the one refresh token, or
+// cookie, that is good now, and the digests of access tokens that are opaque.
+// Ending a session is a write to that row, declared as a change of its subject's
+// authority: a logout holds at the next request and after a crash, and needs no
+// list of revoked tokens. It never stores a token, and never decides who may sign in
 // (package signin does).
 package session
 
@@ -23,6 +24,7 @@ import (
 	"github.com/sallyport/sallyport/authn/token/keyring"
 	"github.com/sallyport/sallyport/internal/db"
 	"github.com/sallyport/sallyport/internal/reqctx"
+	"github.com/sallyport/sallyport/internal/touch"
 )
 
 // Defaults and bounds of a session's times.
@@ -50,6 +52,7 @@ type Config struct {
 	Access  time.Duration
 	Refresh time.Duration
 	Life    time.Duration
+	Format  Format // of access tokens that are issued; default JWT
 	Log     *slog.Logger
 	Now     func() time.Time
 }
@@ -58,9 +61,12 @@ type Config struct {
 type Service struct {
 	cfg      Config
 	verifier token.Verifier
+	uses     *touch.Touches // of cookies
+	look     time.Duration  // after which a cookie's session is looked at again
 }
 
-// New returns a Service; zero durations are the defaults.
+// New returns a Service; zero durations are the defaults. Close ends what it
+// starts.
 func New(cfg Config) *Service {
 	if cfg.Access == 0 {
 		cfg.Access = DefaultAccessTTL
@@ -74,11 +80,20 @@ func New(cfg Config) *Service {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	return &Service{
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	s := &Service{
 		cfg:      cfg,
 		verifier: token.Verifier{Issuer: cfg.Issuer, Audience: cfg.Issuer},
+		look:     min(maxLook, cfg.Refresh/4),
 	}
+	s.uses = touch.New(cfg.DB, cfg.Log, s.storeUse)
+	return s
 }
+
+// Close stores the uses of cookies that wait to be stored.
+func (s *Service) Close() { s.uses.Close() }
 
 // Session is one sign-in.
 type Session struct {
@@ -110,6 +125,8 @@ type Tokens struct {
 	ExpiresIn time.Duration
 	Scoped    bool
 	Scope     []string
+
+	Cookie string // in place of the tokens: what a browser keeps for ExpiresIn
 }
 
 // Start is what a sign-in has established. Only package signin makes one.
@@ -120,13 +137,16 @@ type Start struct {
 	Scope   []string
 	AMR     []string
 	MFA     bool
+	Cookie  bool // for a browser: a cookie in place of tokens
 }
 
 // Started is a session that begins when its transaction commits. It holds the
-// first refresh token, which is stored nowhere else.
+// first tokens, which are stored nowhere else.
 type Started struct {
 	session Session
-	refresh string
+	refresh string // or the cookie
+	access  access
+	cookie  bool
 }
 
 // Prepare makes a session without storing it. It is apart from Insert because
@@ -141,14 +161,24 @@ func (s *Service) Prepare(ctx context.Context, in Start) Started {
 		Expires: now.Add(s.cfg.Life), Address: info.Address, UserAgent: info.UserAgent, refreshedAt: now,
 	}
 	se.IdleUntil = earlier(now.Add(s.cfg.Refresh), se.Expires)
+	if in.Cookie {
+		value := s.tokens().opaque(cookieKind, se.ID)
+		se.refresh = digestOf(value)
+		return Started{session: se, refresh: value, cookie: true}
+	}
 	first := s.tokens().first(se.ID).String()
 	se.refresh = digestOf(first)
-	return Started{se, first}
+	a := s.newAccess(se.ID)
+	a.issued = now
+	return Started{session: se, refresh: first, access: a}
 }
 
 // Insert stores the session.
 func (s *Service) Insert(ctx context.Context, tx *db.Tx, st Started) error {
 	if err := insertSession(tx, st.session); err != nil {
+		return err
+	}
+	if err := s.store(tx, st.access, st.session, st.session.Scoped, st.session.Scope); err != nil {
 		return err
 	}
 	if n, err := endOldest(tx, st.session.Subject, maxSessions, s.cfg.Now()); err != nil {
@@ -164,20 +194,32 @@ func (s *Service) Insert(ctx context.Context, tx *db.Tx, st Started) error {
 	})
 }
 
-// Issue returns the tokens of a session that has been stored.
+// Issue returns the tokens, or the cookie, of a session that has been stored.
 func (s *Service) Issue(ctx context.Context, st Started) (Tokens, error) {
-	if _, err := s.cfg.Keys.SyncNow(ctx); err != nil {
-		return Tokens{}, err
+	if st.cookie {
+		return Tokens{
+			Cookie: st.refresh, ExpiresIn: st.session.Expires.Sub(st.session.Created),
+			Scoped: st.session.Scoped, Scope: st.session.Scope,
+		}, nil
 	}
-	return s.issue(ctx, st.session, st.session.Scoped, st.session.Scope, st.refresh)
+	if st.access.text == "" {
+		if _, err := s.cfg.Keys.SyncNow(ctx); err != nil {
+			return Tokens{}, err
+		}
+	}
+	return s.issue(ctx, st.session, st.session.Scoped, st.session.Scope, st.refresh, st.access)
 }
 
-// issue signs. Its callers have synced the keys: another process may have
-// rotated them, and what is signed from now on is signed with the one that is
-// active now.
-func (s *Service) issue(ctx context.Context, se Session, scoped bool, scope []string, refresh string) (Tokens, error) {
+// issue gives an opaque token that has been stored, or signs. Its callers have
+// synced the keys: another process may have rotated them, and what is signed
+// from now on is signed with the one that is active now.
+func (s *Service) issue(ctx context.Context, se Session, scoped bool, scope []string, refresh string, a access) (Tokens, error) {
+	if a.text != "" {
+		in := s.accessUntil(a.issued, se).Sub(a.issued).Truncate(time.Second)
+		return Tokens{Access: a.text, Refresh: refresh, ExpiresIn: in, Scoped: scoped, Scope: scope}, nil
+	}
 	now := s.cfg.Now()
-	expires := earlier(now.Add(s.cfg.Access), se.Expires)
+	expires := s.accessUntil(now, se)
 	set, err := s.cfg.Keys.Set(ctx)
 	if err != nil {
 		return Tokens{}, err
@@ -203,7 +245,12 @@ func earlier(a, b time.Time) time.Time {
 // Confirm reads whether the session that an access token names is alive, and
 // what its subject may do.
 func (s *Service) Confirm(rd db.Reader, v authn.Verified) (authn.State, error) {
-	now := s.cfg.Now()
+	st, err := s.state(rd, v, s.cfg.Now())
+	return st.State, err
+}
+
+// state reads the state of a session that is alive, or returns *authn.Refused.
+func (s *Service) state(rd db.Reader, v authn.Verified, now time.Time) (state, error) {
 	st, alive, err := readState(rd, v.Session, v.Subject, now)
 	if err == nil && !alive {
 		var reason string
@@ -251,14 +298,21 @@ func (s *Service) List(ctx context.Context, subject string) ([]Session, error) {
 const maxSweep = 500
 
 // Sweep deletes sessions that expired more than a day ago, and reports how
-// many. Ended sessions stay until then, so that the reuse of their tokens is
-// still told apart from nonsense.
-func (s *Service) Sweep(ctx context.Context) (total int64, err error) {
-	before := s.cfg.Now().Add(-24 * time.Hour)
+// many; and opaque access tokens that have expired. Ended sessions stay until
+// then, so that the reuse of their tokens is still told apart from nonsense.
+func (s *Service) Sweep(ctx context.Context) (sessions int64, err error) {
+	now := s.cfg.Now()
+	if _, err := s.sweep(ctx, deleteAccess, now); err != nil {
+		return 0, err
+	}
+	return s.sweep(ctx, deleteExpired, now.Add(-24*time.Hour))
+}
+
+func (s *Service) sweep(ctx context.Context, step func(tx *db.Tx, before time.Time, limit int) (int64, error), before time.Time) (total int64, err error) {
 	for {
 		var n int64
 		err := s.cfg.DB.Write(ctx, func(tx *db.Tx) (err error) {
-			n, err = deleteExpired(tx, before, maxSweep)
+			n, err = step(tx, before, maxSweep)
 			return err
 		})
 		total += n

@@ -4,6 +4,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/authn"
 	"github.com/sallyport/sallyport/internal/db"
 )
@@ -19,18 +20,24 @@ func insertSession(tx *db.Tx, s Session) error {
 	return err
 }
 
+// state is what a session says at a request.
+type state struct {
+	authn.State
+	lastUsed, idleUntil time.Time
+}
+
 // readState reads the state of a session if it is alive: one statement, so that
 // it is of one moment. Whether it is alive is the statement's business, and why
 // not is asked only then.
-func readState(rd db.Reader, id, subject string, now time.Time) (st authn.State, alive bool, err error) {
-	alive, err = rd.Row(`SELECT s.mfa, s.auth_time, s.expires_at, u.version, v.roles, v.signing_keys,
+func readState(rd db.Reader, id, subject string, now time.Time) (st state, alive bool, err error) {
+	alive, err = rd.Row(`SELECT s.mfa, s.auth_time, s.expires_at, s.last_used_at, s.idle_until, u.version, v.roles, v.signing_keys,
 			(SELECT COALESCE(string_agg(role, ' '), '') FROM sp_subject_roles WHERE subject_id = u.id),
 			(SELECT COALESCE(string_agg(permission, ' '), '') FROM sp_subject_permissions WHERE subject_id = u.id)
 		FROM sp_sessions s
 		JOIN sp_subjects u ON u.id = s.subject_id
 		JOIN sp_versions v ON v.id = 1
 		WHERE s.id = $1 AND s.subject_id = $2 AND s.ended_at = 0 AND s.expires_at > $3 AND NOT u.disabled`,
-		[]any{id, subject, db.Micros(now)}, &st.MFA, (*micros)(&st.AuthTime), (*micros)(&st.Until), &st.Subject, &st.Roles, &st.Keys, &st.RoleNames, &st.Permissions)
+		[]any{id, subject, db.Micros(now)}, &st.MFA, (*micros)(&st.AuthTime), (*micros)(&st.Until), (*micros)(&st.lastUsed), (*micros)(&st.idleUntil), &st.Subject, &st.Roles, &st.Keys, &st.RoleNames, &st.Permissions)
 	return st, alive, err
 }
 
@@ -118,6 +125,42 @@ func listSessions(rd db.Reader, subject string, now time.Time) (out []Session, e
 		return err
 	})
 	return out, err
+}
+
+func insertAccess(tx *db.Tx, digest []byte, session string, scoped bool, scope []string, issued, expires time.Time) error {
+	_, err := tx.Exec(`INSERT INTO sp_access_tokens (digest, session_id, scoped, scope, issued_at, expires_at) VALUES ($1, $2, $3, $4, $5, $6)`,
+		digest, session, scoped, strings.Join(scope, " "), db.Micros(issued), db.Micros(expires))
+	return err
+}
+
+// readAccess reads what an access token of the session in c was issued as.
+func readAccess(rd db.Reader, digest []byte, c *sallyport.Claims, scope *[]string) (bool, error) {
+	return rd.Row(`SELECT s.subject_id, s.client_id, s.auth_time, a.scoped, a.scope, a.expires_at
+		FROM sp_access_tokens a JOIN sp_sessions s ON s.id = a.session_id WHERE a.digest = $1 AND a.session_id = $2`,
+		[]any{digest, c.Session}, &c.Subject, &c.Client, (*micros)(&c.AuthTime), &c.Scoped, (*words)(scope), (*micros)(&c.Expires))
+}
+
+// readCookie reads what the session in c was begun as, and the digest of its
+// refresh token or cookie.
+func readCookie(rd db.Reader, c *sallyport.Claims, scope *[]string) (digest []byte, err error) {
+	_, err = rd.Row(`SELECT subject_id, client_id, auth_time, scoped, scope, expires_at, refresh FROM sp_sessions WHERE id = $1`, []any{c.Session},
+		&c.Subject, &c.Client, (*micros)(&c.AuthTime), &c.Scoped, (*words)(scope), (*micros)(&c.Expires), &digest)
+	return digest, err
+}
+
+// storeUse notes the use of a session: only ever forward, only while it is alive,
+// and never beyond its time in all.
+func storeUse(tx *db.Tx, id string, at, idleUntil time.Time) error {
+	_, err := tx.Exec(`UPDATE sp_sessions SET last_used_at = $2,
+		idle_until = CASE WHEN expires_at < $3 THEN expires_at WHEN idle_until > $3 THEN idle_until ELSE $3 END
+		WHERE id = $1 AND ended_at = 0 AND last_used_at < $2 AND idle_until > $2`, id, db.Micros(at), db.Micros(idleUntil))
+	return err
+}
+
+// deleteAccess deletes access tokens that have expired.
+func deleteAccess(tx *db.Tx, before time.Time, limit int) (int64, error) {
+	return tx.Exec("DELETE FROM sp_access_tokens WHERE digest IN (SELECT digest FROM sp_access_tokens WHERE expires_at < $1 ORDER BY expires_at LIMIT $2)",
+		db.Micros(before), limit)
 }
 
 func deleteExpired(tx *db.Tx, before time.Time, limit int) (int64, error) {

@@ -11,12 +11,13 @@ import (
 
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/api"
+	"github.com/sallyport/sallyport/audit"
 	"github.com/sallyport/sallyport/authn"
 	"github.com/sallyport/sallyport/session"
 )
 
 // Routes registers POST /auth/login: the password grant for those who would
-// rather send JSON, or a plain form.
+// rather send JSON, or a plain form, and for browsers, which get a cookie.
 func (s *Service) Routes(a *api.API) {
 	schema := &huma.Schema{Type: huma.TypeObject, Required: []string{"username", "password"}, AdditionalProperties: false, Properties: map[string]*huma.Schema{
 		"username":      {Type: huma.TypeString, Description: "User name or e-mail address"},
@@ -28,19 +29,32 @@ func (s *Service) Routes(a *api.API) {
 	}}
 	op := huma.Operation{
 		Method: http.MethodPost, Path: "/auth/login", Tags: []string{"Tokens"}, Summary: "Sign in",
-		Description: "The password grant of POST /token with a JSON body or a form.",
+		Description: "The password grant of POST /token with a JSON body or a form. With mode=cookie it is for browsers: the session is in a cookie that no script can read, and there are no tokens. " +
+			"Pages of another origin cannot sign anybody in like that (403 cross_origin).",
+		Parameters: []*huma.Param{{
+			Name: "mode", In: "query", Description: "cookie: set the session cookie, and give no tokens",
+			Schema: &huma.Schema{Type: huma.TypeString, Enum: []any{"cookie"}},
+		}},
 		RequestBody: &huma.RequestBody{Required: true, Content: map[string]*huma.MediaType{
 			"application/json": {Schema: schema}, api.FormType: {Schema: schema},
 		}},
-		Responses: api.ErrorResponses(a, 400, 401, 403, 413, 415, 422, 500, 503),
+		Responses: api.ErrorResponses(a, 400, 401, 403, 409, 413, 415, 422, 500, 503),
 	}
 	op.Responses["200"] = &huma.Response{Description: "OK", Content: map[string]*huma.MediaType{
 		"application/json": {Schema: api.Schema[session.TokenResponse](a)},
+	}}
+	op.Responses["204"] = &huma.Response{Description: "Signed in, with mode=cookie", Headers: map[string]*huma.Param{
+		"Set-Cookie": {Description: "The session cookie", Schema: &huma.Schema{Type: huma.TypeString}},
 	}}
 	a.Raw(op, sallyport.Public(), func(w http.ResponseWriter, r *http.Request) {
 		t, err := s.login(r)
 		if err != nil {
 			a.WriteError(w, r, err)
+			return
+		}
+		if t.Cookie != "" {
+			s.cfg.Cookie.Set(w.Header(), t.Cookie, t.ExpiresIn)
+			w.WriteHeader(http.StatusNoContent)
 			return
 		}
 		w.Header().Set("Content-Type", "application/json")
@@ -65,6 +79,10 @@ func (s *Service) login(r *http.Request) (session.Tokens, error) {
 			Message: "Name and password must be in the body: an address ends up in logs and histories. Take what was sent there as known to others.",
 		}
 	}
+	browser, err := s.browser(r)
+	if err != nil {
+		return session.Tokens{}, err
+	}
 	if s.cfg.NoPasswordGrant {
 		return session.Tokens{}, &sallyport.Error{
 			Status: http.StatusForbidden, Code: "password_sign_in_off",
@@ -75,6 +93,12 @@ func (s *Service) login(r *http.Request) (session.Tokens, error) {
 	if err != nil {
 		return session.Tokens{}, err
 	}
+	if a.Cookie = browser; browser {
+		// Of several, none is the browser's own.
+		if value, found, err := s.cfg.Cookie.Read(r); err == nil && found {
+			a.Replaces = value
+		}
+	}
 	t, err := s.Password(r.Context(), a)
 	if _, ok := errors.AsType[*authn.Refused](err); ok {
 		err = WrongCredentials()
@@ -83,6 +107,33 @@ func (s *Service) login(r *http.Request) (session.Tokens, error) {
 		err = sallyport.Invalid(sallyport.Field{Pointer: "/scope", Code: "unknown_scope", Detail: "The scope names something that does not exist here."})
 	}
 	return t, err
+}
+
+// browser reports whether a request asks for a cookie, and refuses it if it must
+// not get one. A page of another origin must not: it would sign a visitor in as
+// somebody else, who then reads what the visitor enters.
+func (s *Service) browser(r *http.Request) (bool, error) {
+	if r.URL.RawQuery == "" {
+		return false, nil
+	}
+	mode, asked := r.URL.Query()["mode"]
+	if !asked {
+		return false, nil
+	}
+	if len(mode) != 1 || mode[0] != "cookie" {
+		return false, sallyport.Invalid(sallyport.Field{
+			Pointer: "?mode", Code: "invalid_choice",
+			Detail: "Send mode=cookie once, for a session in a cookie, or leave it out, for tokens.",
+		})
+	}
+	if err := s.cfg.Cookie.CheckKept(); err != nil {
+		return false, err
+	}
+	if err := s.cfg.Cookie.Restrict(r); err != nil {
+		s.cfg.Refusals.Note(r.Context(), audit.Event{Action: audit.SignInRefused, Result: audit.Failure, Reason: "a page of another origin asked for a cookie"})
+		return false, err
+	}
+	return true, nil
 }
 
 func readLogin(r *http.Request) (Attempt, error) {

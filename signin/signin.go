@@ -36,6 +36,7 @@ type Config struct {
 	Passwords *password.Hasher
 	Sessions  *session.Service
 	Refusals  *audit.Refusals
+	Cookie    *authn.Cookie // of browsers' sessions
 	// NoPasswordGrant switches POST /auth/login off, as it does the grant.
 	NoPasswordGrant bool
 	Now             func() time.Time
@@ -65,6 +66,12 @@ type Attempt struct {
 	Client   string // OAuth client; session.FirstParty for none
 	Scoped   bool   // a scope was asked for
 	Scope    []string
+
+	// Cookie asks for a browser's session: a cookie in place of tokens. Replaces
+	// is the value of the one that the browser has: its session ends, whoever's it
+	// was, so that nobody goes on in a session that another one began.
+	Cookie   bool
+	Replaces string
 }
 
 // Bounds of a scope parameter.
@@ -196,13 +203,18 @@ func (s *Service) admit(ctx context.Context, who identified, upgraded string, a 
 		}
 	}
 	started := s.cfg.Sessions.Prepare(ctx, session.Start{
-		Subject: who.ID, Client: a.Client, Scoped: a.Scoped, Scope: scope, AMR: []string{"pwd"},
+		Subject: who.ID, Client: a.Client, Scoped: a.Scoped, Scope: scope, AMR: []string{"pwd"}, Cookie: a.Cookie,
 	})
 	var refused *authn.Refused
 	err = s.cfg.DB.Write(ctx, func(tx *db.Tx) error {
 		var err error
 		if refused, err = s.stillThere(ctx, tx, who, upgraded); refused != nil || err != nil {
 			return err
+		}
+		if a.Replaces != "" {
+			if err := s.cfg.Sessions.EndCookie(ctx, tx, a.Replaces, "replaced by another sign-in"); err != nil {
+				return err
+			}
 		}
 		return s.cfg.Sessions.Insert(ctx, tx, started)
 	})

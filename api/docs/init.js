@@ -1,9 +1,20 @@
 "use strict";
 const root = document.getElementById("swagger-ui");
+
+// A cookie is not for the dialog: no page can send one by hand, and the browser
+// sends it by itself.
+const isCookie = (definition) => definition.some((scheme) => scheme.get("in") === "cookie");
+const withoutCookies = () => ({
+  statePlugins: { auth: { wrapActions: {
+    showDefinitions: (show) => (list) => show(list && list.filterNot(isCookie)),
+  } } },
+});
+
 const ui = SwaggerUIBundle({
   url: "openapi.json",
   domNode: root,
   presets: [SwaggerUIBundle.presets.apis],
+  plugins: [withoutCookies],
   layout: "BaseLayout",
   deepLinking: true,
   docExpansion: "list",

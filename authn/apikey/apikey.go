@@ -25,6 +25,7 @@ import (
 
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/audit"
+	"github.com/sallyport/sallyport/authn"
 	"github.com/sallyport/sallyport/internal/db"
 	"github.com/sallyport/sallyport/internal/touch"
 )
@@ -52,6 +53,9 @@ type Config struct {
 	Standing func(rd db.Reader, subject string, scopes []string) (unknown, above []int, err error)
 	Log      *slog.Logger
 	Now      func() time.Time
+	// Origin tells whose pages may send a key in a cookie with requests that
+	// change something.
+	Origin *authn.SameOrigin
 }
 
 // Service keeps API keys, and is the scheme that reads them.

@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/sallyport/sallyport"
+	"github.com/sallyport/sallyport/authn"
 )
 
 // scanner is what the documentation tells scanners for leaked secrets.
@@ -237,7 +238,11 @@ func FuzzReadQuery(f *testing.F) {
 // A cookie is not enough where another site's page asks.
 func TestRestrict(t *testing.T) {
 	k := Generate().Reveal()
-	s := &Service{cfg: Config{Header: "X-API-Key", Cookie: "ck"}, header: "X-Api-Key"}
+	origin, err := authn.NewSameOrigin("https://example.com")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &Service{cfg: Config{Header: "X-API-Key", Cookie: "ck", Origin: origin}, header: "X-Api-Key"}
 	for name, c := range map[string]struct {
 		method  string
 		headers []string

@@ -94,22 +94,13 @@ func severalKeys() error {
 	}
 }
 
-// crossOrigin tells requests that another site's page made.
-var crossOrigin = http.NewCrossOriginProtection()
-
 // Restrict implements authn.Restricted: a cookie is sent by a browser without
 // being asked, so what another site's page asks for is not done with it.
 func (s *Service) Restrict(r *http.Request) error {
 	if s.cfg.Cookie == "" || r.Header["Cookie"] == nil || len(r.CookiesNamed(s.cfg.Cookie)) == 0 {
 		return nil
 	}
-	if crossOrigin.Check(r) != nil {
-		return &sallyport.Error{
-			Status: http.StatusForbidden, Code: "cross_origin",
-			Message: "A page of another site asked for this with a credential that the browser added by itself. Nothing was done. Send the API key in the header " + s.cfg.Header + ".",
-		}
-	}
-	return nil
+	return s.cfg.Origin.Restrict(r)
 }
 
 const unknownKey = "the API key does not exist"

@@ -19,6 +19,7 @@ import (
 	"github.com/sallyport/sallyport/authn/token/keyring"
 	"github.com/sallyport/sallyport/internal/db"
 	"github.com/sallyport/sallyport/server"
+	"github.com/sallyport/sallyport/session"
 	"github.com/sallyport/sallyport/store/postgres"
 	"github.com/sallyport/sallyport/store/sqlite"
 )
@@ -144,6 +145,7 @@ func (a *app) newServer(ctx context.Context, s settings, d *db.DB, log *slog.Log
 		DB: d, BaseURL: s.baseURL(), MasterKey: key, MasterKeyFile: file, Version: version, Log: log,
 		Registration: account.Registration(s.text("registration")),
 		AccessTTL:    s.duration("tokens.access_ttl"), RefreshTTL: s.duration("tokens.refresh_ttl"), SessionLife: s.duration("tokens.session_ttl"),
+		TokenFormat: session.Format(s.text("tokens.format")), InsecureLoopbackCookie: s.bool("dev"),
 		Algorithm: token.Alg(s.text("tokens.alg")), Secret: []byte(s.text("tokens.secret")), NoPasswordGrant: !s.bool("password.grant"), Basic: s.bool("auth.basic"),
 		Password: passwordConfig(s), Lease: s.duration("auth.lease"), Remember: s.int("auth.remember"),
 		APIKeyHeader: s.text("auth.api_key_header"), APIKeyCookie: s.text("auth.api_key_cookie"), APIKeyQuery: s.text("auth.api_key_query"), APIKeys: keys,
