@@ -7,14 +7,17 @@ package postgres
 
 import (
 	"context"
+	"database/sql/driver"
 	"errors"
 	"fmt"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgconn/ctxwatch"
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/pressly/goose/v3/lock"
 
@@ -36,7 +39,9 @@ func Open(ctx context.Context, rawURL string) (*db.DB, error) {
 	if err != nil {
 		return nil, err
 	}
-	pool := stdlib.OpenDB(*cfg)
+	var a ages
+	a.watch(&cfg.Config)
+	pool := stdlib.OpenDB(*cfg, stdlib.OptionShouldPing(a.shouldPing), stdlib.OptionResetSession(a.reset))
 	pool.SetMaxOpenConns(maxConns)
 	pool.SetMaxIdleConns(maxConns)
 	pool.SetConnMaxIdleTime(5 * time.Minute)
@@ -49,6 +54,59 @@ func Open(ctx context.Context, rawURL string) (*db.DB, error) {
 	}
 	listen := func(ctx context.Context, nudge func()) { listenAll(ctx, cfg, nudge) }
 	return db.NewPooled(name, pool, retry, listen, db.Migrations{Pool: pool, Locker: locker}), nil
+}
+
+// ages tells connections that may be dead from newer ones.
+//
+// Where a database moves away, or a firewall forgets its connections, they stay
+// open and nothing on them is ever answered. Each of a full pool would cost
+// somebody a whole timeout. So when one does not answer in time, those that are
+// as old are not used again.
+type ages struct{ now atomic.Int64 }
+
+const ageKey = "sallyport.age"
+
+func ageOf(c *pgconn.PgConn) int64 {
+	age, _ := c.CustomData()[ageKey].(int64)
+	return age
+}
+
+// watch gives every connection its age, and hears when one runs out of time.
+func (a *ages) watch(cfg *pgconn.Config) {
+	build := cfg.BuildContextWatcherHandler
+	cfg.BuildContextWatcherHandler = func(c *pgconn.PgConn) ctxwatch.Handler {
+		age := a.now.Load()
+		c.CustomData()[ageKey] = age
+		return &ageWatch{build(c), a, age}
+	}
+}
+
+type ageWatch struct {
+	ctxwatch.Handler
+	ages *ages
+	age  int64
+}
+
+// HandleCancel implements ctxwatch.Handler. A caller that goes away says
+// nothing about the connection, and one of an earlier age nothing about those
+// that came after it.
+func (w *ageWatch) HandleCancel(ctx context.Context) {
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		w.ages.now.CompareAndSwap(w.age, w.age+1)
+	}
+	w.Handler.HandleCancel(ctx)
+}
+
+// shouldPing is the driver's own rule, for those that are going to be used.
+func (a *ages) shouldPing(_ context.Context, p stdlib.ShouldPingParams) bool {
+	return p.IdleDuration > time.Second && ageOf(p.Conn.PgConn()) == a.now.Load()
+}
+
+func (a *ages) reset(_ context.Context, c *pgx.Conn) error {
+	if ageOf(c.PgConn()) != a.now.Load() {
+		return driver.ErrBadConn
+	}
+	return nil
 }
 
 // listenAgain is how long to wait before connecting again.
