@@ -144,6 +144,10 @@ func (ad adapter) Handle(op *huma.Operation, h func(huma.Context)) {
 // credentials.
 func (a *API) register(op *huma.Operation, rule sallyport.Rule, h http.HandlerFunc) {
 	pattern := op.Method + " " + op.Path
+	if refuse, ok := op.Metadata[refuseKey].(refusal); ok {
+		a.mux.Handle(pattern, rule, refuser{h, refuse})
+		return
+	}
 	if op.Metadata[openKey] == nil {
 		a.mux.HandleFunc(pattern, rule, h)
 		return
@@ -154,18 +158,45 @@ func (a *API) register(op *huma.Operation, rule sallyport.Rule, h http.HandlerFu
 	a.mux.Open(pattern, h)
 }
 
-const openKey = "sallyport.open"
+const (
+	openKey   = "sallyport.open"
+	refuseKey = "sallyport.refuse"
+)
+
+type refusal = func(http.ResponseWriter, *http.Request, *sallyport.Error)
+
+// refuser words the refusals of the gate before it (authn.Refuser).
+type refuser struct {
+	http.Handler
+	refuse refusal
+}
+
+// Refuse answers for the gate.
+func (r refuser) Refuse(w http.ResponseWriter, req *http.Request, e *sallyport.Error) {
+	r.refuse(w, req, e)
+}
+
+// RefuseWith makes a Raw operation answer what its rule refuses in a form of its
+// own instead of problem details: OAuth has one. Challenges are in the header
+// already.
+func RefuseWith(f func(http.ResponseWriter, *http.Request, *sallyport.Error)) Option {
+	return func(op *huma.Operation) { set(op, refuseKey, f) }
+}
 
 // IgnoreCredentials makes a public operation look at no credentials: one that
 // is sent and not good is not refused. It is for what a client with an expired
 // token must reach, and for health checks.
 func IgnoreCredentials() Option {
 	return func(op *huma.Operation) {
-		if op.Metadata == nil {
-			op.Metadata = map[string]any{}
-		}
-		op.Metadata[openKey] = true
+		set(op, openKey, true)
 	}
+}
+
+func set(op *huma.Operation, key string, v any) {
+	if op.Metadata == nil {
+		op.Metadata = map[string]any{}
+	}
+	op.Metadata[key] = v
 }
 
 var noStore = []string{"no-store"}

@@ -151,6 +151,7 @@ type Services struct {
 	Accounts *account.Service
 	Sessions *session.Service
 	SignIn   *signin.Service
+	Clients  *oauth.Clients
 	Keys     *keyring.Ring
 	Refusals *audit.Refusals
 }
@@ -158,11 +159,12 @@ type Services struct {
 // Server is Sallyport, ready to be mounted or served.
 type Server struct {
 	Services
-	cfg  Config
-	live *live.Cache
-	gate *authn.Gate
-	mux  *sallyport.Mux
-	api  *api.API
+	cfg   Config
+	live  *live.Cache
+	gate  *authn.Gate
+	roles *role.Cache
+	mux   *sallyport.Mux
+	api   *api.API
 
 	mu         sync.Mutex
 	rules      []sallyport.Rule
@@ -213,9 +215,12 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 		DB: cfg.DB, Passwords: hasher, Sessions: s.Sessions, Registration: cfg.Registration, CursorKey: keys.RefreshKey(), Now: cfg.Now,
 	})
 	s.SignIn = signin.New(signin.Config{DB: cfg.DB, Passwords: hasher, Sessions: s.Sessions, Refusals: s.Refusals, NoPasswordGrant: cfg.NoPasswordGrant, Now: cfg.Now})
+	s.Clients = &oauth.Clients{DB: cfg.DB, Sessions: s.Sessions, CursorKey: keys.RefreshKey(), Now: cfg.Now}
+	s.roles = role.NewCache(cfg.DB)
 	s.gate = authn.NewGate(authn.Config{
 		Schemes: []authn.Scheme{authn.Bearer{Token: s.Sessions.VerifyAccess, Session: s.Sessions.Confirm}},
-		DB:      cfg.DB, Live: s.live, Keys: keys, Resolve: role.NewCache(cfg.DB).Resolve, GrantsOf: role.GrantsOf,
+		Named:   []authn.Scheme{s.Clients.Scheme()},
+		DB:      cfg.DB, Live: s.live, Keys: keys, Resolve: s.roles.Resolve, GrantsOf: role.GrantsOf,
 		Refusals: s.Refusals, Log: cfg.Log, Now: cfg.Now,
 	}, s.declareLater)
 	s.mux = sallyport.NewMux(s.gate)
@@ -265,14 +270,18 @@ func (s *Server) routes() {
 		Challenges: s.gate.Challenges, Refused: s.noteRefusal, Log: s.cfg.Log,
 	})
 	tokens := &oauth.Endpoint{
-		SignIn: s.SignIn, Sessions: s.Sessions, Refusals: s.Refusals, NoPasswordGrant: s.cfg.NoPasswordGrant, Log: s.cfg.Log,
+		SignIn: s.SignIn, Sessions: s.Sessions, Clients: s.Clients, Refusals: s.Refusals, Issuer: s.cfg.BaseURL,
+		Inspect: s.gate.Inspect, Resolve: s.roles.Resolve, NoPasswordGrant: s.cfg.NoPasswordGrant, Log: s.cfg.Log,
 	}
 	tokens.Routes(s.api)
-	tokens.MetadataRoutes(s.api, s.cfg.BaseURL)
+	tokens.IntrospectRoutes(s.api)
+	tokens.RevokeRoutes(s.api)
+	tokens.MetadataRoutes(s.api)
 	s.SignIn.Routes(s.api)
 	s.Sessions.Routes(s.api, s.Refusals)
 	s.Accounts.Routes(s.api)
 	role.Routes(s.api, s.DB)
+	s.Clients.Routes(s.api)
 	s.keyRoutes()
 	s.healthRoutes()
 	s.api.Docs(api.DocsConfig{ClientID: oauth.DocsClient})

@@ -82,6 +82,7 @@ type cli struct {
 	Permission  permissionCmd  `cmd:"" help:"Permissions of your own."`
 	Grant       grantCmd       `cmd:"" help:"Give a role to a user."`
 	Revoke      revokeCmd      `cmd:"" help:"Take a role from a user."`
+	Client      clientCmd      `cmd:"" help:"Machine clients: programs that act for themselves."`
 	Key         keyCmd         `cmd:"" help:"Signing keys."`
 	Routes      routesCmd      `cmd:"" help:"List every route and its rule."`
 	ConfigCmd   configCmd      `cmd:"" name:"config" help:"The configuration."`

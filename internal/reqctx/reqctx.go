@@ -154,7 +154,7 @@ type Info struct {
 	Address   string // IP without port, "" when it did not come over the network
 	UserAgent string
 	Actor     string // id of the subject, or what else acted
-	ActorKind string // user, api_key (of that user), anonymous, operator
+	ActorKind string // user, api_key (of that user), client, anonymous, operator
 }
 
 // InfoFrom returns what is known. Without a request it is the operator's doing:
@@ -175,6 +175,8 @@ func InfoFrom(ctx context.Context) Info {
 		i.ActorKind = "anonymous"
 	case p.Kind() == sallyport.KindAPIKey:
 		i.ActorKind = "api_key"
+	case p.Claims().Client == i.Actor: // a machine client acts for itself
+		i.ActorKind = "client"
 	}
 	return i
 }
