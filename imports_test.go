@@ -30,6 +30,10 @@ var house = []room{
 	{dir: "audit"},
 	// The form of tokens, and the keys that sign them.
 	{dir: "authn/token"},
+	// How they travel, and what a refusal says.
+	{dir: "authn/bearer", only: []string{"."}, bare: true},
+	// The first door of another service, which has no database of ours.
+	{dir: "authn/remote", only: []string{".", "guard", "authn/token", "authn/bearer"}, bare: true},
 	// The first door: who are you.
 	{dir: "authn", apart: true},
 	// The second door: may you. Neither door knows the other.
@@ -290,7 +294,12 @@ func TestImportViolations(t *testing.T) {
 		{"the gate with a way of signing in", map[string][]string{m + "authn": {m + "authn/password"}}, "do not know each other"},
 		{"two ways of signing in", map[string][]string{m + "authn/password": {m + "authn/apikey"}}, "do not know each other"},
 		{"the form of tokens, to the right", map[string][]string{m + "authn/token": {m + "authn/password"}}, "stands right of authn/token"},
-		{"a scheme with the form of tokens", map[string][]string{m + "authn/remote": {m + "authn/token"}}, ""},
+		{"a scheme with the form of tokens", map[string][]string{m + "authn/apikey": {m + "authn/token"}}, ""},
+		{"the gate with the words of a refusal", map[string][]string{m + "authn": {m + "authn/bearer"}}, ""},
+		{"another service's door with the form of tokens", map[string][]string{m + "authn/remote": {modulePath, m + "authn/token", m + "authn/bearer", m + "guard/body"}}, ""},
+		{"another service's door with the gate", map[string][]string{m + "authn/remote": {m + "authn"}}, "authn stands right of authn/remote"},
+		{"another service's door with the audit log", map[string][]string{m + "authn/remote": {m + "audit"}}, "authn/remote imports only"},
+		{"another service's door with a library", map[string][]string{m + "authn/remote": {"golang.org/x/sync/singleflight"}}, "standard library only"},
 		{"the doors, forth", map[string][]string{m + "authz/role": {m + "authn"}}, "authz does without authn"},
 		{"the doors, back", map[string][]string{m + "authn/apikey": {m + "authz/role"}}, "authz stands right of authn"},
 

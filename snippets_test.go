@@ -142,7 +142,7 @@ var wrappers = map[string][2]string{
 // them.
 var snippetImports = []string{
 	"context", "errors", "fmt", "log", "log/slog", "net/http", "net/http/httptest", "os", "path/filepath", "testing", "time",
-	modulePath, modulePath + "/account", modulePath + "/api", modulePath + "/audit", modulePath + "/authn/password", modulePath + "/authn/token",
+	modulePath, modulePath + "/account", modulePath + "/api", modulePath + "/audit", modulePath + "/authn/password", modulePath + "/authn/remote", modulePath + "/authn/token",
 	modulePath + "/authz/role", modulePath + "/server", modulePath + "/store/postgres", modulePath + "/store/sqlite",
 }
 

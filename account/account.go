@@ -39,7 +39,6 @@ type Config struct {
 	DB           *db.DB
 	Passwords    *password.Hasher
 	Sessions     *session.Service
-	Grants       *role.Cache
 	Registration Registration // Open if empty
 	CursorKey    []byte
 	Log          *slog.Logger
@@ -47,7 +46,10 @@ type Config struct {
 }
 
 // Service keeps accounts.
-type Service struct{ cfg Config }
+type Service struct {
+	cfg Config
+	own ownBodies
+}
 
 // New returns a Service.
 func New(cfg Config) *Service {
@@ -57,7 +59,7 @@ func New(cfg Config) *Service {
 	if cfg.Registration == "" {
 		cfg.Registration = Open
 	}
-	return &Service{cfg}
+	return &Service{cfg: cfg}
 }
 
 // User is an account as those who may see it see it.

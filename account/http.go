@@ -134,8 +134,12 @@ func (s *Service) ownRoutes(a *api.API) {
 		if err == nil && !found {
 			err = sallyport.NotFound("user")
 		}
-		return s.me(ctx, u, err)
-	}, api.Doc("Own account", "Own account", "The account of the caller."))
+		m, err := s.me(ctx, u, err)
+		if err == nil {
+			s.own.keep(ctx, m.Body)
+		}
+		return m, err
+	}, api.Doc("Own account", "Own account", "The account of the caller."), api.Shortcut(s.own.serve))
 
 	api.Patch(a, "/users/me", sallyport.Unscoped(), func(ctx context.Context, in *patchMeInput) (*api.Body[Me], error) {
 		u, err := s.Update(ctx, nil, sallyport.From(ctx).ID(), Change{

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/sallyport/sallyport"
+	"github.com/sallyport/sallyport/authn"
 	"github.com/sallyport/sallyport/internal/db"
 )
 
@@ -20,7 +21,7 @@ func insertAccount(tx *db.Tx, u User, k keys, hash string) (bool, error) {
 
 // userColumns are what scanUser scans, of sp_accounts a and sp_subjects s. With
 // the grants it is one read and not two: names hold no spaces.
-const userColumns = `a.id, a.username, a.email, a.email_verified, a.full_name, s.disabled, a.created_at, a.updated_at, a.last_login_at,
+const userColumns = `a.id, a.username, a.email, a.email_verified, a.full_name, s.disabled, a.mfa, a.created_at, a.updated_at, a.last_login_at,
 	(SELECT COALESCE(string_agg(role, ' '), '') FROM sp_subject_roles WHERE subject_id = a.id),
 	(SELECT COALESCE(string_agg(permission, ' '), '') FROM sp_subject_permissions WHERE subject_id = a.id)`
 
@@ -28,7 +29,7 @@ func scanUser(scan db.Scan, u *User) error {
 	var created, updated int64
 	var login *int64
 	var roles, permissions string
-	if err := scan(&u.ID, &u.Username, &u.Email, &u.EmailVerified, &u.FullName, &u.Disabled, &created, &updated, &login, &roles, &permissions); err != nil {
+	if err := scan(&u.ID, &u.Username, &u.Email, &u.EmailVerified, &u.FullName, &u.Disabled, &u.MFAEnabled, &created, &updated, &login, &roles, &permissions); err != nil {
 		return err
 	}
 	u.Roles, u.Permissions = strings.Fields(roles), strings.Fields(permissions) // never nil
@@ -64,8 +65,8 @@ func (u *User) complete(created, updated int64, login *int64) {
 func readOwn(rd db.Reader, id string, g *sallyport.Grants) (u User, found bool, err error) {
 	var created, updated int64
 	var login *int64
-	found, err = rd.Row(`SELECT username, email, email_verified, full_name, created_at, updated_at, last_login_at
-		FROM sp_accounts WHERE id = $1`, []any{id}, &u.Username, &u.Email, &u.EmailVerified, &u.FullName, &created, &updated, &login)
+	found, err = rd.Row(`SELECT username, email, email_verified, full_name, mfa, created_at, updated_at, last_login_at
+		FROM sp_accounts WHERE id = $1`, []any{id}, &u.Username, &u.Email, &u.EmailVerified, &u.FullName, &u.MFAEnabled, &created, &updated, &login)
 	u.ID = id
 	u.complete(created, updated, login)
 	u.Roles, u.Permissions = g.Direct()
@@ -77,13 +78,14 @@ type Login struct {
 	ID       string
 	Hash     string
 	Disabled bool
+	MFA      bool // has a second factor
 }
 
 // FindLogin returns the account of a login name: an address or a user name.
 func FindLogin(rd db.Reader, login string) (l Login, found bool, err error) {
 	email, username := loginKeys(login)
-	found, err = rd.Row(`SELECT a.id, a.password_hash, s.disabled FROM sp_accounts a JOIN sp_subjects s ON s.id = a.id
-		WHERE a.email_key = $1 OR a.username_key = $2`, []any{email, username}, &l.ID, &l.Hash, &l.Disabled)
+	found, err = rd.Row(`SELECT a.id, a.password_hash, s.disabled, a.mfa FROM sp_accounts a JOIN sp_subjects s ON s.id = a.id
+		WHERE a.email_key = $1 OR a.username_key = $2`, []any{email, username}, &l.ID, &l.Hash, &l.Disabled, &l.MFA)
 	return l, found, err
 }
 
@@ -96,16 +98,32 @@ func Username(rd db.Reader, id string) (name string, err error) {
 
 // ReadLogin returns the same by id, for looking again inside a transaction.
 func ReadLogin(rd db.Reader, id string) (l Login, found bool, err error) {
-	found, err = rd.Row(`SELECT a.id, a.password_hash, s.disabled FROM sp_accounts a JOIN sp_subjects s ON s.id = a.id
-		WHERE a.id = $1`, []any{id}, &l.ID, &l.Hash, &l.Disabled)
+	found, err = rd.Row(`SELECT a.id, a.password_hash, s.disabled, a.mfa FROM sp_accounts a JOIN sp_subjects s ON s.id = a.id
+		WHERE a.id = $1`, []any{id}, &l.ID, &l.Hash, &l.Disabled, &l.MFA)
 	return l, found, err
+}
+
+// passwordState reads what somebody may do whose password was checked, and the
+// hash that it must have been checked against.
+func passwordState(rd db.Reader, id string) (hash string, st authn.State, found bool, err error) {
+	found, err = rd.Row(`SELECT a.password_hash, u.version, v.roles, v.signing_keys,
+			(SELECT COALESCE(string_agg(role, ' '), '') FROM sp_subject_roles WHERE subject_id = u.id),
+			(SELECT COALESCE(string_agg(permission, ' '), '') FROM sp_subject_permissions WHERE subject_id = u.id)
+		FROM sp_accounts a
+		JOIN sp_subjects u ON u.id = a.id
+		JOIN sp_versions v ON v.id = 1
+		WHERE a.id = $1 AND NOT u.disabled AND NOT a.mfa`, []any{id}, &hash, &st.Subject, &st.Roles, &st.Keys, &st.RoleNames, &st.Permissions)
+	return hash, st, found, err
 }
 
 // ReplaceHash stores a new hash if the old one is still there.
 func ReplaceHash(tx *db.Tx, id, old, hash string, now time.Time) (bool, error) {
 	n, err := tx.Exec("UPDATE sp_accounts SET password_hash = $3, updated_at = $4 WHERE id = $1 AND password_hash = $2",
 		id, old, hash, db.Micros(now))
-	return n == 1, err
+	if err != nil || n != 1 {
+		return false, err
+	}
+	return true, tx.Changed(id)
 }
 
 // UpgradeHash stores the same password under a current hash; it is no change
@@ -117,8 +135,10 @@ func UpgradeHash(tx *db.Tx, id, old, hash string) error {
 
 // TouchLogin records a sign-in.
 func TouchLogin(tx *db.Tx, id string, now time.Time) error {
-	_, err := tx.Exec("UPDATE sp_accounts SET last_login_at = $2 WHERE id = $1", id, db.Micros(now))
-	return err
+	if _, err := tx.Exec("UPDATE sp_accounts SET last_login_at = $2 WHERE id = $1", id, db.Micros(now)); err != nil {
+		return err
+	}
+	return tx.Changed(id)
 }
 
 func namesTaken(rd db.Reader, id string, c Change, k keys) (bool, error) {
@@ -145,9 +165,11 @@ func updateAccount(tx *db.Tx, u User, c Change, k keys) error {
 			return err
 		}
 	}
-	_, err := tx.Exec("UPDATE sp_accounts SET full_name = $2, email_verified = $3, updated_at = $4 WHERE id = $1",
-		u.ID, u.FullName, u.EmailVerified, db.Micros(u.UpdatedAt))
-	return err
+	if _, err := tx.Exec("UPDATE sp_accounts SET full_name = $2, email_verified = $3, updated_at = $4 WHERE id = $1",
+		u.ID, u.FullName, u.EmailVerified, db.Micros(u.UpdatedAt)); err != nil {
+		return err
+	}
+	return tx.Changed(u.ID)
 }
 
 // Filter narrows a list of accounts.

@@ -119,10 +119,14 @@ func (ad adapter) Handle(op *huma.Operation, h func(huma.Context)) {
 	rule, _ := op.Metadata[ruleKey].(sallyport.Rule) // the zero Rule, which Mux refuses
 	maxBody := op.MaxBodyBytes
 	op.MaxBodyBytes = -1 // Huma gets what has been read already
+	shortcut, _ := op.Metadata[shortcutKey].(func(http.ResponseWriter, *http.Request) bool)
 	ad.a.register(op, rule, func(w http.ResponseWriter, r *http.Request) {
 		header := w.Header()
 		if header["Cache-Control"] == nil {
 			header["Cache-Control"] = noStore
+		}
+		if shortcut != nil && r.URL.RawQuery == "" && shortcut(w, r) {
+			return
 		}
 		if err := checkTarget(r); err != nil {
 			ad.a.WriteError(w, r, err)
@@ -159,8 +163,9 @@ func (a *API) register(op *huma.Operation, rule sallyport.Rule, h http.HandlerFu
 }
 
 const (
-	openKey   = "sallyport.open"
-	refuseKey = "sallyport.refuse"
+	openKey     = "sallyport.open"
+	refuseKey   = "sallyport.refuse"
+	shortcutKey = "sallyport.shortcut"
 )
 
 type refusal = func(http.ResponseWriter, *http.Request, *sallyport.Error)
@@ -183,6 +188,13 @@ func RefuseWith(f func(http.ResponseWriter, *http.Request, *sallyport.Error)) Op
 	return func(op *huma.Operation) { set(op, refuseKey, f) }
 }
 
+// Shortcut adds a way to answer without the machinery of typed operations, for
+// what is asked all the time: f answers exactly as the operation would, or
+// returns false. It is called behind the rule and only without a query.
+func Shortcut(f func(http.ResponseWriter, *http.Request) bool) Option {
+	return func(op *huma.Operation) { set(op, shortcutKey, f) }
+}
+
 // IgnoreCredentials makes a public operation look at no credentials: one that
 // is sent and not good is not refused. It is for what a client with an expired
 // token must reach, and for health checks.
@@ -199,7 +211,24 @@ func set(op *huma.Operation, key string, v any) {
 	op.Metadata[key] = v
 }
 
-var noStore = []string{"no-store"}
+var (
+	noStore  = []string{"no-store"}
+	jsonType = []string{"application/json"}
+)
+
+// WriteJSON writes a body that EncodeJSON made.
+func WriteJSON(w http.ResponseWriter, body []byte) {
+	h := w.Header()
+	h["Content-Type"] = jsonType
+	_, _ = w.Write(body)
+}
+
+// EncodeJSON encodes v as a typed operation's body is encoded.
+func EncodeJSON(v any) ([]byte, error) {
+	var b bytes.Buffer
+	err := huma.DefaultJSONFormat.Marshal(&b, v)
+	return b.Bytes(), err
+}
 
 // checkTarget refuses escapes in path and query that stand for a NUL byte or
 // for what is not UTF-8. No id, name or cursor holds them, and PostgreSQL

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/sallyport/sallyport"
+	"github.com/sallyport/sallyport/authn/bearer"
 	"github.com/sallyport/sallyport/internal/db"
 )
 
@@ -81,6 +82,7 @@ type State struct {
 type Refused struct {
 	Reason  string // "expired", "session ended" …
 	Subject string // if it is known
+	Action  string // of the audit event; credential.refused if empty
 }
 
 func (r *Refused) Error() string { return "credential refused: " + r.Reason }
@@ -91,9 +93,4 @@ var ErrAgain = errors.New("verify again")
 
 // InvalidToken is the one answer for a credential that is expired, forged,
 // revoked or unknown (RFC 6750, 3.1).
-func InvalidToken() *sallyport.Error {
-	return &sallyport.Error{
-		Status: http.StatusUnauthorized, Code: "invalid_token",
-		Message: "The access token is not valid, or not any more. Get a new one with the refresh token, or sign in again.",
-	}
-}
+func InvalidToken() *sallyport.Error { return bearer.Invalid() }

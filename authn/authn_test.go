@@ -68,8 +68,9 @@ func (h header) Read(r *http.Request) (string, bool, error) {
 }
 
 func (h header) Verify(_ context.Context, cred string) (authn.Verified, error) { return h.verify(cred) }
+
 func (h header) Confirm(_ db.Reader, v authn.Verified) (authn.State, error) { return h.confirm(v) }
-func (h header) Challenge(*sallyport.Error) string                             { return h.name }
+func (h header) Challenge(*sallyport.Error) string                          { return h.name }
 
 func knows(cred string) (authn.Verified, error) {
 	switch cred {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/audit"
+	"github.com/sallyport/sallyport/authn/bearer"
 	"github.com/sallyport/sallyport/authn/token/keyring"
 	"github.com/sallyport/sallyport/internal/db"
 	"github.com/sallyport/sallyport/internal/live"
@@ -34,7 +35,7 @@ type Config struct {
 	GrantsOf func(rd db.Reader, subject string) (*sallyport.Grants, error)
 	Refusals *audit.Refusals
 	Log      *slog.Logger
-	Now      func() time.Time
+	Now      func() time.Time // the clock of what is decided; nil: time.Now
 }
 
 // Gate authenticates requests and enforces rules.
@@ -58,9 +59,6 @@ const maxSchemes = 8
 // NewGate returns a gate. onRule, if not nil, is told of every rule that is
 // declared.
 func NewGate(cfg Config, onRule func(sallyport.Rule)) *Gate {
-	if cfg.Now == nil {
-		cfg.Now = time.Now
-	}
 	g := &Gate{cfg: cfg, onRules: onRule}
 	for _, s := range slices.Concat(cfg.Schemes, cfg.Named) {
 		n := numbered{Scheme: s, n: len(g.schemes)}
@@ -129,42 +127,46 @@ type door struct {
 }
 
 func (d *door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	r, carrier := reqctx.Begin(r)
-	now := d.g.cfg.Now()
-	var a admission
-	if err := d.g.authenticate(r, d.schemes, now, &a); err != nil {
+	r, carrier := reqctx.Enter(r)
+	now := time.Now()
+	a := carrier.Own()
+	if err := d.g.authenticate(r, d.schemes, now, a); err != nil {
+		*a = reqctx.Admission{}
 		d.refuse(w, r, err)
 		return
 	}
-	carrier.Admit(&a.principal, &a.warrant)
-	facts := sallyport.Facts{Now: now}
-	if !d.rule.Allows(&a.principal, &facts) {
-		d.deny(w, r, d.rule.Explain(&a.principal, &facts))
+	carrier.Admit()
+	facts := sallyport.Facts{Now: d.g.wall(now)}
+	if !d.rule.Allows(&a.Principal, &facts) {
+		d.deny(w, r, d.rule.Explain(&a.Principal, &facts))
 		return
 	}
 	d.next.ServeHTTP(w, r)
+}
+
+// wall returns the time by which things expire, at the moment now. Reading the
+// clock once for each request is enough.
+func (g *Gate) wall(now time.Time) time.Time {
+	if g.cfg.Now != nil {
+		return g.cfg.Now()
+	}
+	return now
 }
 
 // Open leads to a handler that looks at no credentials: its principal is
 // anonymous, also below middleware that has admitted somebody.
 func (g *Gate) Open(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		r, carrier := reqctx.Begin(r)
-		carrier.Admit(&sallyport.Principal{}, &reqctx.Warrant{})
+		r, carrier := reqctx.Enter(r)
+		carrier.Admit()
 		next.ServeHTTP(w, r)
 	})
-}
-
-// admission is who is let in and by what. The zero one is anonymous.
-type admission struct {
-	principal sallyport.Principal
-	warrant   reqctx.Warrant
 }
 
 // authenticate finds out whose the request's credential is, anonymous if there is
 // none. A credential that is sent and not good is refused, on public routes too:
 // the caller believes to be signed in and is not.
-func (g *Gate) authenticate(r *http.Request, schemes []numbered, now time.Time, a *admission) error {
+func (g *Gate) authenticate(r *http.Request, schemes []numbered, now time.Time, a *reqctx.Admission) error {
 	var scheme *numbered
 	var cred string
 	for i := range schemes {
@@ -176,10 +178,7 @@ func (g *Gate) authenticate(r *http.Request, schemes []numbered, now time.Time, 
 			continue
 		}
 		if scheme != nil {
-			return &sallyport.Error{
-				Status: http.StatusBadRequest, Code: "several_credentials",
-				Message: "The request carries more than one credential. Send exactly one.",
-			}
+			return bearer.Several()
 		}
 		scheme, cred = &schemes[i], c
 	}
@@ -198,22 +197,22 @@ func (g *Gate) authenticate(r *http.Request, schemes []numbered, now time.Time, 
 func (g *Gate) Inspect(ctx context.Context, kind sallyport.Kind, cred string) (sallyport.Principal, error) {
 	for i := range g.schemes {
 		if g.schemes[i].Kind() == kind {
-			var a admission
-			err := g.admit(ctx, &g.schemes[i], cred, g.cfg.Now(), &a)
-			return a.principal, err
+			var a reqctx.Admission
+			err := g.admit(ctx, &g.schemes[i], cred, time.Now(), &a)
+			return a.Principal, err
 		}
 	}
 	return sallyport.Principal{}, &Refused{Reason: "no scheme takes " + string(kind)}
 }
 
-func (g *Gate) admit(ctx context.Context, s *numbered, cred string, now time.Time, a *admission) error {
+func (g *Gate) admit(ctx context.Context, s *numbered, cred string, now time.Time, a *reqctx.Admission) error {
 	// First: what is found below is then not older than the lease.
-	if err := g.cfg.Live.Fresh(ctx); err != nil {
+	if err := g.cfg.Live.Fresh(ctx, now); err != nil {
 		return err
 	}
 	key := g.cfg.Live.KeyOf(s.n, cred, s.guessable)
 	var f live.Found
-	if g.cfg.Live.Get(&key, now, &f) && f.Profile.Kind == s.Kind() {
+	if g.cfg.Live.Get(&key, g.wall(now), &f) && f.Profile.Kind == s.Kind() {
 		if f.Alive {
 			g.fromFound(s, &f, a)
 			return nil
@@ -228,7 +227,7 @@ func (g *Gate) admit(ctx context.Context, s *numbered, cred string, now time.Tim
 			return err
 		}
 		if v.Static != nil {
-			a.principal = sallyport.NewPrincipal(v.Claims, v.Static)
+			a.Principal = sallyport.NewPrincipal(v.Claims, v.Static)
 			return nil
 		}
 		if err = g.confirm(ctx, s, &key, v, a); !errors.Is(err, ErrAgain) || attempt == 3 {
@@ -239,7 +238,7 @@ func (g *Gate) admit(ctx context.Context, s *numbered, cred string, now time.Tim
 
 // confirm reads the state of a credential that has been proven, and remembers
 // both.
-func (g *Gate) confirm(ctx context.Context, s *numbered, key *live.Key, v Verified, a *admission) error {
+func (g *Gate) confirm(ctx context.Context, s *numbered, key *live.Key, v Verified, a *reqctx.Admission) error {
 	proven, keep := v.proven()
 	var ticket live.Ticket
 	if keep {
@@ -265,8 +264,8 @@ func (g *Gate) confirm(ctx context.Context, s *numbered, key *live.Key, v Verifi
 	stamp := g.cfg.Live.Publish(ticket, &known)
 	c := v.Claims
 	c.MFA, c.AuthTime = st.MFA, st.AuthTime
-	a.principal = sallyport.NewPrincipal(c, grants)
-	a.warrant = reqctx.Warrant{
+	a.Principal = sallyport.NewPrincipal(c, grants)
+	a.Warrant = reqctx.Warrant{
 		By: g, Scheme: s.n, Unit: v.Unit, KeyID: v.KeyID, Keys: v.Keys,
 		Subject: uint32(st.Subject), Roles: uint32(st.Roles), Stamp: stamp,
 	}
@@ -274,9 +273,9 @@ func (g *Gate) confirm(ctx context.Context, s *numbered, key *live.Key, v Verifi
 }
 
 // fromFound admits who is known.
-func (g *Gate) fromFound(s *numbered, f *live.Found, a *admission) {
-	a.principal = sallyport.NewCompactPrincipal(claimsOf(f), f.Subject, f.Unit, f.Grants)
-	a.warrant = reqctx.Warrant{
+func (g *Gate) fromFound(s *numbered, f *live.Found, a *reqctx.Admission) {
+	a.Principal = sallyport.NewCompactPrincipal(claimsOf(f), f.Subject, f.Unit, f.Grants)
+	a.Warrant = reqctx.Warrant{
 		By: g, Scheme: s.n, Unit: f.Unit, KeyID: f.Profile.KeyID, Keys: f.Profile.Version,
 		Subject: f.SubjectVersion, Roles: f.RolesVersion, Stamp: f.Stamp,
 	}
@@ -301,7 +300,7 @@ func (g *Gate) Check(tx *db.Tx, p *sallyport.Principal, w *reqctx.Warrant, alone
 			return InvalidToken()
 		}
 	}
-	if !c.Expires.IsZero() && !g.cfg.Now().Before(c.Expires) {
+	if !c.Expires.IsZero() && !g.wall(time.Now()).Before(c.Expires) {
 		return InvalidToken()
 	}
 	if alone || uint32(st.Subject) == w.Subject && uint32(st.Roles) == w.Roles {
@@ -323,10 +322,14 @@ func (g *Gate) Check(tx *db.Tx, p *sallyport.Principal, w *reqctx.Warrant, alone
 func (d *door) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	ctx := r.Context()
 	if refused, ok := errors.AsType[*Refused](err); ok {
-		d.g.cfg.Refusals.Note(ctx, audit.Event{
+		e := audit.Event{
 			Action: audit.CredentialRefused, Result: audit.Failure, Reason: refused.Reason, Actor: refused.Subject,
 			Detail: map[string]string{"method": r.Method, "route": reqctx.Route(r)},
-		})
+		}
+		if refused.Action != "" {
+			e.Action = refused.Action
+		}
+		d.g.cfg.Refusals.Note(ctx, e)
 		d.answer(w, r, InvalidToken())
 		return
 	}
@@ -382,7 +385,7 @@ func (g *Gate) Challenges(e *sallyport.Error) []string {
 }
 
 func challenges(schemes []numbered, e *sallyport.Error) (out []string) {
-	if e.Status != http.StatusUnauthorized && e.Code != "insufficient_scope" {
+	if !bearer.Challenged(e) {
 		return nil
 	}
 	for _, s := range schemes {

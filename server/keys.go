@@ -35,7 +35,7 @@ func openKeys(ctx context.Context, cfg Config) (*keyring.Ring, error) {
 	if grace == 0 {
 		grace = session.DefaultAccessTTL
 	}
-	kc := keyring.Config{DB: cfg.DB, Alg: cfg.Algorithm, Grace: grace + keyGrace, Now: cfg.Now}
+	kc := keyring.Config{DB: cfg.DB, Alg: cfg.Algorithm, Secret: cfg.Secret, Grace: grace + keyGrace, Now: cfg.Now}
 	if cfg.MasterKey != "" {
 		if kc.Master, err = seal.Parse(cfg.MasterKey); err != nil {
 			return nil, &ConfigError{"keys.master", "", err.Error(), "Give the key that the database was made with."}
@@ -144,6 +144,21 @@ func (s *Server) RotateMaster(ctx context.Context) (file string, err error) {
 		return file, next.Unstage(file)
 	}
 	return file, next.Promote(file)
+}
+
+// rotateTick is how often it is asked whether a rotation is due: late by a tenth
+// at most, except for the shortest periods, and not more often than is any use.
+func rotateTick(every time.Duration) time.Duration {
+	return min(max(every/10, time.Minute), time.Hour)
+}
+
+// rotateIfDue rotates the signing key when it has signed for long enough.
+func (s *Server) rotateIfDue(ctx context.Context) error {
+	k, rotated, err := s.Keys.RotateIfDue(ctx, s.cfg.RotateEvery)
+	if rotated {
+		s.cfg.Log.Info("the signing key was rotated on schedule", "kid", k.ID, "alg", string(k.Alg))
+	}
+	return err
 }
 
 // keyRoutes publishes the public keys (RFC 7517).

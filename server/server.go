@@ -6,6 +6,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -59,12 +60,21 @@ type Config struct {
 	SessionLife     time.Duration        // in all; default 30 days
 	Algorithm       token.Alg            // of new signing keys; default EdDSA
 	NoPasswordGrant bool                 // switches signing in with a password off
+	Basic           bool                 // takes HTTP Basic on every route, not only where a rule names it
 	Password        password.Config
 
 	// Lease is the longest that a change which another node made may go
 	// unnoticed, and how long requests are answered while the database is away:
 	// then 503. Default 5 ms on SQLite, 750 ms on PostgreSQL; 1 ms to 1 min.
 	Lease time.Duration
+	// Secret is the key that signs access tokens, its bytes as they are, 32 to
+	// 512 random ones; Algorithm must be HS256. New makes it the active key, and
+	// the one before retires as in a rotation. If it is empty, keys are made.
+	Secret []byte
+	// RotateEvery is how long a signing key signs before the next one takes
+	// over: 1 h to 8784 h. 0 is never. Of the nodes on one database one rotates.
+	// It cannot stand beside Secret.
+	RotateEvery time.Duration
 
 	Log     *slog.Logger // default: discarded
 	Version string       // shown in the OpenAPI document
@@ -116,7 +126,36 @@ func (c *Config) check() error {
 			bad("tokens.alg", string(c.Algorithm), "it is not known", "Choose EdDSA, ES256, RS256 or HS256.")
 		}
 	}
+	if n := len(c.Secret); n > 0 {
+		if c.Algorithm != token.HS256 {
+			bad("tokens.secret", "", "it is the secret of HS256, and tokens.alg is "+string(cmp.Or(c.Algorithm, token.EdDSA)), "Set tokens.alg = HS256, or leave the secret out.")
+		}
+		if err := CheckSecret(c.Secret); err != nil {
+			errs = append(errs, err)
+		}
+		if c.RotateEvery != 0 {
+			bad("keys.rotate_every", c.RotateEvery.String(), "the key that signs is tokens.secret, which does not rotate by itself", "Leave one of the two out.")
+		}
+	}
+	within("keys.rotate_every", c.RotateEvery, MinRotateEvery, MaxRotateEvery)
 	return errors.Join(errs...)
+}
+
+// The bounds of Config.RotateEvery.
+const (
+	MinRotateEvery = time.Hour
+	MaxRotateEvery = 366 * 24 * time.Hour
+)
+
+// CheckSecret returns what is wrong with a secret for HS256.
+func CheckSecret(secret []byte) error {
+	if _, err := token.NewKey(token.HS256, secret); err != nil {
+		return &ConfigError{
+			"tokens.secret", "", fmt.Sprintf("it has %d bytes, and HS256 needs 32 to 512: whoever has a token can try shorter ones against it", len(secret)),
+			"Make one with: openssl rand -hex 32.",
+		}
+	}
+	return nil
 }
 
 // CheckBaseURL returns what is wrong with a base URL.
@@ -189,6 +228,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	if cfg.Version == "" {
 		cfg.Version = "dev"
 	}
+	clock := cfg.Now
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
@@ -205,6 +245,9 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	}
 	s := &Server{cfg: cfg}
 	s.DB, s.Keys = cfg.DB, keys
+	if err := s.rotateIfDue(ctx); err != nil {
+		return nil, err
+	}
 	s.Refusals = audit.NewRefusals(cfg.DB, cfg.Log)
 	s.live = live.New(live.Config{DB: cfg.DB, Lease: cfg.Lease})
 	s.Sessions = session.New(session.Config{
@@ -217,17 +260,33 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	s.SignIn = signin.New(signin.Config{DB: cfg.DB, Passwords: hasher, Sessions: s.Sessions, Refusals: s.Refusals, NoPasswordGrant: cfg.NoPasswordGrant, Now: cfg.Now})
 	s.Clients = &oauth.Clients{DB: cfg.DB, Sessions: s.Sessions, CursorKey: keys.RefreshKey(), Now: cfg.Now}
 	s.roles = role.NewCache(cfg.DB)
+	schemes := []authn.Scheme{authn.Bearer{Token: s.Sessions.VerifyAccess, Session: s.Sessions.Confirm}}
+	named := []authn.Scheme{s.Clients.Scheme()}
+	basic := authn.Basic{Password: s.SignIn.Basic, Account: account.ConfirmPassword}
+	if cfg.Basic {
+		schemes = append(schemes, basic)
+	} else {
+		named = append(named, basic)
+	}
 	s.gate = authn.NewGate(authn.Config{
-		Schemes: []authn.Scheme{authn.Bearer{Token: s.Sessions.VerifyAccess, Session: s.Sessions.Confirm}},
-		Named:   []authn.Scheme{s.Clients.Scheme()},
-		DB:      cfg.DB, Live: s.live, Keys: keys, Resolve: s.roles.Resolve, GrantsOf: role.GrantsOf,
-		Refusals: s.Refusals, Log: cfg.Log, Now: cfg.Now,
+		Schemes: schemes, Named: named,
+		DB: cfg.DB, Live: s.live, Keys: keys, Resolve: s.roles.Resolve, GrantsOf: role.GrantsOf,
+		Refusals: s.Refusals, Log: cfg.Log, Now: clock,
 	}, s.declareLater)
 	s.mux = sallyport.NewMux(s.gate)
 	s.routes()
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
 	s.stop = stop
-	s.stopped.Go(func() { s.sweep(background) })
+	s.stopped.Go(func() { repeat(background, sweepEvery, s.sweep) })
+	if cfg.RotateEvery > 0 {
+		s.stopped.Go(func() {
+			repeat(background, rotateTick(cfg.RotateEvery), func(ctx context.Context) {
+				if err := s.rotateIfDue(ctx); err != nil && ctx.Err() == nil {
+					cfg.Log.Error("the signing key is due for rotation and could not be rotated; it is tried again", "error", err)
+				}
+			})
+		})
+	}
 	return s, nil
 }
 
@@ -359,9 +418,10 @@ func (s *Server) declareNow() {
 
 const sweepEvery = time.Hour
 
-// sweep deletes what has been dead for long.
-func (s *Server) sweep(ctx context.Context) {
-	tick := time.NewTicker(sweepEvery)
+// repeat runs f again and again, the first time after one period, until ctx
+// ends.
+func repeat(ctx context.Context, every time.Duration, f func(context.Context)) {
+	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for {
 		select {
@@ -369,18 +429,23 @@ func (s *Server) sweep(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		if n, err := s.Sessions.Sweep(ctx); err != nil {
-			s.cfg.Log.Error("expired sessions could not be deleted", "error", err)
-		} else if n > 0 {
-			s.cfg.Log.Info("deleted expired sessions", "sessions", n)
-		}
-		if err := s.DB.SweepChanges(ctx); err != nil {
-			s.cfg.Log.Error("old changes could not be deleted", "error", err)
-		}
-		if n, err := s.Keys.Sweep(ctx); err != nil {
-			s.cfg.Log.Error("keys whose grace is over could not be retired", "error", err)
-		} else if n > 0 {
-			s.cfg.Log.Info("retired signing keys", "keys", n)
-		}
+		f(ctx)
+	}
+}
+
+// sweep deletes what has been dead for long.
+func (s *Server) sweep(ctx context.Context) {
+	if n, err := s.Sessions.Sweep(ctx); err != nil {
+		s.cfg.Log.Error("expired sessions could not be deleted", "error", err)
+	} else if n > 0 {
+		s.cfg.Log.Info("deleted expired sessions", "sessions", n)
+	}
+	if err := s.DB.SweepChanges(ctx); err != nil {
+		s.cfg.Log.Error("old changes could not be deleted", "error", err)
+	}
+	if n, err := s.Keys.Sweep(ctx); err != nil {
+		s.cfg.Log.Error("keys whose grace is over could not be retired", "error", err)
+	} else if n > 0 {
+		s.cfg.Log.Info("retired signing keys", "keys", n)
 	}
 }

@@ -10,6 +10,7 @@ package signin
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"strings"
 	"time"
@@ -41,14 +42,20 @@ type Config struct {
 }
 
 // Service signs people in.
-type Service struct{ cfg Config }
+type Service struct {
+	cfg     Config
+	flights flights
+}
+
+// errAborted is what those get who waited for a check that did not end.
+var errAborted = errors.New("the password check was aborted")
 
 // New returns a Service.
 func New(cfg Config) *Service {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	return &Service{cfg}
+	return &Service{cfg: cfg}
 }
 
 // Attempt is what somebody sends to sign in.
@@ -132,6 +139,9 @@ func (s *Service) attempt(ctx context.Context, a Attempt) (session.Tokens, error
 	if err != nil {
 		return session.Tokens{}, err
 	}
+	if who.MFA { // no way to ask for it yet, and none round it
+		return session.Tokens{}, &authn.Refused{Reason: "the account has a second factor", Subject: who.ID}
+	}
 	return s.admit(ctx, who, upgraded, a)
 }
 
@@ -190,24 +200,8 @@ func (s *Service) admit(ctx context.Context, who identified, upgraded string, a 
 	})
 	var refused *authn.Refused
 	err = s.cfg.DB.Write(ctx, func(tx *db.Tx) error {
-		refused = nil
-		now, found, err := account.ReadLogin(tx, who.ID)
-		if err != nil {
-			return err
-		}
-		if !found || now.Disabled || now.Hash != who.Hash {
-			refused = &authn.Refused{Reason: changed, Subject: who.ID}
-			return nil
-		}
-		if upgraded != "" {
-			if err := account.UpgradeHash(tx, who.ID, who.Hash, upgraded); err != nil {
-				return err
-			}
-			if err := audit.Append(ctx, tx, audit.Event{Action: "password.upgraded", Target: who.ID, Actor: who.ID}); err != nil {
-				return err
-			}
-		}
-		if err := account.TouchLogin(tx, who.ID, s.cfg.Now()); err != nil {
+		var err error
+		if refused, err = s.stillThere(ctx, tx, who, upgraded); refused != nil || err != nil {
 			return err
 		}
 		return s.cfg.Sessions.Insert(ctx, tx, started)
@@ -219,6 +213,28 @@ func (s *Service) admit(ctx context.Context, who identified, upgraded string, a 
 		return session.Tokens{}, refused
 	}
 	return s.cfg.Sessions.Issue(ctx, started)
+}
+
+// stillThere refuses somebody whose account is not what it was when the password
+// was checked; otherwise it stores the new hash, if there is one, and the
+// sign-in.
+func (s *Service) stillThere(ctx context.Context, tx *db.Tx, who identified, upgraded string) (*authn.Refused, error) {
+	now, found, err := account.ReadLogin(tx, who.ID)
+	if err != nil {
+		return nil, err
+	}
+	if !found || now.Disabled || now.Hash != who.Hash || now.MFA != who.MFA {
+		return &authn.Refused{Reason: changed, Subject: who.ID}, nil
+	}
+	if upgraded != "" {
+		if err := account.UpgradeHash(tx, who.ID, who.Hash, upgraded); err != nil {
+			return nil, err
+		}
+		if err := audit.Append(ctx, tx, audit.Event{Action: "password.upgraded", Target: who.ID, Actor: who.ID}); err != nil {
+			return nil, err
+		}
+	}
+	return nil, account.TouchLogin(tx, who.ID, s.cfg.Now())
 }
 
 // WrongCredentials is the one answer to a sign-in that failed.

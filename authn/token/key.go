@@ -12,6 +12,7 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -229,7 +230,11 @@ func checkRSA(p *rsa.PublicKey) error {
 
 // newVerifying returns a key that verifies and does not sign. The verifier is
 // of one of the types that Key.verifier names.
-func newVerifying(alg Alg, verifier any) (*Key, error) {
+func newVerifying(alg Alg, verifier any) (*Key, error) { return newNamed(alg, verifier, "") }
+
+// newNamed is newVerifying for a public key that its issuer calls by an id of
+// its own; "" is the key's thumbprint.
+func newNamed(alg Alg, verifier any, kid string) (*Key, error) {
 	k := &Key{alg: alg, verifier: verifier}
 	// The members of a JWK that its thumbprint covers, in the order and form of
 	// RFC 7638, section 3. None of the values needs escaping.
@@ -269,14 +274,21 @@ func newVerifying(alg Alg, verifier any) (*Key, error) {
 		return nil, fmt.Errorf("token: %s key: a %T cannot verify", alg, verifier)
 	}
 
-	if alg == HS256 {
+	switch k.id = kid; {
+	case alg == HS256:
 		k.id = secretID(verifier.([]byte))
-	} else {
+	case kid == "":
 		digest := sha256.Sum256([]byte("{" + members + "}"))
 		k.id = encode(digest[:])
-		k.jwk = `{"alg":"` + string(alg) + `","kid":"` + k.id + `","use":"sig",` + members + "}"
 	}
-	k.header = encode([]byte(`{"alg":"` + string(alg) + `","kid":"` + k.id + `","typ":"` + typ + `"}`))
+	id, err := json.Marshal(k.id) // a foreign id may need escaping
+	if err != nil {
+		return nil, fmt.Errorf("token: %s key: %w", alg, err)
+	}
+	if alg != HS256 {
+		k.jwk = `{"alg":"` + string(alg) + `","kid":` + string(id) + `,"use":"sig",` + members + "}"
+	}
+	k.header = encode([]byte(`{"alg":"` + string(alg) + `","kid":` + string(id) + `,"typ":"` + typ + `"}`))
 	return k, nil
 }
 
@@ -296,6 +308,7 @@ func secretID(secret []byte) string {
 // ID returns the key's id, 43 characters of base64url: the SHA-256 thumbprint
 // of the public key (RFC 7638), so that one key has one id everywhere and two
 // keys never share one. For HS256 it is an HMAC of a constant under the secret.
+// A key that ParseJWKS read has the id that the JWKS states.
 func (k *Key) ID() string { return k.id }
 
 // Alg returns the key's algorithm.

@@ -9,7 +9,8 @@ import (
 
 // Set is the keys of one issuer at one time: one that signs, and any number
 // that only verify, because they will sign next or because tokens they signed
-// are still alive. It is immutable: rotation makes a new Set.
+// are still alive. A set that ParseJWKS read has none that signs. It is
+// immutable: rotation makes a new Set.
 type Set struct {
 	active *Key
 	byID   map[string]*Key
@@ -37,18 +38,25 @@ func NewSet(active *Key, others ...*Key) (*Set, error) {
 		s.byID[k.id] = k
 	}
 	slices.SortFunc(others, func(a, b *Key) int { return strings.Compare(a.id, b.id) })
+	s.jwks = jwksOf(append([]*Key{active}, others...))
+	return s, nil
+}
+
+func jwksOf(keys []*Key) string {
 	var public []string
-	for _, k := range append([]*Key{active}, others...) {
+	for _, k := range keys {
 		if k.jwk != "" {
 			public = append(public, k.jwk)
 		}
 	}
-	s.jwks = `{"keys":[` + strings.Join(public, ",") + `]}`
-	return s, nil
+	return `{"keys":[` + strings.Join(public, ",") + `]}`
 }
 
-// Active returns the key that signs.
+// Active returns the key that signs; nil in a set that ParseJWKS read.
 func (s *Set) Active() *Key { return s.active }
+
+// Len returns the number of keys.
+func (s *Set) Len() int { return len(s.byID) }
 
 // JWKS returns the JSON Web Key Set (RFC 7517, section 5) with the public parts
 // of all keys: first the active one, then the others by id, each with kid, alg

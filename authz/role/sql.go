@@ -209,13 +209,18 @@ func deleteRole(tx *db.Tx, name string) error {
 }
 
 func upsertPermission(tx *db.Tx, name, description string) error {
-	_, err := tx.Exec(`INSERT INTO sp_permissions (name, description, source) VALUES ($1, $2, 'put')
-		ON CONFLICT (name) DO UPDATE SET description = excluded.description`, name, description)
-	return err
+	if _, err := tx.Exec(`INSERT INTO sp_permissions (name, description, source) VALUES ($1, $2, 'put')
+		ON CONFLICT (name) DO UPDATE SET description = excluded.description`, name, description); err != nil {
+		return err
+	}
+	return bumpRoles(tx) // an administrator holds it now
 }
 
 func declarePermission(tx *db.Tx, name string) error {
-	_, err := tx.Exec(`INSERT INTO sp_permissions (name, description, source) VALUES ($1, '', 'route')
+	n, err := tx.Exec(`INSERT INTO sp_permissions (name, description, source) VALUES ($1, '', 'route')
 		ON CONFLICT (name) DO NOTHING`, name)
-	return err
+	if err != nil || n == 0 {
+		return err
+	}
+	return bumpRoles(tx) // an administrator holds it now
 }

@@ -48,14 +48,17 @@ var keys = []key{
 	{name: "tokens.session_ttl", def: "720h", doc: "Life of a session however often it is refreshed.", bounds: "duration, 1m to 8784h", check: duration(time.Minute, 8784*time.Hour)},
 	{name: "tokens.format", def: "jwt", doc: "Form of access tokens.", bounds: "jwt, opaque", pending: "opaque access tokens", check: oneOf("jwt", "opaque")},
 	{name: "tokens.alg", def: "EdDSA", doc: "Algorithm of signing keys that are made from now on.", bounds: "EdDSA, ES256, RS256, HS256", check: func(s string) error { return token.Alg(s).Check() }},
+	{name: "tokens.secret", def: "", doc: "Secret of HS256, its bytes as they are; only with tokens.alg = HS256. Empty: 32 random bytes are made.", bounds: "32 to 512 bytes", secret: true, check: optional(func(s string) error { return server.CheckSecret([]byte(s)) })},
 	{name: "password.grant", def: "true", doc: "The password grant of POST /token.", bounds: "true, false", check: checkBool},
 	{name: "password.memory", def: "19456", doc: "Memory of one password hash (argon2id). Times password.permits it is what sign-ins may take.", bounds: "KiB, 8192 to 262144", check: integer(8192, 262144)},
 	{name: "password.time", def: "2", doc: "Passes of one password hash (argon2id).", bounds: "1 to 16", check: integer(1, 16)},
 	{name: "password.permits", def: "0", doc: "Password hashes at the same time. 0: one for each processor.", bounds: "0 to 1024", check: integer(0, 1024)},
-	{name: "auth.basic", def: "false", doc: "HTTP Basic on every route.", bounds: "true, false", pending: "HTTP Basic", check: checkBool},
+	{name: "auth.basic", def: "false", doc: "HTTP Basic on every route, not only where a rule names it.", bounds: "true, false", check: checkBool},
+	{name: "auth.lease", def: "", doc: "The longest that a change made by another node may go unnoticed, and how long requests are answered while the database is away. Empty: 5ms on SQLite, 750ms on PostgreSQL.", bounds: "duration, 1ms to 1m", check: optional(duration(time.Millisecond, time.Minute))},
 	{name: "limits.login", def: "", doc: "Limit of sign-ins for each account and address. “off” for tests.", bounds: "10/minute, off", pending: "rate limits", check: optional(checkLimit)},
 	{name: "limits.default", def: "", doc: "Limit of all other requests for each caller.", bounds: "100/minute, off", pending: "rate limits", check: optional(checkLimit)},
 	{name: "keys.master", def: "", doc: "File with the master key, the base64 of 32 bytes; it is made with mode 0600 for a new database. Empty: master.key in data_dir. In the environment the variable holds the key itself.", bounds: "path", check: optional(checkKeyFile)},
+	{name: "keys.rotate_every", def: "off", doc: "How long a signing key signs before the next one takes over.", bounds: "duration, 1h to 8784h, or off", check: unlessOff(duration(server.MinRotateEvery, server.MaxRotateEvery))},
 	{name: "cors.origins", def: "", doc: "Origins whose pages may read answers.", bounds: "list of https://host", pending: "CORS", check: optional(list(checkOrigin))},
 	{name: "cors.credentials", def: "false", doc: "Whether those pages may send cookies.", bounds: "true, false", pending: "CORS", check: checkBool},
 	{name: "cors.methods", def: "", doc: "Methods that those pages may use.", bounds: "list", pending: "CORS", check: optional(list(nonEmpty))},
@@ -101,6 +104,7 @@ func (s settings) isSet(name string) bool  { return s[name].source != "default" 
 
 func (s settings) bool(name string) bool { return s[name].text == "true" }
 
+// duration returns 0 for “off”.
 func (s settings) duration(name string) time.Duration {
 	d, _ := time.ParseDuration(s[name].text) // checked
 	return d
@@ -188,6 +192,14 @@ func loadSettings(file string, env []string, flags map[string]value) (settings, 
 				memory.text, memory.source, passes.text, passes.source))
 		}
 	}
+	if secret, alg := s["tokens.secret"], s["tokens.alg"]; secret.text != "" {
+		if !wrong["tokens.alg"] && alg.text != string(token.HS256) {
+			errs = append(errs, fmt.Errorf("tokens.secret = (not shown) (from %s): it is the secret of HS256, and tokens.alg = %s (from %s). Set tokens.alg = HS256, or leave the secret out", secret.source, alg.text, alg.source))
+		}
+		if every := s["keys.rotate_every"]; !wrong["keys.rotate_every"] && every.text != "off" {
+			errs = append(errs, fmt.Errorf("keys.rotate_every = %s (from %s): the key that signs is tokens.secret (from %s), which does not rotate by itself. Leave one of the two out", every.text, every.source, secret.source))
+		}
+	}
 	if errs != nil {
 		return nil, &errConfig{errs}
 	}
@@ -199,9 +211,20 @@ func (k key) mistake(v value) error {
 	if k.name == "keys.master" && strings.HasPrefix(v.source, "environment") {
 		return checkMasterKey(v)
 	}
+	if k.name == "tokens.secret" {
+		switch {
+		case v.text != "" && strings.HasPrefix(v.source, "flag"):
+			return fmt.Errorf("%s = (not shown) (from %s): an argument can be seen by everybody on this machine. Use %s or %[3]s_FILE, and another secret", k.name, v.source, k.env())
+		case v.text == "" && strings.HasSuffix(v.source, "_FILE"): // its author wants no random one
+			return fmt.Errorf("%s (from %s): the file is empty. Write a secret into it: openssl rand -hex 32", k.name, v.source)
+		}
+	}
 	err := k.check(v.text)
 	if err == nil {
 		return nil
+	}
+	if e, ok := errors.AsType[*server.ConfigError](err); ok && k.secret {
+		return fmt.Errorf("%s = (not shown) (from %s): %s. %s", k.name, v.source, e.Reason, strings.TrimSuffix(e.Fix, "."))
 	}
 	if e, ok := errors.AsType[*server.ConfigError](err); ok { // words it itself, and knows what not to show
 		return fmt.Errorf("%s = %q (from %s): %s. %s", k.name, e.Value, v.source, e.Reason, strings.TrimSuffix(e.Fix, "."))
@@ -428,6 +451,16 @@ func duration(low, high time.Duration) func(string) error {
 			return errors.New("it is out of range")
 		}
 		return nil
+	}
+}
+
+// unlessOff also takes “off”.
+func unlessOff(f func(string) error) func(string) error {
+	return func(s string) error {
+		if s == "off" {
+			return nil
+		}
+		return f(s)
 	}
 }
 

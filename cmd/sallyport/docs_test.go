@@ -89,6 +89,8 @@ const configurationTail = `
 
 ` + "`keys.master`" + ` names a file in a flag or a file, and is the key itself in ` + "`SALLYPORT_KEYS_MASTER`" + ` (or in the file that ` + "`SALLYPORT_KEYS_MASTER_FILE`" + ` names). See [keys.md](keys.md).
 
+` + "`tokens.secret`" + ` is not taken as an argument. The first process that starts with it makes it the key that signs; ` + "`keys.rotate_every`" + ` cannot stand beside it. See [keys.md](keys.md#a-secret-of-your-own).
+
 ` + "`password.memory` and `password.time`" + ` together must not be below OWASP's floor: 47104 KiB with 1 pass, 19456 with 2, 12288 with 3, 9216 with 4, 8192 with 5 or more. See [passwords.md](passwords.md).
 
 ` + "`registration = \"invite\"`" + ` is the same as ` + "`closed`" + ` in this release: there are no invitations yet.

@@ -4,12 +4,17 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
+
+	"github.com/sallyport/sallyport/authn/token"
+	"github.com/sallyport/sallyport/internal/seal"
 )
 
 type keyCmd struct {
 	List         keyListCmd         `cmd:"" help:"List signing keys."`
 	Rotate       keyRotateCmd       `cmd:"" help:"Let the next key sign. Nobody is signed out."`
+	Import       keyImportCmd       `cmd:"" help:"Take a signing key that was made elsewhere."`
 	Retire       keyRetireCmd       `cmd:"" help:"Refuse a key from now on. Access tokens that it signed are dead."`
 	RotateMaster keyRotateMasterCmd `cmd:"" help:"Seal all keys under a new master key."`
 }
@@ -44,6 +49,46 @@ func (keyRotateCmd) Run(a *app) error {
 			return err
 		}
 		a.done("key %s signs from now on", k.ID)
+		return a.answer("key/v1", k, func(w io.Writer) { fmt.Fprintln(w, k.ID) })
+	})
+}
+
+type keyImportCmd struct {
+	File   string `arg:"" help:"File with the private key: PEM, a JWK, or the bytes of a secret. Nobody but its owner may read it."`
+	Alg    string `help:"Algorithm of the key, if it must be said: HS256 for a secret." placeholder:"ALG"`
+	Active bool   `help:"Sign with it at once, instead of after the next rotation."`
+}
+
+func (c keyImportCmd) Run(a *app) error {
+	if c.Alg != "" {
+		if err := token.Alg(c.Alg).Check(); err != nil {
+			return &errUsage{fmt.Errorf("--alg: %s", strings.TrimPrefix(err.Error(), "token: "))}
+		}
+	}
+	b, err := seal.ReadPrivate(c.File, token.MaxKeyFile)
+	if exposed, ok := errors.AsType[*seal.ExposedError](err); ok {
+		err = fmt.Errorf("%w, and make another key if somebody did. Nothing was imported", exposed)
+	}
+	if err != nil {
+		return &errUsage{err}
+	}
+	key, err := token.ReadKey(b, token.Alg(c.Alg))
+	if err != nil {
+		return &errUsage{fmt.Errorf("%s: %w", c.File, err)}
+	}
+	return a.with(func(o *opened) error {
+		k, err := o.Keys.Import(a.ctx, key, c.Active)
+		if err != nil {
+			return err
+		}
+		when := "signs after the next rotation (sallyport key rotate)"
+		if c.Active {
+			when = "signs from now on"
+		}
+		a.done("key %s is imported and %s", k.ID, when)
+		if !a.g.DryRun {
+			a.info("%s is not needed any more: delete it, or keep it as safe as the master key.", c.File)
+		}
 		return a.answer("key/v1", k, func(w io.Writer) { fmt.Fprintln(w, k.ID) })
 	})
 }

@@ -101,6 +101,7 @@ type app struct {
 	stdin          io.Reader
 	stdout, stderr io.Writer
 	model          *kong.Application
+	serving        bool // this is the server: the one that rotates keys on schedule
 }
 
 func main() {

@@ -138,13 +138,17 @@ func (a *app) newServer(ctx context.Context, s settings, d *db.DB, log *slog.Log
 	if key == "" && file == "" {
 		file = filepath.Join(s.text("data_dir"), "master.key")
 	}
-	return server.New(ctx, server.Config{
+	cfg := server.Config{
 		DB: d, BaseURL: s.baseURL(), MasterKey: key, MasterKeyFile: file, Version: version, Log: log,
 		Registration: account.Registration(s.text("registration")),
 		AccessTTL:    s.duration("tokens.access_ttl"), RefreshTTL: s.duration("tokens.refresh_ttl"), SessionLife: s.duration("tokens.session_ttl"),
-		Algorithm: token.Alg(s.text("tokens.alg")), NoPasswordGrant: !s.bool("password.grant"),
-		Password: passwordConfig(s),
-	})
+		Algorithm: token.Alg(s.text("tokens.alg")), Secret: []byte(s.text("tokens.secret")), NoPasswordGrant: !s.bool("password.grant"), Basic: s.bool("auth.basic"),
+		Password: passwordConfig(s), Lease: s.duration("auth.lease"),
+	}
+	if a.serving {
+		cfg.RotateEvery = s.duration("keys.rotate_every")
+	}
+	return server.New(ctx, cfg)
 }
 
 func passwordConfig(s settings) password.Config {

@@ -61,6 +61,7 @@ func (m building) Run() int {
 //	sql FILE STATEMENT         change a SQLite file
 //	freeport NAME              set a variable to a port that nobody listens on
 //	ready URL                  wait until a server is ready
+//	makekey FORM FILE          write a new private key, with mode 0600
 //
 // The condition [postgres] holds where there is a server for tests; POSTGRES_URL
 // is then an empty database, for one script.
@@ -90,6 +91,7 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits": cmdExits, "json": cmdJSON, "let": cmdLet, "snapshot": cmdSnapshot, "unchanged": cmdUnchanged,
 			"mode": cmdMode, "sql": cmdSQL, "freeport": cmdFreePort, "ready": cmdReady,
+			"makekey": cmdMakeKey,
 		},
 	})
 }

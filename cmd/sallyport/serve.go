@@ -38,6 +38,7 @@ func (serveCmd) Run(a *app) error {
 			a.info("warning: %s is set, but this release has no %s yet: it has no effect.", k.name, k.pending)
 		}
 	}
+	a.serving = true
 	o, err := a.open(a.ctx, s, mayCreate, log)
 	if err != nil {
 		return err

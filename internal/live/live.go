@@ -142,9 +142,9 @@ func (c *Cache) run(ctx context.Context, every time.Duration) {
 
 // Fresh returns nil if every change that was committed the lease ago or earlier
 // has been heard of; it polls if need be. It is called before Get, so that Get
-// finds what was heard.
-func (c *Cache) Fresh(ctx context.Context) error {
-	if int64(time.Since(c.base))-c.lease <= c.asOf.Load() {
+// finds what was heard. now is time.Now, read when the request arrived.
+func (c *Cache) Fresh(ctx context.Context, now time.Time) error {
+	if int64(now.Sub(c.base))-c.lease <= c.asOf.Load() {
 		return nil
 	}
 	return c.poll(ctx)

@@ -24,19 +24,21 @@ import (
 // gate adds who is calling.
 type Carrier struct {
 	context.Context
-	named     sync.Once
-	id        [1]string                 // what a header holds; read it by ID
-	remote    string                    // the peer's address and port
-	userAgent []string                  // as sent
-	asked     []string                  // the caller's own request id
-	admitted  atomic.Pointer[admission] // nil, or &own: a gate has been passed
-	own       admission
+	named    sync.Once
+	id       [1]string                 // what a header holds; read it by Header
+	outer    *Carrier                  // whose id is this one's
+	remote   string                    // the peer's address and port
+	header   http.Header               // as sent
+	entered  atomic.Bool               // a gate has it
+	admitted atomic.Pointer[Admission] // nil, or &own: the gate has been passed
+	own      Admission
 }
 
-// admission is what a gate found: a principal, and what it was let in by.
-type admission struct {
-	principal sallyport.Principal
-	warrant   Warrant
+// Admission is what a gate found: a principal, and what it is let in by. The zero
+// one is anonymous.
+type Admission struct {
+	Principal sallyport.Principal
+	Warrant   Warrant
 }
 
 // Warrant is what a request was let in by, so that it can be looked at again.
@@ -64,7 +66,7 @@ func (c *Carrier) Value(k any) any {
 	case key, sallyport.CarrierKey:
 		return c
 	case db.GuardKey:
-		if a := c.admitted.Load(); a != nil && a.warrant.By != nil {
+		if a := c.admitted.Load(); a != nil && a.Warrant.By != nil {
 			return c
 		}
 		return nil // of this request; not of one around it
@@ -75,24 +77,24 @@ func (c *Carrier) Value(k any) any {
 // Principal implements sallyport.Carrier.
 func (c *Carrier) Principal() sallyport.Principal {
 	if a := c.admitted.Load(); a != nil {
-		return a.principal
+		return a.Principal
 	}
 	return sallyport.Principal{}
 }
 
-// Admit records who is calling and what let them in. A carrier admits once: see
-// Begin.
-func (c *Carrier) Admit(p *sallyport.Principal, w *Warrant) {
-	c.own.principal, c.own.warrant = *p, *w
-	c.admitted.Store(&c.own)
-}
+// Own is where the gate writes what it finds, and Admit makes it known. A carrier
+// admits once: see Enter.
+func (c *Carrier) Own() *Admission { return &c.own }
+
+// Admit makes known who is calling and what let them in.
+func (c *Carrier) Admit() { c.admitted.Store(&c.own) }
 
 // Check implements db.Guard: it looks again, inside a transaction that is made
 // for this request, whether what let it in still holds. A request may be under
 // way for as long as its body takes; what it changes is decided by what its
 // caller may do when it is changed.
 func (c *Carrier) Check(tx *db.Tx) error {
-	return c.own.warrant.By.Check(tx, &c.own.principal, &c.own.warrant, false)
+	return c.own.Warrant.By.Check(tx, &c.own.Principal, &c.own.Warrant, false)
 }
 
 // leaving is the guard of what gives authority up and needs none.
@@ -100,7 +102,7 @@ type leaving struct{ *Carrier }
 
 // Check implements db.Guard.
 func (l leaving) Check(tx *db.Tx) error {
-	return l.own.warrant.By.Check(tx, &l.own.principal, &l.own.warrant, true)
+	return l.own.Warrant.By.Check(tx, &l.own.Principal, &l.own.Warrant, true)
 }
 
 // Leaving returns a context for ending one's own sessions: that must not fail
@@ -118,7 +120,7 @@ func Leaving(ctx context.Context) context.Context {
 func Stamp(ctx context.Context) uint64 {
 	if c := From(ctx); c != nil {
 		if a := c.admitted.Load(); a != nil {
-			return a.warrant.Stamp
+			return a.Warrant.Stamp
 		}
 	}
 	return 0
@@ -130,22 +132,27 @@ func From(ctx context.Context) *Carrier {
 	return c
 }
 
-// Begin returns the request with a carrier, making one if it has none, or if
-// the one it has belongs to a request that passed a gate already: a handler
-// that calls another route with its own context must not find itself to be the
-// one it called as.
+// Begin returns the request with a carrier, making one if it has none that a
+// gate could still use: see Enter.
 func Begin(r *http.Request) (*http.Request, *Carrier) {
 	outer := From(r.Context())
-	if outer != nil && outer.admitted.Load() == nil {
+	if outer != nil && !outer.entered.Load() {
 		return r, outer
 	}
-	c := &Carrier{Context: r.Context(), remote: r.RemoteAddr, userAgent: r.Header["User-Agent"]}
-	if outer != nil {
-		c.asked = outer.Header()
-	} else {
-		c.asked = r.Header[sallyport.RequestIDHeader]
-	}
+	c := &Carrier{Context: r.Context(), outer: outer, remote: r.RemoteAddr, header: r.Header}
 	return r.WithContext(c), c
+}
+
+// Enter is Begin for a gate, which writes what it finds into the carrier. Every
+// gate has a carrier of its own: a handler that calls another route with its own
+// context, or several at once, must not find itself to be the one it called as.
+func Enter(r *http.Request) (*http.Request, *Carrier) {
+	for {
+		r, c := Begin(r)
+		if c.entered.CompareAndSwap(false, true) {
+			return r, c
+		}
+	}
 }
 
 // Info is what an audit event says about where a change came from.
@@ -167,8 +174,8 @@ func InfoFrom(ctx context.Context) Info {
 	}
 	p := c.Principal()
 	i := Info{RequestID: c.ID(), Address: c.Address(), Actor: p.ID(), ActorKind: "user"}
-	if len(c.userAgent) > 0 {
-		i.UserAgent = clip(c.userAgent[0], 256)
+	if ua := c.header["User-Agent"]; len(ua) > 0 {
+		i.UserAgent = clip(ua[0], 256)
 	}
 	switch {
 	case p.Anonymous():
@@ -205,9 +212,13 @@ func (c *Carrier) ID() string { return c.Header()[0] }
 // asked for: a caller's own if that is 1 to 64 of [A-Za-z0-9._-].
 func (c *Carrier) Header() []string {
 	c.named.Do(func() {
-		if len(c.asked) == 1 && validID(c.asked[0]) {
-			c.id[0] = c.asked[0]
-		} else {
+		asked := c.header[sallyport.RequestIDHeader]
+		switch {
+		case c.outer != nil:
+			c.id[0] = c.outer.ID()
+		case len(asked) == 1 && validID(asked[0]):
+			c.id[0] = asked[0]
+		default:
 			c.id[0] = newID()
 		}
 	})

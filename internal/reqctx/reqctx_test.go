@@ -1,8 +1,11 @@
 package reqctx_test
 
 import (
+	"fmt"
 	"net/http/httptest"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/sallyport/sallyport"
@@ -10,8 +13,8 @@ import (
 )
 
 func admit(c *reqctx.Carrier, subject string) {
-	p := sallyport.NewPrincipal(sallyport.Claims{Subject: subject}, nil)
-	c.Admit(&p, &reqctx.Warrant{})
+	c.Own().Principal = sallyport.NewPrincipal(sallyport.Claims{Subject: subject}, nil)
+	c.Admit()
 }
 
 func TestOneCarrierARequest(t *testing.T) {
@@ -36,15 +39,38 @@ func TestOneCarrierARequest(t *testing.T) {
 // A handler that calls another route in the process, with its own context and
 // another's credential, stays who it is.
 func TestASubRequestHasACarrierOfItsOwn(t *testing.T) {
-	r, c := reqctx.Begin(httptest.NewRequest("GET", "/", nil))
+	r, c := reqctx.Enter(httptest.NewRequest("GET", "/", nil))
 	admit(c, "caller")
-	sub, c2 := reqctx.Begin(httptest.NewRequest("GET", "/", nil).WithContext(r.Context()))
+	sub, c2 := reqctx.Enter(httptest.NewRequest("GET", "/", nil).WithContext(r.Context()))
 	admit(c2, "service")
 	if p := sallyport.From(r.Context()); p.ID() != "caller" {
 		t.Errorf("the caller became %v", p)
 	}
 	if p := sallyport.From(sub.Context()); p.ID() != "service" || c2.ID() != c.ID() {
 		t.Errorf("the sub-request: %v, id %s and %s", p, c.ID(), c2.ID())
+	}
+}
+
+// Nor are two that are called at once by a handler without a gate ever one.
+func TestEveryGateHasACarrierOfItsOwn(t *testing.T) {
+	r, outer := reqctx.Begin(httptest.NewRequest("GET", "/", nil))
+	var wg sync.WaitGroup
+	seen := make([]*reqctx.Carrier, 50)
+	for i := range seen {
+		wg.Go(func() {
+			sub, c := reqctx.Enter(r)
+			admit(c, fmt.Sprint(i))
+			seen[i] = c
+			if p := sallyport.From(sub.Context()); p.ID() != fmt.Sprint(i) || c.ID() != outer.ID() {
+				t.Errorf("%d is %s, id %s and %s", i, p.ID(), c.ID(), outer.ID())
+			}
+		})
+	}
+	wg.Wait()
+	for i, c := range seen {
+		if slices.Contains(seen[:i], c) {
+			t.Fatal("two gates share a carrier")
+		}
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -86,14 +87,10 @@ func Parse(text string) (*Master, error) {
 // ReadFile reads a key file. A file that others than its owner may read is
 // refused.
 func ReadFile(path string) (*Master, error) {
-	st, err := os.Stat(path)
-	if err != nil {
-		return nil, err
+	b, err := ReadPrivate(path, 1<<10)
+	if exposed, ok := errors.AsType[*ExposedError](err); ok {
+		return nil, fmt.Errorf("%w, and rotate the master key if somebody did", exposed)
 	}
-	if st.Mode().Perm()&0o077 != 0 {
-		return nil, fmt.Errorf("%s may be read by others (mode %04o): run chmod 600 %s, and rotate the master key if somebody did", path, st.Mode().Perm(), path)
-	}
-	b, err := os.ReadFile(path)
 	if err != nil {
 		return nil, err
 	}
@@ -102,6 +99,36 @@ func ReadFile(path string) (*Master, error) {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	return m, nil
+}
+
+// ExposedError says that a file with a secret may be read by others than its
+// owner.
+type ExposedError struct {
+	Path string
+	Mode fs.FileMode
+}
+
+func (e *ExposedError) Error() string {
+	return fmt.Sprintf("%s may be read by others (mode %04o): run chmod 600 %[1]s", e.Path, e.Mode)
+}
+
+// ReadPrivate reads a file that holds a secret, up to one byte more than limit,
+// so that the caller sees when there is more. A file that others than its owner
+// may read is refused with an *ExposedError, unread.
+func ReadPrivate(path string, limit int64) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if mode := st.Mode().Perm(); mode&0o077 != 0 {
+		return nil, &ExposedError{path, mode}
+	}
+	return io.ReadAll(io.LimitReader(f, limit+1))
 }
 
 // WriteFile writes a new key file with mode 0600, durably: it is there whole or

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/sallyport/sallyport/internal/db"
@@ -32,21 +33,41 @@ func EachDB(t *testing.T, f func(t *testing.T, d *db.DB)) {
 // SQLite returns a migrated database in a file of its own.
 func SQLite(t testing.TB) *db.DB {
 	t.Helper()
-	d, err := sqlite.Open(filepath.Join(t.TempDir(), "sallyport.db"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return migrated(t, d)
+	path := filepath.Join(t.TempDir(), "sallyport.db")
+	return migrated(t, opened(t, func() (*db.DB, error) { return sqlite.Open(path) }))
 }
 
 // Postgres returns a migrated database of its own on the test server.
 func Postgres(t testing.TB) *db.DB {
 	t.Helper()
-	d, err := postgres.Open(t.Context(), PostgresURL(t))
+	name := PostgresURL(t)
+	return migrated(t, opened(t, func() (*db.DB, error) { return postgres.Open(context.Background(), name) }))
+}
+
+// Again opens the database of a handle that this package gave once more, as
+// another process would.
+func Again(t testing.TB, d *db.DB) *db.DB {
+	t.Helper()
+	open, ok := openers.Load(d)
+	if !ok {
+		t.Fatal("this handle is not the testkit's")
+	}
+	again := opened(t, open.(func() (*db.DB, error)))
+	t.Cleanup(func() { again.Close() })
+	return again
+}
+
+var openers sync.Map // *db.DB → func() (*db.DB, error)
+
+func opened(t testing.TB, open func() (*db.DB, error)) *db.DB {
+	t.Helper()
+	d, err := open()
 	if err != nil {
 		t.Fatal(err)
 	}
-	return migrated(t, d)
+	openers.Store(d, open)
+	t.Cleanup(func() { openers.Delete(d) })
+	return d
 }
 
 func migrated(t testing.TB, d *db.DB) *db.DB {

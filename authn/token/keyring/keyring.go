@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -48,12 +49,13 @@ type Info struct {
 // Ring holds the signing keys of the database, as of the version it last
 // read. It is shared by all requests of a process.
 type Ring struct {
-	db     *db.DB
-	master *seal.Master
-	again  func() []*seal.Master
-	alg    token.Alg
-	grace  time.Duration
-	now    func() time.Time
+	db         *db.DB
+	master     *seal.Master
+	again      func() []*seal.Master
+	alg        token.Alg
+	configured *token.Key // of Config.Secret, or nil
+	grace      time.Duration
+	now        func() time.Time
 
 	mu      sync.Mutex // one reload at a time
 	current atomic.Pointer[snapshot]
@@ -73,9 +75,12 @@ type Config struct {
 	// MasterAgain, if not nil, reads the master key again, with the one that is
 	// staged: another process may be rotating it, or have done so.
 	MasterAgain func() []*seal.Master
-	Alg         token.Alg     // of keys that are made; EdDSA if empty
-	Grace       time.Duration // how long a replaced key is accepted: the life of an access token and some
-	Now         func() time.Time
+	Alg         token.Alg // of keys that are made; EdDSA if empty
+	// Secret, if not empty, is the key that signs, with HS256, which Alg must
+	// be. Open makes it the active key; no other can be made or imported.
+	Secret []byte
+	Grace  time.Duration // how long a replaced key is accepted: the life of an access token and some
+	Now    func() time.Time
 }
 
 // refreshKeyBytes is the size of the key under which refresh tokens are
@@ -85,7 +90,8 @@ const refreshKeyBytes = 32
 // ErrMasterKey says that the keys of the database cannot be opened.
 var ErrMasterKey = errors.New("the master key does not fit the database")
 
-// Open reads the keys, making them in a database that has none.
+// Open reads the keys, making them in a database that has none, and sees to it
+// that a configured secret is the one that signs.
 func Open(ctx context.Context, cfg Config) (*Ring, error) {
 	if cfg.Alg == "" {
 		cfg.Alg = token.EdDSA
@@ -94,27 +100,51 @@ func Open(ctx context.Context, cfg Config) (*Ring, error) {
 		cfg.Now = time.Now
 	}
 	k := &Ring{db: cfg.DB, master: cfg.Master, again: cfg.MasterAgain, alg: cfg.Alg, grace: cfg.Grace, now: cfg.Now}
+	if len(cfg.Secret) > 0 {
+		if cfg.Alg != token.HS256 {
+			return nil, fmt.Errorf("a secret is for HS256, and the algorithm is %s", cfg.Alg)
+		}
+		var err error
+		if k.configured, err = token.NewKey(token.HS256, cfg.Secret); err != nil {
+			return nil, err
+		}
+	}
 	if err := k.create(ctx); err != nil {
 		return nil, err
 	}
-	return k, k.Reload(ctx)
+	if err := k.Reload(ctx); err != nil {
+		return nil, err
+	}
+	if err := k.adopt(ctx); err != nil {
+		return nil, err
+	}
+	return k, nil
 }
 
 // HasKeys reports whether the database holds keys sealed under some master key.
 func HasKeys(rd db.Reader) (bool, error) { return hasSecrets(rd) }
 
-// create makes the first keys: one that signs and one that will be next.
+// create makes the first keys: one that signs and one that will be next. A
+// configured secret has no next one.
 func (k *Ring) create(ctx context.Context) error {
 	if exists, err := hasSecrets(k.db.View(ctx)); err != nil || exists {
 		return err
 	}
-	active, err := k.generate(k.master, Active)
-	if err != nil {
-		return err
-	}
-	next, err := k.generate(k.master, Next)
-	if err != nil {
-		return err
+	var first []row
+	if k.configured != nil {
+		r, err := k.row(k.configured, k.master, Active)
+		if err != nil {
+			return err
+		}
+		first = []row{r}
+	} else {
+		for _, state := range []State{Active, Next} {
+			r, err := k.generate(k.master, state)
+			if err != nil {
+				return err
+			}
+			first = append(first, r)
+		}
 	}
 	refresh := make([]byte, refreshKeyBytes)
 	rand.Read(refresh)
@@ -122,7 +152,7 @@ func (k *Ring) create(ctx context.Context) error {
 		if exists, err := hasSecrets(tx); err != nil || exists { // another node was first
 			return err
 		}
-		for _, row := range []row{active, next} {
+		for _, row := range first {
 			if err := insertKey(tx, row); err != nil {
 				return err
 			}
@@ -147,11 +177,16 @@ func (k *Ring) generate(master *seal.Master, state State) (row, error) {
 	if err != nil {
 		return row{}, err
 	}
+	return k.row(key, master, state)
+}
+
+// row is what is stored of a key from now on.
+func (k *Ring) row(key *token.Key, master *seal.Master, state State) (row, error) {
 	private, err := key.MarshalPrivate()
 	if err != nil {
 		return row{}, err
 	}
-	r := row{id: key.ID(), alg: key.Alg(), state: state, sealed: master.Seal(purposeOfKey(key.ID()), private), created: k.now()}
+	r := row{id: key.ID(), alg: key.Alg(), state: state, sealed: master.Seal(purposeOfKey(key.ID()), private), created: db.Time(db.Micros(k.now()))}
 	if state == Active {
 		r.activated = r.created
 	}
@@ -293,46 +328,119 @@ func (k *Ring) List(ctx context.Context) ([]Info, error) {
 	return out, nil
 }
 
-// Rotate makes the next key the active one, lets the one before retire, and
-// makes a new next key. Tokens stay good: the replaced key is accepted until
-// the last of them has expired.
-func (k *Ring) Rotate(ctx context.Context) (active Info, err error) {
-	// Another process may have changed the master key: reading again finds out.
+// errConfigured refuses to change which key signs where the configuration says
+// it.
+func errConfigured() error {
+	return &sallyport.Error{
+		Status: http.StatusConflict, Code: "secret_configured",
+		Message: "The key that signs is the secret of the configuration. Change tokens.secret there and restart: the new one signs then, and the one before is accepted until its tokens have expired.",
+	}
+}
+
+// ready reads the keys again, because another process may have changed the
+// master key, and returns the one to seal under.
+func (k *Ring) ready(ctx context.Context) (*seal.Master, error) {
 	if err := k.Reload(ctx); err != nil {
-		return Info{}, err
+		return nil, err
 	}
 	k.mu.Lock()
-	master := k.master
-	k.mu.Unlock()
+	defer k.mu.Unlock()
+	return k.master, nil
+}
+
+// loadUnder loads the rows for a change. Nothing may be stored under a master
+// key that the rest is not under.
+func loadUnder(tx *db.Tx, master *seal.Master) ([]row, error) {
+	_, rows, refresh, err := load(tx)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := master.Open(purposeOf(refreshSecret), refresh); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrMasterKey, err)
+	}
+	return rows, nil
+}
+
+// replace lets the active key retire.
+func (k *Ring) replace(tx *db.Tx, r row, now time.Time) error {
+	return setState(tx, r.id, Retiring, r.activated, now.Add(k.grace))
+}
+
+// drop retires a key that never signed.
+func drop(ctx context.Context, tx *db.Tx, id, reason string) error {
+	if err := retire(tx, id); err != nil {
+		return err
+	}
+	return audit.Append(ctx, tx, audit.Event{Action: "key.retired", Target: id, Reason: reason})
+}
+
+// Rotate makes the next key the active one, lets the one before retire, and
+// makes a new next key. Tokens stay good: the replaced key is accepted until
+// the last of them has expired. Where the configuration holds the secret that
+// signs, it is refused: 409 "secret_configured".
+func (k *Ring) Rotate(ctx context.Context) (active Info, err error) {
+	active, _, err = k.rotate(ctx, func([]row) bool { return true })
+	return active, err
+}
+
+// RotateIfDue does the same if the active key has signed for as long as every,
+// and reports whether it did; 0 is never. That is decided in the transaction: of
+// several nodes that ask at once, one rotates.
+func (k *Ring) RotateIfDue(ctx context.Context, every time.Duration) (active Info, rotated bool, err error) {
+	if every <= 0 {
+		return Info{}, false, nil
+	}
+	now := k.now()
+	due := func(rows []row) bool {
+		for _, r := range rows {
+			if r.state == Active {
+				return !now.Before(r.activated.Add(every))
+			}
+		}
+		return true
+	}
+	// To make keys is work: not for nothing.
+	_, rows, _, err := load(k.db.View(ctx))
+	if err != nil || !due(rows) {
+		return Info{}, false, err
+	}
+	return k.rotate(ctx, due)
+}
+
+func (k *Ring) rotate(ctx context.Context, due func([]row) bool) (active Info, rotated bool, err error) {
+	if k.configured != nil {
+		return Info{}, false, errConfigured()
+	}
+	master, err := k.ready(ctx)
+	if err != nil {
+		return Info{}, false, err
+	}
 	next, err := k.generate(master, Next)
 	if err != nil {
-		return Info{}, err
+		return Info{}, false, err
 	}
 	spare, err := k.generate(master, Active) // used if there is no next one, or of another algorithm
 	if err != nil {
-		return Info{}, err
+		return Info{}, false, err
 	}
 	now := k.now()
 	err = k.db.Write(ctx, func(tx *db.Tx) error {
-		_, rows, refresh, err := load(tx)
-		if err != nil {
+		rotated = false
+		rows, err := loadUnder(tx, master)
+		if err != nil || !due(rows) {
 			return err
-		}
-		// Nothing may be stored under a master key that the rest is not under.
-		if _, err := master.Open(purposeOf(refreshSecret), refresh); err != nil {
-			return fmt.Errorf("%w: %w", ErrMasterKey, err)
 		}
 		var to *row
 		for _, r := range rows {
 			switch {
 			case r.state == Active:
-				if err := setState(tx, r.id, Retiring, r.activated, now.Add(k.grace)); err != nil {
+				if err := k.replace(tx, r, now); err != nil {
 					return err
 				}
 			case r.state == Next && r.alg == k.alg && to == nil:
 				to = &r
 			case r.state == Next:
-				if err := retire(tx, r.id); err != nil {
+				if err := drop(ctx, tx, r.id, "never signed: keys are for "+string(k.alg)+" now"); err != nil {
 					return err
 				}
 			}
@@ -355,13 +463,151 @@ func (k *Ring) Rotate(ctx context.Context) (active Info, err error) {
 		if err := bumpKeys(tx); err != nil {
 			return err
 		}
-		active = to.info(now)
+		active, rotated = to.info(now), true
 		return audit.Append(ctx, tx, audit.Event{Action: "key.rotated", Target: to.id, Detail: map[string]string{"alg": string(to.alg)}})
+	})
+	if err != nil {
+		return Info{}, false, err
+	}
+	return active, rotated, k.Reload(ctx)
+}
+
+// Import stores a key that was made elsewhere. It becomes the next one: known
+// to verifiers from now on, and signing after the next rotation; the next key
+// there was is retired, having signed nothing. If activate is set, the key signs
+// at once, the active one before it retires as in a rotation, and the next one
+// stays.
+//
+// Refused are a key that is here already, in whatever state (409 "key_exists"),
+// a key of another algorithm than keys are made for here, which the next
+// rotation would pass over (422 "key_algorithm"), and every key where the
+// configuration holds the secret that signs (409 "secret_configured").
+func (k *Ring) Import(ctx context.Context, key *token.Key, activate bool) (Info, error) {
+	if k.configured != nil {
+		return Info{}, errConfigured()
+	}
+	if key.Alg() != k.alg {
+		return Info{}, &sallyport.Error{
+			Status: http.StatusUnprocessableEntity, Code: "key_algorithm",
+			Message: fmt.Sprintf("The key is for %s, but tokens.alg is %s: the next rotation would pass it over. Set tokens.alg = %[1]s for the server and this command, then import it.", key.Alg(), k.alg),
+		}
+	}
+	master, err := k.ready(ctx)
+	if err != nil {
+		return Info{}, err
+	}
+	state := Next
+	if activate {
+		state = Active
+	}
+	imported, err := k.row(key, master, state)
+	if err != nil {
+		return Info{}, err
+	}
+	now := imported.created
+	err = k.db.Write(ctx, func(tx *db.Tx) error {
+		rows, err := loadUnder(tx, master)
+		if err != nil {
+			return err
+		}
+		for _, r := range rows {
+			switch {
+			case r.id == imported.id:
+				return errExists(r.info(now))
+			case r.state == Active && activate:
+				err = k.replace(tx, r, now)
+			case r.state == Next && !activate:
+				err = drop(ctx, tx, r.id, "never signed: another key was imported in its place")
+			}
+			if err != nil {
+				return err
+			}
+		}
+		if err := insertKey(tx, imported); err != nil {
+			return err
+		}
+		if err := bumpKeys(tx); err != nil {
+			return err
+		}
+		return audit.Append(ctx, tx, audit.Event{
+			Action: "key.imported", Target: imported.id,
+			Detail: map[string]string{"alg": string(imported.alg), "state": string(state), "source": "import"},
+		})
 	})
 	if err != nil {
 		return Info{}, err
 	}
-	return active, k.Reload(ctx)
+	return imported.info(now), k.Reload(ctx)
+}
+
+func errExists(i Info) error {
+	m := fmt.Sprintf("The key is here already: %s is %s. Nothing was changed.", i.ID, i.State)
+	if i.State == Retired {
+		m = fmt.Sprintf("The key was here before: %s is retired, and a retired key does not come back. Import another one. Nothing was changed.", i.ID)
+	}
+	return &sallyport.Error{Status: http.StatusConflict, Code: "key_exists", Message: m}
+}
+
+// adopt makes the configured secret the active key unless it is that already.
+// It may be one that was active before: whoever writes the configuration may
+// return to it. Of several nodes that start at once, one does it.
+func (k *Ring) adopt(ctx context.Context) error {
+	if k.configured == nil || k.current.Load().set.Active().ID() == k.configured.ID() {
+		return nil
+	}
+	master, err := k.ready(ctx)
+	if err != nil {
+		return err
+	}
+	secret, err := k.row(k.configured, master, Active)
+	if err != nil {
+		return err
+	}
+	now := secret.created
+	err = k.db.Write(ctx, func(tx *db.Tx) error {
+		rows, err := loadUnder(tx, master)
+		if err != nil {
+			return err
+		}
+		i := slices.IndexFunc(rows, func(r row) bool { return r.id == secret.id })
+		if i >= 0 && rows[i].state == Active { // another node was first
+			return nil
+		}
+		for _, r := range rows {
+			switch {
+			case r.id == secret.id:
+			case r.state == Active:
+				err = k.replace(tx, r, now)
+			case r.state == Next:
+				err = drop(ctx, tx, r.id, "never signed: the secret of the configuration signs")
+			}
+			if err != nil {
+				return err
+			}
+		}
+		if i >= 0 {
+			if err := reseal(tx, secret.id, secret.sealed); err != nil {
+				return err
+			}
+			err = setState(tx, secret.id, Active, now, time.Time{})
+		} else {
+			err = insertKey(tx, secret)
+		}
+		if err != nil {
+			return err
+		}
+		if err := bumpKeys(tx); err != nil {
+			return err
+		}
+		return audit.Append(ctx, tx, audit.Event{
+			Action: "key.imported", Target: secret.id,
+			Detail: map[string]string{"alg": string(secret.alg), "state": string(Active), "source": "configuration"},
+		})
+	})
+	if err != nil {
+		return err
+	}
+	return k.Reload(ctx)
 }
 
 // Retire refuses a key from now on and forgets its private part. Tokens that it
@@ -375,6 +621,9 @@ func (k *Ring) Retire(ctx context.Context, kid string) error {
 		for _, r := range rows {
 			if r.id != kid {
 				continue
+			}
+			if r.state == Active && k.configured != nil {
+				return errConfigured()
 			}
 			if r.state == Active {
 				return &sallyport.Error{Status: http.StatusConflict, Code: "key_active", Message: "This key signs now. Rotate first (sallyport key rotate), then retire it."}

@@ -1,0 +1,113 @@
+package signin
+
+import (
+	"context"
+	"crypto/sha256"
+	"sync"
+	"time"
+
+	"github.com/sallyport/sallyport"
+	"github.com/sallyport/sallyport/account"
+	"github.com/sallyport/sallyport/audit"
+	"github.com/sallyport/sallyport/authn"
+	"github.com/sallyport/sallyport/internal/db"
+)
+
+// Basic checks a name and password that came with a request (authn.Basic). It is
+// a sign-in without a session, on the same way as every other. An account with a
+// second factor is refused: a password alone does not open it.
+func (s *Service) Basic(ctx context.Context, name, pw string) (authn.Verified, error) {
+	// Many requests may come at once before the first is known.
+	return s.flights.do(ctx, sha256.Sum256([]byte(name+":"+pw)), func() (authn.Verified, error) {
+		began := time.Now()
+		v, err := s.basic(context.WithoutCancel(ctx), name, pw)
+		if refused, ok := err.(*authn.Refused); ok {
+			refused.Action = audit.SignInRefused // a guess, and not nonsense
+			wait(ctx, answerGrid-time.Since(began)%answerGrid)
+		}
+		return v, err
+	})
+}
+
+func (s *Service) basic(ctx context.Context, name, pw string) (authn.Verified, error) {
+	for attempt := 1; ; attempt++ {
+		v, err := s.basicOnce(ctx, name, pw)
+		if refused, ok := err.(*authn.Refused); ok && refused.Reason == changed && attempt < 2 {
+			continue // as a rule another sign-in has replaced an imported hash
+		}
+		return v, err
+	}
+}
+
+func (s *Service) basicOnce(ctx context.Context, name, pw string) (authn.Verified, error) {
+	who, err := s.identify(ctx, name)
+	if err != nil {
+		return authn.Verified{}, err
+	}
+	upgraded, err := s.verify(ctx, who, pw)
+	if err != nil {
+		return authn.Verified{}, err
+	}
+	if who.MFA {
+		return authn.Verified{}, &authn.Refused{Reason: "the account has a second factor", Subject: who.ID}
+	}
+	hash := who.Hash
+	if upgraded != "" {
+		hash = upgraded
+	}
+	var refused *authn.Refused
+	err = s.cfg.DB.Write(ctx, func(tx *db.Tx) (err error) {
+		if refused, err = s.stillThere(ctx, tx, who, upgraded); refused != nil || err != nil {
+			return err
+		}
+		return audit.Append(ctx, tx, audit.Event{Action: "password.accepted", Target: who.ID, Actor: who.ID, Detail: map[string]string{"by": "basic"}})
+	})
+	if err != nil {
+		return authn.Verified{}, err
+	}
+	if refused != nil {
+		return authn.Verified{}, refused
+	}
+	return authn.Verified{Claims: sallyport.Claims{Subject: who.ID, Kind: sallyport.KindBasic}, Unit: account.HashID(hash)}, nil
+}
+
+// flights lets those who send the same name and password at the same time share
+// one hash.
+type flights struct {
+	mu sync.Mutex
+	m  map[[32]byte]*flight
+}
+
+type flight struct {
+	done chan struct{}
+	v    authn.Verified
+	err  error
+}
+
+func (f *flights) do(ctx context.Context, key [32]byte, work func() (authn.Verified, error)) (authn.Verified, error) {
+	f.mu.Lock()
+	if other := f.m[key]; other != nil {
+		f.mu.Unlock()
+		select {
+		case <-other.done:
+			return other.v, other.err
+		case <-ctx.Done():
+			return authn.Verified{}, ctx.Err()
+		}
+	}
+	mine := &flight{done: make(chan struct{})}
+	if f.m == nil {
+		f.m = map[[32]byte]*flight{}
+	}
+	f.m[key] = mine
+	f.mu.Unlock()
+	defer func() {
+		f.mu.Lock()
+		delete(f.m, key)
+		f.mu.Unlock()
+		close(mine.done)
+	}()
+	mine.err = errAborted // if work panics
+	mine.v, mine.err = work()
+	return mine.v, mine.err
+}
