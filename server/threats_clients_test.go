@@ -1003,3 +1003,76 @@ func TestR_RevokedStaysAfterReopening(t *testing.T) {
 	}
 	w.token(c)
 }
+
+// Where people's names and passwords are taken everywhere, a client's id and
+// secret still are what they are, and neither passes for the other.
+func TestJ_ClientsBesideBasic(t *testing.T) {
+	t.Parallel()
+	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
+		w := newClientWorld(t, d, func(c *server.Config) { c.Basic = true })
+		id, ada := w.user("ada")
+		w.permit(id, "introspect:tokens")
+		c := w.machine([]string{"introspect:tokens", "read:reports"})
+		knock := func(path, name, pw string) int {
+			req := w.request("GET", path, "", nil)
+			req.SetBasicAuth(name, pw)
+			return w.send(req).status
+		}
+		for what, c := range map[string]struct {
+			path, name, pw string
+			status         int
+		}{
+			"a person where all are taken": {"/who", "ada", goodPassword, 204},
+			"a client where all are taken": {"/who", c.ID, c.Secret, 401},
+			"a client where it is named":   {"/machines", c.ID, c.Secret, 204},
+			"a person where clients are":   {"/machines", "ada", goodPassword, 401},
+		} {
+			if got := knock(c.path, c.name, c.pw); got != c.status {
+				t.Errorf("%s: status %d, want %d", what, got, c.status)
+			}
+		}
+		w.introspected(c, ada.access).want(t, 200, "")
+		w.send(w.byBasic("/token/introspect", "ada", goodPassword, "token", ada.access)).want(t, 401, "invalid_client")
+		w.send(w.byBasic("/token", "ada", goodPassword, "grant_type", "client_credentials")).want(t, 401, "invalid_client")
+		w.token(c)
+	})
+}
+
+// A grant that runs beside its client's deletion leaves nothing alive.
+func TestO_NoGrantOutlivesItsClient(t *testing.T) {
+	t.Parallel()
+	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
+		w := newClientWorld(t, d)
+		granted := 0
+		for range 5 {
+			c := w.machine([]string{"read:reports"})
+			replies := make([]reply, 9)
+			parallel(len(replies), func(i int) {
+				if i == 4 {
+					if err := w.sv.Clients.Delete(t.Context(), role.Operator(), c.ID); err != nil {
+						t.Error(err)
+					}
+					return
+				}
+				replies[i] = w.send(w.byBasic("/token", c.ID, c.Secret, "grant_type", "client_credentials"))
+			})
+			for i, r := range replies {
+				switch {
+				case i == 4:
+				case r.status == 200:
+					granted++
+					if w.lives(r.text(t, "access_token")) {
+						t.Error("a token of a deleted client lives")
+					}
+				default:
+					r.want(t, 401, "invalid_client")
+				}
+			}
+			var n int
+			if _, err := d.View(t.Context()).Row("SELECT COUNT(*) FROM sp_sessions WHERE subject_id = $1", []any{c.ID}, &n); err != nil || n != 0 {
+				t.Errorf("%d sessions are left, %v", n, err)
+			}
+		}
+		t.Logf("%d grants came first", granted)
+	})
+}
