@@ -132,7 +132,7 @@ func (e *Endpoint) introspect(r *http.Request) (*Introspection, error) {
 }
 
 // inspect asks the gate, which knows most tokens already: it costs what a
-// request with that token costs, and one read for what requests do not need.
+// request with that token costs, and two reads for what requests do not need.
 func (e *Endpoint) inspect(ctx context.Context, kind sallyport.Kind, text string) (*Introspection, error) {
 	p, err := e.Inspect(ctx, kind, text)
 	if err != nil {
