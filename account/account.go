@@ -168,7 +168,7 @@ func (s *Service) create(ctx context.Context, actor role.Actor, in NewUser, acti
 	fresh := u
 	err = s.cfg.DB.Write(ctx, func(tx *db.Tx) error {
 		u = fresh // nothing of an earlier run
-		if err := role.Create(tx, u.ID, "user", now, role.User); err != nil {
+		if err := role.Create(tx, u.ID, role.Person, now, role.User); err != nil {
 			return err
 		}
 		if ok, err := insertAccount(tx, u, k, hash); err != nil {
@@ -332,12 +332,12 @@ func (s *Service) setDisabled(ctx context.Context, tx *db.Tx, id string, disable
 // its id. actor is nil for the account's own person.
 func (s *Service) Delete(ctx context.Context, actor *role.Actor, id string) error {
 	return s.cfg.DB.Write(ctx, func(tx *db.Tx) error {
+		if _, found, err := readUser(tx, id); err != nil {
+			return err
+		} else if !found {
+			return sallyport.NotFound("user") // a machine client, for one, is no account
+		}
 		if actor != nil {
-			if _, found, err := readUser(tx, id); err != nil {
-				return err
-			} else if !found {
-				return sallyport.NotFound("user")
-			}
 			if err := role.CheckTouch(tx, *actor, id); err != nil {
 				return err
 			}

@@ -89,6 +89,13 @@ func FindLogin(rd db.Reader, login string) (l Login, found bool, err error) {
 	return l, found, err
 }
 
+// Username returns the user name of an account, "" if it has none or there is no
+// such account.
+func Username(rd db.Reader, id string) (name string, err error) {
+	_, err = rd.Row("SELECT COALESCE(username, '') FROM sp_accounts WHERE id = $1", []any{id}, &name)
+	return name, err
+}
+
 // ReadLogin returns the same by id, for looking again inside a transaction.
 func ReadLogin(rd db.Reader, id string) (l Login, found bool, err error) {
 	found, err = rd.Row(`SELECT a.id, a.password_hash, s.disabled, a.mfa FROM sp_accounts a JOIN sp_subjects s ON s.id = a.id

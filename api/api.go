@@ -176,6 +176,10 @@ func (a *API) withoutCredential(r *http.Request) *http.Request {
 // credentials.
 func (a *API) register(op *huma.Operation, rule sallyport.Rule, h http.HandlerFunc) {
 	pattern := op.Method + " " + op.Path
+	if refuse, ok := op.Metadata[refuseKey].(refusal); ok {
+		a.mux.Handle(pattern, rule, refuser{h, refuse})
+		return
+	}
 	if op.Metadata[openKey] == nil {
 		a.mux.HandleFunc(pattern, rule, h)
 		return
@@ -188,14 +192,35 @@ func (a *API) register(op *huma.Operation, rule sallyport.Rule, h http.HandlerFu
 
 const (
 	openKey     = "sallyport.open"
+	refuseKey   = "sallyport.refuse"
 	shortcutKey = "sallyport.shortcut"
 )
+
+type refusal = func(http.ResponseWriter, *http.Request, *sallyport.Error)
+
+// refuser words the refusals of the gate before it (authn.Refuser).
+type refuser struct {
+	http.Handler
+	refuse refusal
+}
+
+// Refuse answers for the gate.
+func (r refuser) Refuse(w http.ResponseWriter, req *http.Request, e *sallyport.Error) {
+	r.refuse(w, req, e)
+}
+
+// RefuseWith makes a Raw operation answer what its rule refuses in a form of its
+// own instead of problem details: OAuth has one. Challenges are in the header
+// already.
+func RefuseWith(f func(http.ResponseWriter, *http.Request, *sallyport.Error)) Option {
+	return func(op *huma.Operation) { set(op, refuseKey, f) }
+}
 
 // Shortcut adds a way to answer without the machinery of typed operations, for
 // what is asked all the time: f answers exactly as the operation would, or
 // returns false. It is called behind the rule and only without a query.
 func Shortcut(f func(http.ResponseWriter, *http.Request) bool) Option {
-	return func(op *huma.Operation) { op.Metadata[shortcutKey] = f }
+	return func(op *huma.Operation) { set(op, shortcutKey, f) }
 }
 
 // IgnoreCredentials makes a public operation look at no credentials: one that
@@ -203,11 +228,15 @@ func Shortcut(f func(http.ResponseWriter, *http.Request) bool) Option {
 // token must reach, and for health checks.
 func IgnoreCredentials() Option {
 	return func(op *huma.Operation) {
-		if op.Metadata == nil {
-			op.Metadata = map[string]any{}
-		}
-		op.Metadata[openKey] = true
+		set(op, openKey, true)
 	}
+}
+
+func set(op *huma.Operation, key string, v any) {
+	if op.Metadata == nil {
+		op.Metadata = map[string]any{}
+	}
+	op.Metadata[key] = v
 }
 
 var (

@@ -40,6 +40,8 @@ type Event struct {
 	Reason string // why it was refused, for the operator's eyes
 	Detail map[string]string
 	Actor  string // set where the context cannot know it: a sign-in's account
+	// ActorKind is the kind of Actor; "user" if empty.
+	ActorKind string
 }
 
 // Record is a stored event.
@@ -76,7 +78,10 @@ func record(ctx context.Context, e Event, now time.Time) Record {
 	}
 	if e.Actor != "" {
 		r.Actor = e.Actor
-		if r.ActorKind == "anonymous" {
+		switch {
+		case e.ActorKind != "":
+			r.ActorKind = e.ActorKind
+		case r.ActorKind == "anonymous":
 			r.ActorKind = "user"
 		}
 	}

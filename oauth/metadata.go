@@ -18,13 +18,21 @@ type Metadata struct {
 	ResponseTypes []string `json:"response_types_supported" doc:"Empty: there is no authorization endpoint"`
 	GrantTypes    []string `json:"grant_types_supported"`
 	AuthMethods   []string `json:"token_endpoint_auth_methods_supported"`
+
+	RevocationEndpoint       string   `json:"revocation_endpoint"`
+	RevocationAuthMethods    []string `json:"revocation_endpoint_auth_methods_supported"`
+	IntrospectionEndpoint    string   `json:"introspection_endpoint"`
+	IntrospectionAuthMethods []string `json:"introspection_endpoint_auth_methods_supported"`
 }
 
 // MetadataRoutes registers the metadata of the issuer.
-func (e *Endpoint) MetadataRoutes(a *api.API, issuer string) {
+func (e *Endpoint) MetadataRoutes(a *api.API) {
+	methods := []string{"none", "client_secret_basic", "client_secret_post"}
 	m := Metadata{
-		Issuer: issuer, TokenEndpoint: issuer + "/token", JWKS: issuer + "/.well-known/jwks.json",
-		ResponseTypes: []string{}, GrantTypes: []string{"password", "refresh_token"}, AuthMethods: []string{"none"},
+		Issuer: e.Issuer, TokenEndpoint: e.Issuer + "/token", JWKS: e.Issuer + "/.well-known/jwks.json",
+		ResponseTypes: []string{}, GrantTypes: []string{"password", "refresh_token", "client_credentials"}, AuthMethods: methods,
+		RevocationEndpoint: e.Issuer + "/token/revoke", RevocationAuthMethods: methods,
+		IntrospectionEndpoint: e.Issuer + "/token/introspect", IntrospectionAuthMethods: []string{"client_secret_basic", "Bearer"},
 	}
 	if e.NoPasswordGrant {
 		m.GrantTypes = m.GrantTypes[1:]

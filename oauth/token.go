@@ -1,12 +1,15 @@
-// Package oauth is the face of OAuth 2.0: the token endpoint.
+// Package oauth is the face of OAuth 2.0: the token endpoint, introspection and
+// revocation, and the machine clients that use them.
 //
 // It decides which client and which grant a request is, and hands on to the
-// packages that decide about people and sessions. It stores nothing. Its
-// errors are those of RFC 6749, section 5.2, and never say which part of a
-// name and password was wrong.
+// packages that decide about people and sessions. It stores machine clients,
+// with a digest of each one's secret. Its errors are those of RFC 6749, section
+// 5.2, and never say which part of a name and password, or of a client's id and
+// secret, was wrong.
 package oauth
 
 import (
+	"context"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -30,11 +33,17 @@ import (
 // empty secret.
 const DocsClient = "docs"
 
-// Endpoint answers POST /token.
+// Endpoint answers POST /token, /token/introspect and /token/revoke.
 type Endpoint struct {
 	SignIn   *signin.Service
 	Sessions *session.Service
+	Clients  *Clients
 	Refusals *audit.Refusals
+	Issuer   string
+	// Inspect finds out whose a credential is (authn.Gate), and Resolve what roles
+	// and permissions amount to (role.Cache).
+	Inspect func(ctx context.Context, kind sallyport.Kind, credential string) (sallyport.Principal, error)
+	Resolve func(ctx context.Context, version int64, roles, permissions string) (*sallyport.Grants, error)
 	// NoPasswordGrant switches the password grant off.
 	NoPasswordGrant bool
 	Log             *slog.Logger
@@ -61,18 +70,18 @@ func (e *Endpoint) Routes(a *api.API) {
 	str := func(doc string) *huma.Schema { return &huma.Schema{Type: huma.TypeString, Description: doc} }
 	a.Raw(huma.Operation{
 		Method: http.MethodPost, Path: "/token", Tags: []string{"Tokens"}, Summary: "Sign in or refresh",
-		Description: "The OAuth 2.0 token endpoint (RFC 6749) for the service's own clients: the grants password and refresh_token. Errors have RFC 6749's form.",
+		Description: "The OAuth 2.0 token endpoint (RFC 6749): the grants password and refresh_token for people, through the service's own clients, and client_credentials for machine clients, which prove themselves by HTTP Basic or by client_id and client_secret. Errors have RFC 6749's form.",
 		RequestBody: &huma.RequestBody{Required: true, Content: map[string]*huma.MediaType{
 			api.FormType: {Schema: &huma.Schema{
 				Type: huma.TypeObject, Required: []string{"grant_type"},
 				Properties: map[string]*huma.Schema{
-					"grant_type":    {Type: huma.TypeString, Enum: []any{"password", "refresh_token"}},
+					"grant_type":    {Type: huma.TypeString, Enum: []any{"password", "refresh_token", "client_credentials"}},
 					"username":      str("User name or e-mail address (grant password)"),
 					"password":      {Type: huma.TypeString, Format: "password", Description: "The password (grant password)"},
 					"refresh_token": str("The refresh token (grant refresh_token)"),
-					"scope":         str("Space-separated names; the token is limited to those that its user holds"),
+					"scope":         str("Space-separated names; the token is limited to those that its user or client holds"),
 					"client_id":     str("Not needed for the service's own clients"),
-					"client_secret": str("Of confidential clients"),
+					"client_secret": str("Of machine clients, unless it is sent by HTTP Basic"),
 				},
 			}},
 		}},
@@ -93,14 +102,18 @@ func errorResponse(a *api.API, description string) *huma.Response {
 
 func (e *Endpoint) serve(w http.ResponseWriter, r *http.Request) {
 	res, err := e.token(r)
+	e.answer(w, r, res, err)
+}
+
+// answer writes v, or what the caller may see of an error.
+func (e *Endpoint) answer(w http.ResponseWriter, r *http.Request, v any, err error) {
 	h := w.Header()
 	h.Set("Content-Type", "application/json")
 	h.Set("Cache-Control", "no-store")
 	status := http.StatusOK
-	var answer any = res
 	if err != nil {
 		oe := e.visible(r, err)
-		answer, status = oe, oe.status
+		v, status = oe, oe.status
 		if oe.challenge != "" {
 			h.Set("Www-Authenticate", oe.challenge)
 		}
@@ -108,7 +121,7 @@ func (e *Endpoint) serve(w http.ResponseWriter, r *http.Request) {
 			oe.retry.SetRetryAfter(h)
 		}
 	}
-	b, err := json.Marshal(answer)
+	b, err := json.Marshal(v)
 	if err != nil {
 		panic(err) // strings and numbers always marshal
 	}
@@ -123,26 +136,32 @@ func (e *Endpoint) visible(r *http.Request, err error) *TokenError {
 		return oe
 	}
 	if se, ok := errors.AsType[*sallyport.Error](err); ok {
-		code := "invalid_request"
-		if se.Status >= 500 {
-			code = "temporarily_unavailable"
-		}
-		return &TokenError{Code: code, Description: se.Message, status: se.Status, retry: se}
+		return ofError(se)
 	}
-	e.Log.ErrorContext(r.Context(), "a token could not be issued", "error", err)
-	un := sallyport.Unavailable()
-	return &TokenError{Code: "temporarily_unavailable", Description: un.Message, status: un.Status, retry: un}
+	e.Log.ErrorContext(r.Context(), "a request about tokens failed", "error", err)
+	return ofError(sallyport.Unavailable())
 }
+
+// ofError puts an error into RFC 6749's form.
+func ofError(e *sallyport.Error) *TokenError {
+	code := "invalid_request"
+	if e.Status >= 500 {
+		code = "temporarily_unavailable"
+	}
+	return &TokenError{Code: code, Description: e.Message, status: e.Status, retry: e}
+}
+
+const inAddress = "Parameters must be in the body: an address ends up in logs and histories. Take what was sent there as known to others."
 
 func (e *Endpoint) token(r *http.Request) (*session.TokenResponse, error) {
 	if signin.InAddress(r) {
-		return nil, refuse(http.StatusBadRequest, "invalid_request", "Parameters must be in the body: an address ends up in logs and histories. Take what was sent there as known to others.")
+		return nil, refuse(http.StatusBadRequest, "invalid_request", inAddress)
 	}
 	form, err := api.ReadForm(r, api.MaxAuthBody)
 	if err != nil {
 		return nil, err
 	}
-	client, err := clientOf(r, form)
+	who, err := e.clientOf(r, form)
 	if err != nil {
 		return nil, err
 	}
@@ -152,13 +171,20 @@ func (e *Endpoint) token(r *http.Request) (*session.TokenResponse, error) {
 	}
 	switch grant := form["grant_type"]; grant {
 	case "password":
-		return e.password(r, form, signin.Attempt{Client: client, Scoped: scoped, Scope: scope})
+		if registered(who.id) {
+			// It acts for itself. A program that is trusted with people's passwords
+			// is one of the service's own, and needs no secret for that.
+			return nil, refuse(http.StatusBadRequest, "unauthorized_client", "A machine client signs nobody in. Send grant_type=client_credentials for a token of its own, or leave its id and secret out to sign a person in.")
+		}
+		return e.password(r, form, signin.Attempt{Client: who.id, Scoped: scoped, Scope: scope})
 	case "refresh_token":
-		return e.refresh(r, form, client, scoped, scope)
+		return e.refresh(r, form, who.id, scoped, scope)
+	case "client_credentials":
+		return e.clientCredentials(r, who, scoped, scope)
 	case "":
-		return nil, refuse(http.StatusBadRequest, "invalid_request", "grant_type is missing. Send password or refresh_token.")
+		return nil, refuse(http.StatusBadRequest, "invalid_request", "grant_type is missing. Send password, refresh_token or client_credentials.")
 	default:
-		return nil, refuse(http.StatusBadRequest, "unsupported_grant_type", "This grant_type is not supported. Send password or refresh_token.")
+		return nil, refuse(http.StatusBadRequest, "unsupported_grant_type", "This grant_type is not supported. Send password, refresh_token or client_credentials.")
 	}
 }
 
@@ -205,21 +231,44 @@ func respond(t session.Tokens, err error) (*session.TokenResponse, error) {
 	return &res, nil
 }
 
-// clientOf returns the client of a request. The service's own clients need no
-// registration and have no secret; whoever sends one is somebody else.
-func clientOf(r *http.Request, form map[string]string) (string, error) {
-	id, secret := form["client_id"], form["client_secret"]
-	if len(r.Header["Authorization"]) > 1 {
-		return "", refuse(http.StatusBadRequest, "invalid_request", "The request has more than one Authorization header. Send one, or none.")
+func (e *Endpoint) clientCredentials(r *http.Request, who requester, scoped bool, scope []string) (*session.TokenResponse, error) {
+	if !registered(who.id) {
+		return nil, invalidClient("This grant is for machine clients. Send client_id and client_secret.")
 	}
-	// RFC 9110, 11.1: the scheme's name is not case-sensitive.
-	if scheme, basic, _ := strings.Cut(r.Header.Get("Authorization"), " "); strings.EqualFold(scheme, "Basic") {
+	t, err := e.Clients.Grant(r.Context(), who.id, who.secret, scoped, scope)
+	if refused, ok := errors.AsType[*authn.Refused](err); ok {
+		return nil, e.refuseClient(r.Context(), refused)
+	}
+	if errors.Is(err, session.ErrScope) {
+		e.Refusals.Note(r.Context(), audit.Event{Action: audit.SignInRefused, Result: audit.Failure, Reason: "an unknown scope was asked for", Actor: who.id, ActorKind: "client"})
+		return nil, refuse(http.StatusBadRequest, "invalid_scope", "The scope names something that does not exist here.")
+	}
+	return respond(t, err)
+}
+
+// requester is the client of a request. If it has a secret, the secret is right.
+type requester struct{ id, secret string }
+
+// registered reports whether a client is a machine client, with a secret. The
+// service's own need no registration and have none.
+func registered(id string) bool { return id != session.FirstParty && id != DocsClient }
+
+// clientOf returns the client of a request: one of the service's own, or a
+// machine client that has proved itself, by the header or by fields of the form
+// (RFC 6749, 2.3.1).
+func (e *Endpoint) clientOf(r *http.Request, form map[string]string) (requester, error) {
+	id, secret := form["client_id"], form["client_secret"]
+	basic, found, err := basicOf(r)
+	if err != nil {
+		return requester{}, err
+	}
+	if found {
 		user, pass, err := basicClient(basic)
 		if err != nil {
-			return "", err
+			return requester{}, err
 		}
-		if id != "" && user != "" && user != id || secret != "" && pass != "" {
-			return "", refuse(http.StatusBadRequest, "invalid_request", "The client is named twice. Use either the Authorization header or the body.")
+		if id != "" && user != "" && user != id || secret != "" && (user != "" || pass != "") {
+			return requester{}, refuse(http.StatusBadRequest, "invalid_request", "The client is named twice. Use either the Authorization header or the body.")
 		}
 		if user != "" {
 			id = user
@@ -228,21 +277,50 @@ func clientOf(r *http.Request, form map[string]string) (string, error) {
 			secret = pass
 		}
 	}
-	switch {
-	case secret != "":
-	case id == "", id == session.FirstParty:
-		return session.FirstParty, nil
-	case id == DocsClient:
-		return DocsClient, nil
+	if secret == "" {
+		switch id {
+		case "", session.FirstParty:
+			return requester{id: session.FirstParty}, nil
+		case DocsClient:
+			return requester{id: DocsClient}, nil
+		}
 	}
-	oe := refuse(http.StatusUnauthorized, "invalid_client", "There is no such client, or its secret is wrong. The service's own users need no client_id.")
-	oe.challenge = `Basic realm="sallyport", charset="UTF-8"`
-	return "", oe
+	err = e.Clients.Authenticate(r.Context(), id, secret)
+	if refused, ok := errors.AsType[*authn.Refused](err); ok {
+		return requester{}, e.refuseClient(r.Context(), refused)
+	}
+	return requester{id, secret}, err
 }
+
+// refuseClient notes why, and says the one thing that is said to all.
+func (e *Endpoint) refuseClient(ctx context.Context, refused *authn.Refused) error {
+	e.Refusals.Note(ctx, audit.Event{Action: audit.SignInRefused, Result: audit.Failure, Reason: refused.Reason, Actor: refused.Subject, ActorKind: "client"})
+	return invalidClient("There is no such client, or its secret is wrong. The service's own users need no client_id.")
+}
+
+func invalidClient(description string) *TokenError {
+	oe := refuse(http.StatusUnauthorized, "invalid_client", description)
+	oe.challenge = basicChallenge
+	return oe
+}
+
+const basicChallenge = `Basic realm="sallyport", charset="UTF-8"`
+
+// basicOf returns what stands behind “Basic” in the Authorization header.
+func basicOf(r *http.Request) (text string, found bool, err error) {
+	if len(r.Header["Authorization"]) > 1 {
+		return "", false, refuse(http.StatusBadRequest, "invalid_request", "The request has more than one Authorization header. Send one, or none.")
+	}
+	// RFC 9110, 11.1: the scheme's name is not case-sensitive.
+	scheme, text, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	return text, strings.EqualFold(scheme, "Basic"), nil
+}
+
+const notBasic = "The Authorization header is not valid Basic authentication (RFC 7617)."
 
 // basicClient reads RFC 6749, 2.3.1: both parts are form-encoded.
 func basicClient(text string) (id, secret string, err error) {
-	bad := refuse(http.StatusBadRequest, "invalid_request", "The Authorization header is not valid Basic authentication (RFC 7617).")
+	bad := refuse(http.StatusBadRequest, "invalid_request", notBasic)
 	b, err := base64.StdEncoding.Strict().DecodeString(text)
 	if err != nil {
 		return "", "", bad

@@ -238,6 +238,7 @@ type Services struct {
 	Sessions *session.Service
 	SignIn   *signin.Service
 	APIKeys  *apikey.Service
+	Clients  *oauth.Clients
 	Keys     *keyring.Ring
 	Refusals *audit.Refusals
 }
@@ -249,6 +250,7 @@ type Server struct {
 	live   *live.Cache
 	cookie *authn.Cookie
 	gate   *authn.Gate
+	roles  *role.Cache
 	mux    *sallyport.Mux
 	api    *api.API
 
@@ -329,8 +331,10 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 			s.declareLater(sallyport.Permission(scope))
 		}
 	}
+	s.Clients = &oauth.Clients{DB: cfg.DB, Sessions: s.Sessions, CursorKey: keys.RefreshKey(), Now: cfg.Now}
+	s.roles = role.NewCache(cfg.DB)
 	schemes := []authn.Scheme{authn.Bearer{Token: s.Sessions.VerifyAccess, Session: s.Sessions.Confirm}, s.APIKeys, s.cookie}
-	named := []authn.Scheme{}
+	named := []authn.Scheme{s.Clients.Scheme()}
 	basic := authn.Basic{SameOrigin: origin, Password: s.SignIn.Basic, Account: account.ConfirmPassword}
 	if cfg.Basic {
 		schemes = append(schemes, basic)
@@ -339,7 +343,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	}
 	s.gate = authn.NewGate(authn.Config{
 		Schemes: schemes, Named: named,
-		DB: cfg.DB, Live: s.live, Keys: keys, Resolve: role.NewCache(cfg.DB).Resolve, GrantsOf: role.GrantsOf,
+		DB: cfg.DB, Live: s.live, Keys: keys, Resolve: s.roles.Resolve, GrantsOf: role.GrantsOf,
 		Refusals: s.Refusals, Log: cfg.Log, Now: clock,
 	}, s.declareLater)
 	s.mux = sallyport.NewMux(s.gate)
@@ -411,16 +415,17 @@ func (s *Server) schemes() (schemes map[string]*huma.SecurityScheme, kinds map[s
 		Description: "The session of a browser, after POST /auth/login?mode=cookie. What may change something must come from a page of the server's own origin.",
 	}
 	schemes["basic"] = &huma.SecurityScheme{Type: "http", Scheme: "basic", Description: "User name and password with every request (RFC 7617)."}
-	kinds["cookie"], kinds["basic"] = sallyport.KindCookie, sallyport.KindBasic
+	schemes["client"] = &huma.SecurityScheme{Type: "http", Scheme: "basic", Description: "A machine client's id and secret (RFC 6749, 2.3.1)."}
+	kinds["cookie"], kinds["basic"], kinds["client"] = sallyport.KindCookie, sallyport.KindBasic, sallyport.KindClient
 	return schemes, kinds
 }
 
 // named returns the schemes that count only where a rule names their kind.
 func (s *Server) named() []string {
 	if s.cfg.Basic {
-		return nil
+		return []string{"client"}
 	}
-	return []string{"basic"}
+	return []string{"basic", "client"}
 }
 
 func (s *Server) routes() {
@@ -433,15 +438,19 @@ func (s *Server) routes() {
 		Challenges:      s.gate.Challenges, Refused: s.noteRefusal, Log: s.cfg.Log,
 	})
 	tokens := &oauth.Endpoint{
-		SignIn: s.SignIn, Sessions: s.Sessions, Refusals: s.Refusals, NoPasswordGrant: s.cfg.NoPasswordGrant, Log: s.cfg.Log,
+		SignIn: s.SignIn, Sessions: s.Sessions, Clients: s.Clients, Refusals: s.Refusals, Issuer: s.cfg.BaseURL,
+		Inspect: s.gate.Inspect, Resolve: s.roles.Resolve, NoPasswordGrant: s.cfg.NoPasswordGrant, Log: s.cfg.Log,
 	}
 	tokens.Routes(s.api)
-	tokens.MetadataRoutes(s.api, s.cfg.BaseURL)
+	tokens.IntrospectRoutes(s.api)
+	tokens.RevokeRoutes(s.api)
+	tokens.MetadataRoutes(s.api)
 	s.SignIn.Routes(s.api)
 	s.Sessions.Routes(s.api, s.Refusals, s.cookie)
 	s.Accounts.Routes(s.api)
 	s.APIKeys.Routes(s.api)
 	role.Routes(s.api, s.DB)
+	s.Clients.Routes(s.api)
 	s.keyRoutes()
 	s.healthRoutes()
 	s.api.Docs(api.DocsConfig{ClientID: oauth.DocsClient})

@@ -48,6 +48,7 @@ func newInputs(t *testing.T, d *db.DB) *inputs {
 		"POST /token/refresh":         {"refresh_token": "rt_none"},
 		"PATCH /users/me":             {"username": "root", "full_name": "R"},
 		"PUT /users/me/password":      {"current_password": "not-the-password-41", "new_password": goodPassword + "2"},
+		"POST /clients":               {"name": "suite", "scopes": []any{"read:users"}, "roles": []any{"guest"}},
 		"POST /users":                 {"email": "new@example.com", "password": goodPassword, "username": "new", "full_name": "N", "email_verified": true, "roles": []any{"user"}},
 		"PATCH /users/{id}":           {"username": "victim", "full_name": "V", "email": "victim@example.com", "email_verified": false, "disabled": false},
 		"PUT /users/{id}/roles":       {"roles": []any{"user"}},

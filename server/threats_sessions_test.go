@@ -462,8 +462,10 @@ func TestR_FailingStore(t *testing.T) {
 			return map[string]*http.Request{
 				"/logout": w.request("POST", "/logout", tk.access, nil), "/auth/logout": w.request("POST", "/auth/logout", tk.access, nil), "/logout/all": w.request("POST", "/logout/all", tk.access, nil),
 				"by id": w.request("DELETE", "/users/me/sessions/"+sessionOf(t, second.access), tk.access, nil), "/token/refresh": w.refreshRequests(tk.refresh)["/token/refresh"],
-				"/token":   w.refreshRequests(tk.refresh)["/token"],
-				"password": w.request("PUT", "/users/me/password", tk.access, map[string]string{"current_password": goodPassword, "new_password": "marzipan under the piano"}),
+				"/token":                 w.refreshRequests(tk.refresh)["/token"],
+				"/token/revoke, access":  w.typed("POST", "/token/revoke", formType, url.Values{"token": {tk.access}}.Encode()),
+				"/token/revoke, refresh": w.typed("POST", "/token/revoke", formType, url.Values{"token": {tk.refresh}}.Encode()),
+				"password":               w.request("PUT", "/users/me/password", tk.access, map[string]string{"current_password": goodPassword, "new_password": "marzipan under the piano"}),
 			}
 		}
 		refused := func(what string, r reply) {

@@ -904,7 +904,7 @@ func TestL_GrantsAndQuery(t *testing.T) {
 	w.form("/token", rest...).want(t, 400, "invalid_request")
 	w.form("/token", append([]string{"grant_type", ""}, rest...)...).want(t, 400, "invalid_request")
 	for _, grant := range []string{
-		"client_credentials", "authorization_code", "implicit", "PASSWORD", "Password", " password", "password ", "password\x00", "urn:ietf:params:oauth:grant-type:jwt-bearer",
+		"authorization_code", "implicit", "PASSWORD", "Password", " password", "password ", "password\x00", "urn:ietf:params:oauth:grant-type:jwt-bearer",
 		"urn:ietf:params:oauth:grant-type:device_code", "urn:ietf:params:oauth:grant-type:token-exchange", "none", "null", strings.Repeat("a", 5000), "<script>",
 	} {
 		r := w.form("/token", append([]string{"grant_type", grant}, rest...)...).want(t, 400, "unsupported_grant_type")

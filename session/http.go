@@ -20,7 +20,7 @@ type TokenResponse struct {
 	AccessToken  string `json:"access_token" doc:"Send it as “Authorization: Bearer …”"`
 	TokenType    string `json:"token_type" example:"bearer"`
 	ExpiresIn    int64  `json:"expires_in" doc:"Life of the access token in seconds"`
-	RefreshToken string `json:"refresh_token" doc:"Good once, for the next tokens"`
+	RefreshToken string `json:"refresh_token,omitempty" doc:"Good once, for the next tokens. Machine clients get none: their secret gets the next token"`
 	Scope        string `json:"scope" doc:"What the token is limited to; empty if nothing was asked for: it may do what its user may do"`
 }
 
@@ -130,7 +130,7 @@ func (s *Service) Routes(a *api.API, refusals *audit.Refusals, cookie *authn.Coo
 			out = append(out, se.view(p.SessionID()))
 		}
 		return &api.Body[api.Page[sessionView]]{Body: api.NewPage(out, "")}, nil
-	}, api.Doc("Own account", "List own sessions", "All live sessions, newest first; there are at most 500."))
+	}, api.Doc("Own account", "List own sessions", "Live sessions, newest first, 500 at most."))
 
 	api.Delete(a, "/users/me/sessions/{id}", sallyport.Unscoped(), func(ctx context.Context, in *idInput) (*signedOut, error) {
 		p := sallyport.From(ctx)

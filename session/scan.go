@@ -24,6 +24,14 @@ func (m *micros) Scan(v any) error {
 	return nil
 }
 
+// stored is a time as micros scans it.
+func stored(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return db.Micros(t)
+}
+
 // words scans a space-separated list.
 type words []string
 

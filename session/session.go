@@ -38,7 +38,10 @@ const (
 	// maxSessions bounds the live sessions of a subject; the oldest is ended
 	// when another begins.
 	maxSessions = 500
-	tooMany     = "more sessions than are kept"
+	// maxMachineSessions is the same for a machine client, each of whose tokens
+	// is a session that lives no longer than the token.
+	maxMachineSessions = 5000
+	tooMany            = "more sessions than are kept"
 )
 
 // FirstParty is the client of a sign-in that names none: the service's own.
@@ -129,7 +132,8 @@ type Tokens struct {
 	Cookie string // in place of the tokens: what a browser keeps for ExpiresIn
 }
 
-// Start is what a sign-in has established. Only package signin makes one.
+// Start is what a sign-in has established. Only package signin makes one, and
+// package oauth for machine clients.
 type Start struct {
 	Subject string
 	Client  string
@@ -138,13 +142,18 @@ type Start struct {
 	AMR     []string
 	MFA     bool
 	Cookie  bool // for a browser: a cookie in place of tokens
+	// Machine tells that a machine client proved itself, and no person. Its
+	// session is one access token long, has no refresh token, since the secret
+	// gets the next one (RFC 6749, 4.4.3), and no time at which a person signed
+	// in: a rule that asks for a fresh sign-in means a person.
+	Machine bool
 }
 
 // Started is a session that begins when its transaction commits. It holds the
 // first tokens, which are stored nowhere else.
 type Started struct {
 	session Session
-	refresh string // or the cookie
+	refresh string // or the cookie; "" of a machine client's
 	access  access
 	cookie  bool
 }
@@ -159,6 +168,11 @@ func (s *Service) Prepare(ctx context.Context, in Start) Started {
 		Scoped: in.Scoped, Scope: in.Scope, AMR: in.AMR, MFA: in.MFA,
 		AuthTime: now, Created: now, LastUsed: now,
 		Expires: now.Add(s.cfg.Life), Address: info.Address, UserAgent: info.UserAgent, refreshedAt: now,
+	}
+	if in.Machine {
+		se.AuthTime, se.Expires, se.refresh = time.Time{}, earlier(now.Add(s.cfg.Access), se.Expires), []byte{}
+		se.IdleUntil = se.Expires
+		return Started{session: se}
 	}
 	se.IdleUntil = earlier(now.Add(s.cfg.Refresh), se.Expires)
 	if in.Cookie {
@@ -181,7 +195,12 @@ func (s *Service) Insert(ctx context.Context, tx *db.Tx, st Started) error {
 	if err := s.store(tx, st.access, st.session, st.session.Scoped, st.session.Scope); err != nil {
 		return err
 	}
-	if n, err := endOldest(tx, st.session.Subject, maxSessions, s.cfg.Now()); err != nil {
+	keep, since, kind := maxSessions, time.Time{}, ""
+	if st.refresh == "" {
+		// Older ones have expired: they are not counted, and not looked at.
+		keep, since, kind = maxMachineSessions, st.session.Created.Add(-s.cfg.Access), "client"
+	}
+	if n, err := endOldest(tx, st.session.Subject, keep, since, s.cfg.Now()); err != nil {
 		return err
 	} else if n > 0 {
 		if err := audit.Append(ctx, tx, audit.Event{Action: "sessions.ended", Target: st.session.Subject, Reason: tooMany, Detail: map[string]string{"sessions": strconv.FormatInt(n, 10)}}); err != nil {
@@ -189,7 +208,7 @@ func (s *Service) Insert(ctx context.Context, tx *db.Tx, st Started) error {
 		}
 	}
 	return audit.Append(ctx, tx, audit.Event{
-		Action: "session.started", Target: st.session.ID, Actor: st.session.Subject,
+		Action: "session.started", Target: st.session.ID, Actor: st.session.Subject, ActorKind: kind,
 		Detail: map[string]string{"client": st.session.Client, "amr": strings.Join(st.session.AMR, " ")},
 	})
 }
@@ -219,6 +238,9 @@ func (s *Service) issue(ctx context.Context, se Session, scoped bool, scope []st
 		return Tokens{Access: a.text, Refresh: refresh, ExpiresIn: in, Scoped: scoped, Scope: scope}, nil
 	}
 	now := s.cfg.Now()
+	if refresh == "" {
+		now = se.Created // its only token lives as long as the session
+	}
 	expires := s.accessUntil(now, se)
 	set, err := s.cfg.Keys.Set(ctx)
 	if err != nil {

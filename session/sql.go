@@ -15,7 +15,7 @@ func insertSession(tx *db.Tx, s Session) error {
 		 expires_at, ended_at, end_reason, address, user_agent, generation, refresh, refreshed_at)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, 0, '', $13, $14, 0, $15, $16)`,
 		s.ID, s.Subject, s.Client, s.Scoped, strings.Join(s.Scope, " "), strings.Join(s.AMR, " "), s.MFA,
-		db.Micros(s.AuthTime), db.Micros(s.Created), db.Micros(s.LastUsed), db.Micros(s.IdleUntil), db.Micros(s.Expires),
+		stored(s.AuthTime), db.Micros(s.Created), db.Micros(s.LastUsed), db.Micros(s.IdleUntil), db.Micros(s.Expires),
 		s.Address, s.UserAgent, s.refresh, db.Micros(s.refreshedAt))
 	return err
 }
@@ -97,11 +97,12 @@ func endSessions(tx *db.Tx, subject, except, reason string, now time.Time) (int6
 	return n, ended(tx, subject, n, err)
 }
 
-// endOldest leaves a subject no more than keep live sessions.
-func endOldest(tx *db.Tx, subject string, keep int, now time.Time) (int64, error) {
+// endOldest leaves a subject no more than keep live sessions that began after
+// since.
+func endOldest(tx *db.Tx, subject string, keep int, since, now time.Time) (int64, error) {
 	n, err := tx.Exec(`UPDATE sp_sessions SET ended_at = $3, end_reason = $4 WHERE id IN (
-		SELECT id FROM sp_sessions WHERE subject_id = $1 AND ended_at = 0 ORDER BY created_at DESC, id DESC LIMIT 100 OFFSET $2)`,
-		subject, keep, db.Micros(now), tooMany)
+		SELECT id FROM sp_sessions WHERE subject_id = $1 AND ended_at = 0 AND created_at > $5 ORDER BY created_at DESC, id DESC LIMIT 100 OFFSET $2)`,
+		subject, keep, db.Micros(now), tooMany, stored(since))
 	return n, ended(tx, subject, n, err)
 }
 
@@ -161,6 +162,11 @@ func storeUse(tx *db.Tx, id string, at, idleUntil time.Time) error {
 func deleteAccess(tx *db.Tx, before time.Time, limit int) (int64, error) {
 	return tx.Exec("DELETE FROM sp_access_tokens WHERE digest IN (SELECT digest FROM sp_access_tokens WHERE expires_at < $1 ORDER BY expires_at LIMIT $2)",
 		db.Micros(before), limit)
+}
+
+func readAMR(rd db.Reader, id string) (amr []string, found bool, err error) {
+	found, err = rd.Row("SELECT amr FROM sp_sessions WHERE id = $1", []any{id}, (*words)(&amr))
+	return amr, found, err
 }
 
 func deleteExpired(tx *db.Tx, before time.Time, limit int) (int64, error) {

@@ -2,11 +2,12 @@
 const root = document.getElementById("swagger-ui");
 
 // A cookie is not for the dialog: no page can send one by hand, and the browser
-// sends it by itself.
-const isCookie = (definition) => definition.some((scheme) => scheme.get("in") === "cookie");
-const withoutCookies = () => ({
+// sends it by itself. Nor is HTTP Basic: a person signs in above it, and a machine
+// client's secret is not for a browser.
+const isForOthers = (definition) => definition.some((scheme) => scheme.get("in") === "cookie" || scheme.get("scheme") === "basic");
+const forPeople = () => ({
   statePlugins: { auth: { wrapActions: {
-    showDefinitions: (show) => (list) => show(list && list.filterNot(isCookie)),
+    showDefinitions: (show) => (list) => show(list && list.filterNot(isForOthers)),
   } } },
 });
 
@@ -14,7 +15,7 @@ const ui = SwaggerUIBundle({
   url: "openapi.json",
   domNode: root,
   presets: [SwaggerUIBundle.presets.apis],
-  plugins: [withoutCookies],
+  plugins: [forPeople],
   layout: "BaseLayout",
   deepLinking: true,
   docExpansion: "list",

@@ -494,7 +494,9 @@ func TestTheStoredHashDoesNotShowInTime(t *testing.T) {
 		for i, s := range stored {
 			ratio := float64(times[i].median()) / float64(times[0].median())
 			t.Logf("%-16s %v %.2f", s.name, times[i].median(), ratio)
-			if ratio < 0.8 || ratio > 1.25 {
+			// On a busy machine a fifth is noise. A hash that is not topped up takes
+			// a tenth of the time, or less.
+			if ratio < 0.5 || ratio > 2 {
 				off = append(off, fmt.Sprintf("%s takes %.2f of the time of a current hash", s.name, ratio))
 			}
 		}

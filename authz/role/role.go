@@ -250,6 +250,12 @@ func CheckTouch(rd db.Reader, actor Actor, subject string) error {
 	return nil
 }
 
+// Kinds of subjects.
+const (
+	Person = "user"
+	Client = "client" // a machine client
+)
+
 // Create adds a subject with these direct roles, and no others.
 func Create(tx *db.Tx, id, kind string, now time.Time, roles ...string) error {
 	if err := insertSubject(tx, id, kind, now); err != nil {
@@ -281,6 +287,8 @@ func Delete(tx *db.Tx, id string) error {
 }
 
 // keepAdministrator returns an error if id is the only enabled administrator.
+// Machine clients do not count: a program with every right is nobody who could
+// let a person in again.
 func keepAdministrator(tx *db.Tx, id string) error {
 	g, err := LoadGraph(tx)
 	if err != nil {
@@ -290,7 +298,7 @@ func keepAdministrator(tx *db.Tx, id string) error {
 	if err != nil || !g.Resolve(roles, perms).Everything() {
 		return err
 	}
-	if disabled, err := isDisabled(tx, id); err != nil || disabled {
+	if person, err := isEnabledPerson(tx, id); err != nil || !person {
 		return err
 	}
 	left, err := hasAdministrator(tx, g, id)
@@ -300,7 +308,7 @@ func keepAdministrator(tx *db.Tx, id string) error {
 	return err
 }
 
-// HasAdministrator reports whether an enabled subject administers the service.
+// HasAdministrator reports whether an enabled person administers the service.
 func HasAdministrator(rd db.Reader) (bool, error) {
 	g, err := LoadGraph(rd)
 	if err != nil {
@@ -309,7 +317,7 @@ func HasAdministrator(rd db.Reader) (bool, error) {
 	return hasAdministrator(rd, g, "")
 }
 
-// hasAdministrator looks for an enabled subject, other than except, that is an
+// hasAdministrator looks for an enabled person, other than except, who is an
 // administrator under g.
 func hasAdministrator(rd db.Reader, g Graph, except string) (bool, error) {
 	for name := range g.Roles {

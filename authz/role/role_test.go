@@ -191,6 +191,45 @@ func TestTheLastAdministratorStays(t *testing.T) {
 }
 
 // Two administrators who each dismiss the other at once.
+// A machine client that may do everything administers nothing: it neither lets
+// the last person go, nor has to stay itself.
+func TestMachinesAreNoAdministrators(t *testing.T) {
+	each(t, func(f fixture) {
+		machine := func(id string) {
+			f.must(f.write(func(tx *db.Tx) error { return role.Create(tx, id, role.Client, time.Now(), role.Admin) }))
+		}
+		has := func(want bool) {
+			f.Helper()
+			got, err := role.HasAdministrator(f.db.View(f.Context()))
+			f.must(err)
+			if got != want {
+				f.Errorf("HasAdministrator is %v, want %v", got, want)
+			}
+		}
+		machine("m1")
+		machine("m2")
+		has(false)
+		f.must(f.write(func(tx *db.Tx) error { return role.Delete(tx, "m2") }))
+		f.subject("root", role.Admin)
+		has(true)
+		op := role.Operator()
+		f.code(f.setRoles(op, "root"), "last_administrator")
+		f.code(f.write(func(tx *db.Tx) error { return role.SetDisabled(tx, "root", true) }), "last_administrator")
+		f.code(f.write(func(tx *db.Tx) error { return role.Delete(tx, "root") }), "last_administrator")
+		f.must(f.setRoles(op, "m1"))
+		f.must(f.setRoles(op, "m1", role.Admin))
+		f.must(f.write(func(tx *db.Tx) error { return role.SetDisabled(tx, "m1", true) }))
+		f.must(f.write(func(tx *db.Tx) error { return role.Delete(tx, "m1") }))
+		// Through a role of one's own it is the same.
+		f.must(f.put(op, "chief", nil, []string{role.Admin}))
+		f.must(f.write(func(tx *db.Tx) error { return role.Create(tx, "m3", role.Client, time.Now(), "chief") }))
+		f.code(f.setRoles(op, "root"), "last_administrator")
+		f.subject("second", "chief")
+		f.must(f.setRoles(op, "root"))
+		f.code(f.write(func(tx *db.Tx) error { return role.Remove(context.Background(), tx, op, "chief") }), "last_administrator")
+	})
+}
+
 func TestTheLastAdministratorStaysUnderRace(t *testing.T) {
 	each(t, func(f fixture) {
 		for round := range 10 {

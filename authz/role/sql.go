@@ -88,9 +88,11 @@ func subjectExists(rd db.Reader, id string) (bool, error) {
 	return rd.Row("SELECT 1 FROM sp_subjects WHERE id = $1", []any{id}, &n)
 }
 
-func isDisabled(rd db.Reader, id string) (disabled bool, err error) {
-	_, err = rd.Row("SELECT disabled FROM sp_subjects WHERE id = $1", []any{id}, &disabled)
-	return disabled, err
+// isEnabledPerson reports whether the subject is a person, not a machine client,
+// and not disabled.
+func isEnabledPerson(rd db.Reader, id string) (bool, error) {
+	var n int
+	return rd.Row("SELECT 1 FROM sp_subjects WHERE id = $1 AND kind = 'user' AND NOT disabled", []any{id}, &n)
 }
 
 func updateDisabled(tx *db.Tx, id string, disabled bool) error {
@@ -134,10 +136,11 @@ func rolesVersion(rd db.Reader) (v int64, err error) {
 	return v, err
 }
 
+// anyEnabledWithRole looks among people only.
 func anyEnabledWithRole(rd db.Reader, role, except string) (bool, error) {
 	var n int
 	return rd.Row(`SELECT 1 FROM sp_subject_roles g JOIN sp_subjects s ON s.id = g.subject_id
-		WHERE g.role = $1 AND g.subject_id <> $2 AND NOT s.disabled LIMIT 1`, []any{role, except}, &n)
+		WHERE g.role = $1 AND g.subject_id <> $2 AND s.kind = 'user' AND NOT s.disabled LIMIT 1`, []any{role, except}, &n)
 }
 
 func replaceRoles(tx *db.Tx, id string, old, roles []string) error {

@@ -83,6 +83,7 @@ type cli struct {
 	Grant       grantCmd       `cmd:"" help:"Give a role to a user."`
 	Revoke      revokeCmd      `cmd:"" help:"Take a role from a user."`
 	APIKey      apikeyCmd      `cmd:"" name:"apikey" help:"API keys."`
+	Client      clientCmd      `cmd:"" help:"Machine clients: programs that act for themselves."`
 	Key         keyCmd         `cmd:"" help:"Signing keys."`
 	Routes      routesCmd      `cmd:"" help:"List every route and its rule."`
 	ConfigCmd   configCmd      `cmd:"" name:"config" help:"The configuration."`

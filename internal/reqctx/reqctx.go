@@ -171,7 +171,7 @@ type Info struct {
 	Address   string // IP without port, "" when it did not come over the network
 	UserAgent string
 	Actor     string // id of the subject, or what else acted
-	ActorKind string // user, api_key (of that user), anonymous, operator
+	ActorKind string // user, api_key (of that user), client, anonymous, operator
 	Key       string // id of the API key that the request came with
 }
 
@@ -193,6 +193,8 @@ func InfoFrom(ctx context.Context) Info {
 		i.ActorKind = "anonymous"
 	case p.Kind() == sallyport.KindAPIKey:
 		i.ActorKind, i.Key = "api_key", p.KeyID()
+	case p.Claims().Client == i.Actor: // a machine client acts for itself
+		i.ActorKind = "client"
 	}
 	return i
 }
