@@ -193,16 +193,17 @@ func (g *Gate) authenticate(r *http.Request, schemes []numbered, now time.Time, 
 	return g.admit(r.Context(), scheme, cred, now, a)
 }
 
-// Inspect finds out whose a credential is, as if a request carried it.
-func (g *Gate) Inspect(ctx context.Context, kind sallyport.Kind, cred string) (sallyport.Principal, error) {
+// Inspect finds out whose a credential is, as if a request carried it. stamp is
+// for a live.Memo.
+func (g *Gate) Inspect(ctx context.Context, kind sallyport.Kind, cred string) (p sallyport.Principal, stamp uint64, err error) {
 	for i := range g.schemes {
 		if g.schemes[i].Kind() == kind {
 			var a reqctx.Admission
 			err := g.admit(ctx, &g.schemes[i], cred, time.Now(), &a)
-			return a.Principal, err
+			return a.Principal, a.Warrant.Stamp, err
 		}
 	}
-	return sallyport.Principal{}, &Refused{Reason: "no scheme takes " + string(kind)}
+	return p, 0, &Refused{Reason: "no scheme takes " + string(kind)}
 }
 
 func (g *Gate) admit(ctx context.Context, s *numbered, cred string, now time.Time, a *reqctx.Admission) error {

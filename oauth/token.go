@@ -25,6 +25,7 @@ import (
 	"github.com/sallyport/sallyport/api"
 	"github.com/sallyport/sallyport/audit"
 	"github.com/sallyport/sallyport/authn"
+	"github.com/sallyport/sallyport/internal/live"
 	"github.com/sallyport/sallyport/session"
 	"github.com/sallyport/sallyport/signin"
 )
@@ -42,11 +43,13 @@ type Endpoint struct {
 	Issuer   string
 	// Inspect finds out whose a credential is (authn.Gate), and Resolve what roles
 	// and permissions amount to (role.Cache).
-	Inspect func(ctx context.Context, kind sallyport.Kind, credential string) (sallyport.Principal, error)
+	Inspect func(ctx context.Context, kind sallyport.Kind, credential string) (sallyport.Principal, uint64, error)
 	Resolve func(ctx context.Context, version int64, roles, permissions string) (*sallyport.Grants, error)
 	// NoPasswordGrant switches the password grant off.
 	NoPasswordGrant bool
 	Log             *slog.Logger
+
+	known live.Memo[*Introspection]
 }
 
 // TokenError is RFC 6749, 5.2.

@@ -17,15 +17,28 @@ const (
 	writeLimit = 15 * time.Second
 )
 
-// NewPooled returns a DB over a pool of PostgreSQL connections. retry tells
-// the errors after which a transaction that was rolled back may run again;
-// listen calls its function whenever a notification comes on NudgeChannel, until
-// its context ends.
-func NewPooled(name string, pool *sql.DB, retry func(error) bool, listen func(context.Context, func()), m Migrations) *DB {
-	p := &pooled{pool: pool, retry: retry}
+// Pooled is what a store gives for a database behind a network.
+type Pooled struct {
+	Name string
+	Pool *sql.DB
+	// Changes is a pool of its own for reading changes.
+	Changes *sql.DB
+	// Retry tells the errors after which a transaction that was rolled back may
+	// run again.
+	Retry func(error) bool
+	// Listen calls its function whenever a notification comes on NudgeChannel,
+	// until its context ends.
+	Listen     func(context.Context, func())
+	Close      func() error
+	Migrations Migrations
+}
+
+// NewPooled returns a DB over a pool of PostgreSQL connections.
+func NewPooled(c Pooled) *DB {
+	p := &pooled{pool: c.Pool, retry: c.Retry}
 	p.db = &DB{
-		dialect: Postgres, name: name, readers: pool,
-		write: p.write, close: pool.Close, migrate: migrator{m}, nudges: listen,
+		dialect: Postgres, name: c.Name, readers: c.Pool, changes: c.Changes,
+		write: p.write, close: c.Close, migrate: migrator{c.Migrations}, nudges: c.Listen,
 	}
 	return p.db
 }

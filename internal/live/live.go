@@ -38,7 +38,7 @@ const (
 	sqliteLease   = 5 * time.Millisecond
 	postgresLease = 750 * time.Millisecond
 	postgresPoll  = 250 * time.Millisecond
-	pollTimeout   = 2 * time.Second
+	pollTimeout   = time.Second
 	// tend is how often what has expired is thrown out, and SQLite is polled
 	// although nobody asks, so that the reading never falls behind.
 	tend = 10 * time.Second

@@ -45,15 +45,23 @@ func Open(ctx context.Context, rawURL string) (*db.DB, error) {
 	pool.SetMaxOpenConns(maxConns)
 	pool.SetMaxIdleConns(maxConns)
 	pool.SetConnMaxIdleTime(5 * time.Minute)
+	// Changes are read over a connection of their own: whether a request may be
+	// answered must not wait for a pool that is busy with answering.
+	changes := stdlib.OpenDB(*cfg, stdlib.OptionShouldPing(a.shouldPing), stdlib.OptionResetSession(a.reset))
+	changes.SetMaxOpenConns(1)
+	closeAll := func() error { return errors.Join(changes.Close(), pool.Close()) }
 	if err := pool.PingContext(ctx); err != nil {
-		return nil, errors.Join(unreachable(name, err), pool.Close())
+		return nil, errors.Join(unreachable(name, err), closeAll())
 	}
 	locker, err := lock.NewPostgresSessionLocker()
 	if err != nil {
-		return nil, errors.Join(err, pool.Close())
+		return nil, errors.Join(err, closeAll())
 	}
-	listen := func(ctx context.Context, nudge func()) { listenAll(ctx, cfg, nudge) }
-	return db.NewPooled(name, pool, retry, listen, db.Migrations{Pool: pool, Locker: locker}), nil
+	return db.NewPooled(db.Pooled{
+		Name: name, Pool: pool, Changes: changes, Close: closeAll, Retry: retry,
+		Listen:     func(ctx context.Context, nudge func()) { listenAll(ctx, cfg, nudge) },
+		Migrations: db.Migrations{Pool: pool, Locker: locker},
+	}), nil
 }
 
 // ages tells connections that may be dead from newer ones.
