@@ -12,6 +12,7 @@ import (
 
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/account"
+	"github.com/sallyport/sallyport/authn/apikey"
 	"github.com/sallyport/sallyport/authn/token/keyring"
 	"github.com/sallyport/sallyport/authz/role"
 	"github.com/sallyport/sallyport/internal/db"
@@ -73,6 +74,9 @@ func TestNeverStale(t *testing.T) {
 				"grant":          m.grant,
 				"redefine":       m.redefine,
 				"retire key":     m.retireKey,
+				"make API key":   m.makeKey,
+				"switch API key": m.switchKey,
+				"delete API key": m.deleteKey,
 				"":               m.check,
 			})
 		})
@@ -119,8 +123,10 @@ type credential struct {
 	header, value string
 	refresh       string
 	who           *person
-	ended         *bool // shared by all of one session
-	keys          int   // generation of the key that signed it
+	ended         *bool  // shared by all of one session
+	keys          int    // generation of the key that signed it
+	apiKey        string // id, if it is an API key
+	off           bool   // it was deactivated
 }
 
 func (m *stale) fail(format string, args ...any) { m.T.Helper(); m.Fatalf(format, args...) }
@@ -188,6 +194,9 @@ func (m *stale) refresh(t *rapid.T) {
 
 func (m *stale) logout(t *rapid.T) {
 	n, c := m.node(t), m.pick(t)
+	if c.apiKey != "" {
+		t.Skip("it has no session")
+	}
 	m.settle(n)
 	want := http.StatusOK
 	if !m.alive(c) {
@@ -204,8 +213,13 @@ func (m *stale) logout(t *rapid.T) {
 func (m *stale) logoutAll(t *rapid.T) {
 	n, p := m.node(t), m.person(t)
 	m.must(n.db.Write(m.t.Context(), func(tx *db.Tx) error { return n.Sessions.EndAll(m.t.Context(), tx, p.id, "", "test") }))
+	m.endSessions(p)
+}
+
+// endSessions is what ends with a person's sessions: API keys go on.
+func (m *stale) endSessions(p *person) {
 	for _, c := range m.credentials {
-		if c.who == p {
+		if c.who == p && c.apiKey == "" {
 			*c.ended = true
 		}
 	}
@@ -217,10 +231,8 @@ func (m *stale) disable(t *rapid.T) {
 	operator := role.Operator()
 	_, err := n.Accounts.Update(m.t.Context(), &operator, p.id, account.Change{Disabled: &p.disabled})
 	m.must(err)
-	for _, c := range m.credentials {
-		if c.who == p && p.disabled {
-			*c.ended = true
-		}
+	if p.disabled {
+		m.endSessions(p)
 	}
 }
 
@@ -264,8 +276,48 @@ func (m *stale) retireKey(t *rapid.T) {
 	m.keys++
 }
 
+// makeKey makes an API key for a scope that its owner must hold at that moment.
+func (m *stale) makeKey(t *rapid.T) {
+	n, p := m.node(t), m.person(t)
+	if p.disabled || !p.granted || !m.prober || len(m.credentials) > 12 {
+		t.Skip("it could not be made, or enough")
+	}
+	r, key, err := n.APIKeys.Create(m.t.Context(), apikey.NewKey{Owner: p.id, Name: "test", Scopes: []string{"read:probe"}})
+	m.must(err)
+	m.credentials = append(m.credentials, &credential{header: "X-Api-Key", value: key.Reveal(), who: p, ended: new(bool), apiKey: r.ID})
+}
+
+func (m *stale) pickKey(t *rapid.T) *credential {
+	c := m.pick(t)
+	if c.apiKey == "" || *c.ended {
+		t.Skip("no API key")
+	}
+	return c
+}
+
+func (m *stale) switchKey(t *rapid.T) {
+	n, c := m.node(t), m.pickKey(t)
+	c.off = !c.off
+	on := !c.off
+	_, err := n.APIKeys.Update(m.t.Context(), c.who.id, c.apiKey, apikey.Change{Active: &on})
+	m.must(err)
+}
+
+func (m *stale) deleteKey(t *rapid.T) {
+	n, c := m.node(t), m.pickKey(t)
+	_, err := n.APIKeys.Delete(m.t.Context(), c.who.id, c.apiKey)
+	m.must(err)
+	*c.ended = true
+}
+
 func (m *stale) alive(c *credential) bool {
-	return !*c.ended && !c.who.disabled && c.keys == m.keys
+	if *c.ended || c.who.disabled {
+		return false
+	}
+	if c.apiKey != "" {
+		return !c.off
+	}
+	return c.keys == m.keys
 }
 
 // settle waits until a node must have heard of what another did.
