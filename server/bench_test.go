@@ -68,11 +68,13 @@ func (d *discard) Write(b []byte) (int, error) { return len(b), nil }
 func (d *discard) WriteHeader(status int)      { d.status = status }
 
 // Requests through Guard, Mux, gate and rule, beside the same bytes from a bare
-// handler. A session's state is read at every request, and /users/me reads the
-// account too.
+// handler. “gate” is a handler behind Require alone: authentication, rule and
+// context, to be compared with “handler”, the same without.
 //
-// Must not get worse: 51 allocs/op for a route of a service's own, 116 for
-// /users/me; and with an API key not more than with an access token.
+// Must not get worse: the gate costs 2 allocations and about 400 ns more than the
+// handler, half of it the request's copy and its context; 4 allocs/op for a route
+// of a service's own, 3 for /users/me; and with an API key not more than with an
+// access token.
 func BenchmarkRequest(b *testing.B) {
 	sv, h, ada := benchServer(b, weakHashes)
 	tk, err := sv.SignIn.Password(b.Context(), ada)
@@ -191,11 +193,11 @@ func BenchmarkSignIn(b *testing.B) {
 }
 
 // What it costs to say what a known token stands for, with a machine client's
-// secret as credential: two look-ups in memory, and two reads for the session's
-// amr and the account's name. No signature is verified and nothing is hashed
-// slowly. A grant is a transaction of its own.
+// secret as credential: two look-ups in memory, and an answer that is remembered.
+// No signature is verified and nothing is hashed slowly. A grant is a transaction
+// of its own.
 //
-// Must not get worse: 95 allocs/op for introspection, the client's own included.
+// Must not get worse: 44 allocs/op for introspection, the client's own included.
 func BenchmarkMachineClients(b *testing.B) {
 	sv, h, ada := benchServer(b, weakHashes)
 	tk, err := sv.SignIn.Password(b.Context(), ada)

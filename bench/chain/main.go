@@ -26,6 +26,7 @@ import (
 
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/account"
+	"github.com/sallyport/sallyport/authn/apikey"
 	"github.com/sallyport/sallyport/authn/token"
 	"github.com/sallyport/sallyport/authz/role"
 	"github.com/sallyport/sallyport/internal/db"
@@ -97,12 +98,13 @@ func run(ctx context.Context) error {
 		return err
 	}
 	h := sp.Guard(mux)
-	access, err := person(ctx, sp)
+	access, key, err := person(ctx, sp)
 	if err != nil {
 		return err
 	}
 	targets := []map[string]any{
 		{"Name": *name + " /items", "URL": url + "/items", "Header": "Authorization: Bearer " + access},
+		{"Name": *name + " key", "URL": url + "/items", "Header": "X-API-Key: " + key},
 		{"Name": *name + " /users/me", "URL": url + "/users/me", "Header": "Authorization: Bearer " + access},
 	}
 	if *sessions > 0 {
@@ -142,14 +144,20 @@ func record(file string) {
 	pprof.StopCPUProfile()
 }
 
-// person makes the account that the load comes from, and signs in.
-func person(ctx context.Context, sp *server.Server) (string, error) {
+// person makes the account that the load comes from, signs in, and makes an API
+// key.
+func person(ctx context.Context, sp *server.Server) (access, key string, err error) {
 	ada := "ada"
-	if _, err := sp.Accounts.Register(ctx, account.NewUser{Username: &ada, Email: "ada@example.com", Password: password}); err != nil {
-		return "", err
+	u, err := sp.Accounts.Register(ctx, account.NewUser{Username: &ada, Email: "ada@example.com", Password: password})
+	if err != nil {
+		return "", "", err
+	}
+	_, k, err := sp.APIKeys.Create(ctx, apikey.NewKey{Owner: u.ID, Name: "load", Scopes: []string{"read:items"}})
+	if err != nil {
+		return "", "", err
 	}
 	t, err := sp.SignIn.Password(ctx, signin.Attempt{Login: ada, Password: password, Client: session.FirstParty})
-	return t.Access, err
+	return t.Access, k.Reveal(), err
 }
 
 // crowd makes other people's sessions, each of a person of its own, and has the
