@@ -131,14 +131,13 @@ func (d *door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	now := time.Now()
 	a := carrier.Own()
 	if err := d.g.authenticate(r, d.schemes, now, a); err != nil {
-		*a = reqctx.Admission{}
 		d.refuse(w, r, err)
 		return
 	}
 	carrier.Admit()
-	facts := sallyport.Facts{Now: d.g.wall(now)}
-	if !d.rule.Allows(&a.Principal, &facts) {
-		d.deny(w, r, d.rule.Explain(&a.Principal, &facts))
+	p, facts := a.Principal(), sallyport.Facts{Now: d.g.wall(now)}
+	if !d.rule.Allows(&p, &facts) {
+		d.deny(w, r, d.rule, facts, carrier)
 		return
 	}
 	d.next.ServeHTTP(w, r)
@@ -200,25 +199,33 @@ func (g *Gate) Inspect(ctx context.Context, kind sallyport.Kind, cred string) (p
 		if g.schemes[i].Kind() == kind {
 			var a reqctx.Admission
 			err := g.admit(ctx, &g.schemes[i], cred, time.Now(), &a)
-			return a.Principal, a.Warrant.Stamp, err
+			return a.Principal(), a.Stamp, err
 		}
 	}
 	return p, 0, &Refused{Reason: "no scheme takes " + string(kind)}
 }
 
+// admit writes into a whose credential it is; with an error, nobody's.
 func (g *Gate) admit(ctx context.Context, s *numbered, cred string, now time.Time, a *reqctx.Admission) error {
+	err := g.find(ctx, s, cred, now, a)
+	if err != nil {
+		*a = reqctx.Admission{}
+	}
+	return err
+}
+
+func (g *Gate) find(ctx context.Context, s *numbered, cred string, now time.Time, a *reqctx.Admission) error {
 	// First: what is found below is then not older than the lease.
 	if err := g.cfg.Live.Fresh(ctx, now); err != nil {
 		return err
 	}
 	key := g.cfg.Live.KeyOf(s.n, cred, s.guessable)
-	var f live.Found
-	if g.cfg.Live.Get(&key, g.wall(now), &f) && f.Profile.Kind == s.Kind() {
-		if f.Alive {
-			g.fromFound(s, &f, a)
+	if g.cfg.Live.Get(&key, g.wall(now), &a.Found) && a.Known.Kind == s.Kind() {
+		a.By, a.Scheme = g, s.n
+		if a.Alive {
 			return nil
 		}
-		if err := g.confirm(ctx, s, &key, verifiedAs(&f), a); !errors.Is(err, ErrAgain) {
+		if err := g.confirm(ctx, s, &key, verifiedAs(&a.Found), a); !errors.Is(err, ErrAgain) {
 			return err
 		}
 	}
@@ -228,7 +235,8 @@ func (g *Gate) admit(ctx context.Context, s *numbered, cred string, now time.Tim
 			return err
 		}
 		if v.Static != nil {
-			a.Principal = sallyport.NewPrincipal(v.Claims, v.Static)
+			p := sallyport.NewPrincipal(v.Claims, v.Static)
+			*a = reqctx.Admission{Full: &p}
 			return nil
 		}
 		if err = g.confirm(ctx, s, &key, v, a); !errors.Is(err, ErrAgain) || attempt == 3 {
@@ -261,39 +269,34 @@ func (g *Gate) confirm(ctx context.Context, s *numbered, key *live.Key, v Verifi
 	if err != nil {
 		return err
 	}
-	known := live.State{MFA: st.MFA, AuthTime: st.AuthTime, Until: st.Until, Subject: st.Subject, Roles: st.Roles, Grants: grants}
-	stamp := g.cfg.Live.Publish(ticket, &known)
-	c := v.Claims
-	c.MFA, c.AuthTime = st.MFA, st.AuthTime
-	a.Principal = sallyport.NewPrincipal(c, grants)
-	a.Warrant = reqctx.Warrant{
-		By: g, Scheme: s.n, Unit: v.Unit, KeyID: v.KeyID, Keys: v.Keys,
-		Subject: uint32(st.Subject), Roles: uint32(st.Roles), Stamp: stamp,
+	stamp := g.cfg.Live.Publish(ticket, &live.State{MFA: st.MFA, AuthTime: st.AuthTime, Until: st.Until, Subject: st.Subject, Roles: st.Roles, Grants: grants})
+	*a = reqctx.Admission{By: g, Scheme: s.n, Found: live.Found{
+		Known: &live.Known{Profile: proven.Profile, Scopes: v.Scopes}, Unit: v.Unit, Subject: proven.Subject, Expires: live.Seconds(v.Expires),
+		Alive: true, MFA: st.MFA, AuthTime: live.Seconds(st.AuthTime),
+		SubjectVersion: uint32(st.Subject), RolesVersion: uint32(st.Roles), Grants: grants, Stamp: stamp,
+	}}
+	if !keep {
+		c := v.Claims
+		c.MFA, c.AuthTime = st.MFA, st.AuthTime
+		p := sallyport.NewPrincipal(c, grants)
+		a.Full = &p
 	}
 	return nil
 }
 
-// fromFound admits who is known.
-func (g *Gate) fromFound(s *numbered, f *live.Found, a *reqctx.Admission) {
-	a.Principal = sallyport.NewCompactPrincipal(claimsOf(f), f.Subject, f.Unit, f.Grants)
-	a.Warrant = reqctx.Warrant{
-		By: g, Scheme: s.n, Unit: f.Unit, KeyID: f.Profile.KeyID, Keys: f.Profile.Version,
-		Subject: f.SubjectVersion, Roles: f.RolesVersion, Stamp: f.Stamp,
-	}
-}
-
 // Check implements reqctx.Checker.
-func (g *Gate) Check(tx *db.Tx, p *sallyport.Principal, w *reqctx.Warrant, alone bool) error {
+func (g *Gate) Check(tx *db.Tx, a *reqctx.Admission, alone bool) error {
+	p := a.Principal()
 	c := p.Claims()
-	st, err := g.schemes[w.Scheme].Confirm(tx, Verified{Claims: c, Unit: w.Unit, KeyID: w.KeyID, Keys: w.Keys})
+	st, err := g.schemes[a.Scheme].Confirm(tx, Verified{Claims: c, Unit: a.Unit, KeyID: a.Known.KeyID, Keys: a.Known.Version})
 	if _, refused := errors.AsType[*Refused](err); refused || errors.Is(err, ErrAgain) {
 		return InvalidToken()
 	}
 	if err != nil {
 		return err
 	}
-	if w.KeyID != "" && st.Keys != w.Keys {
-		refused, err := g.cfg.Keys.Refused(tx, w.KeyID)
+	if a.Known.KeyID != "" && st.Keys != a.Known.Version {
+		refused, err := g.cfg.Keys.Refused(tx, a.Known.KeyID)
 		if err != nil {
 			return err
 		}
@@ -304,7 +307,7 @@ func (g *Gate) Check(tx *db.Tx, p *sallyport.Principal, w *reqctx.Warrant, alone
 	if !c.Expires.IsZero() && !g.wall(time.Now()).Before(c.Expires) {
 		return InvalidToken()
 	}
-	if alone || uint32(st.Subject) == w.Subject && uint32(st.Roles) == w.Roles {
+	if alone || uint32(st.Subject) == a.SubjectVersion && uint32(st.Roles) == a.RolesVersion {
 		return nil
 	}
 	// Something changed. What matters is whether this caller has lost anything.
@@ -369,7 +372,9 @@ func (d *door) discard(w http.ResponseWriter, r *http.Request) (done bool) {
 }
 
 // deny answers a request that the rule does not allow.
-func (d *door) deny(w http.ResponseWriter, r *http.Request, decision sallyport.Decision) {
+func (d *door) deny(w http.ResponseWriter, r *http.Request, rule sallyport.Rule, facts sallyport.Facts, c *reqctx.Carrier) {
+	p := c.Principal()
+	decision := rule.Explain(&p, &facts)
 	e := decision.Refusal()
 	if e.Code != "unauthenticated" { // nobody signed in is no event
 		d.g.cfg.Refusals.Note(r.Context(), audit.Event{
@@ -427,28 +432,20 @@ func challenges(schemes []numbered, e *sallyport.Error) (out []string) {
 // be UUIDs, which all ids of ours are.
 func (v *Verified) proven() (p live.Proven, keep bool) {
 	id, err := uuid.Parse(v.Subject)
-	if err != nil || id.String() != v.Subject {
-		return p, false
-	}
 	p = live.Proven{Subject: id, Unit: v.Unit, Expires: v.Expires, Profile: live.Profile{
 		Kind: v.Kind, Client: v.Client, Scoped: v.Scoped, Scope: v.Scopes.String(), KeyID: v.KeyID, Version: v.Keys,
 	}}
+	if err != nil || id.String() != v.Subject {
+		return p, false
+	}
 	if !v.Until.IsZero() && (p.Expires.IsZero() || v.Until.Before(p.Expires)) {
 		p.Expires = v.Until
 	}
 	return p, true
 }
 
-// claimsOf returns what is known of a credential, without the ids.
-func claimsOf(f *live.Found) sallyport.Claims {
-	return sallyport.Claims{
-		Client: f.Profile.Client, Kind: f.Profile.Kind, Scoped: f.Profile.Scoped, Scopes: f.Scopes,
-		MFA: f.MFA, AuthTime: f.AuthTime, Expires: f.Expires,
-	}
-}
-
 // verifiedAs is proven backwards.
 func verifiedAs(f *live.Found) Verified {
-	p := sallyport.NewCompactPrincipal(claimsOf(f), f.Subject, f.Unit, nil)
-	return Verified{Claims: p.Claims(), Unit: f.Unit, KeyID: f.Profile.KeyID, Keys: f.Profile.Version}
+	p := f.Principal()
+	return Verified{Claims: p.Claims(), Unit: f.Unit, KeyID: f.Known.KeyID, Keys: f.Known.Version}
 }

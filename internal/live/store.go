@@ -38,11 +38,14 @@ type Profile struct {
 	Version int64  // of the keys then
 }
 
-// profile is a Profile with what follows from it.
-type profile struct {
+// Known is a Profile with what follows from it.
+type Known struct {
 	Profile
-	scopes sallyport.Set
+	Scopes sallyport.Set
 }
+
+// NewKnown returns a profile that the cache does not keep.
+func NewKnown(p Profile) *Known { return &Known{p, sallyport.NewSet(strings.Fields(p.Scope)...)} }
 
 // State is what the database said of a credential.
 type State struct {
@@ -54,24 +57,41 @@ type State struct {
 	Grants   *sallyport.Grants
 }
 
-// Found is what the cache knows of a credential.
+// Found is what is known of a credential: it is as small as can be, because every
+// request carries one.
 type Found struct {
+	Known         *Known
 	Subject, Unit UUID
-	Expires       time.Time
-	Profile       *Profile
-	Scopes        sallyport.Set
+	Expires       int64 // Unix seconds; 0: never
 
 	// Alive tells that the rest is known too. Otherwise the credential is
 	// genuine, and its state must be read.
-	Alive                        bool
-	MFA                          bool
-	AuthTime                     time.Time
+	Alive, MFA                   bool
 	SubjectVersion, RolesVersion uint32
+	AuthTime                     int64 // Unix seconds; 0: nobody signed in
 	Grants                       *sallyport.Grants
 	// Stamp is never the same again once the subject's authority has changed:
 	// what was derived under a stamp is good as long as the stamp is met.
 	Stamp uint64
 }
+
+// Principal returns who that is.
+func (f *Found) Principal() sallyport.Principal {
+	return sallyport.NewCompactPrincipal(sallyport.Claims{
+		Client: f.Known.Client, Kind: f.Known.Kind, Scoped: f.Known.Scoped, Scopes: f.Known.Scopes,
+		MFA: f.MFA, AuthTime: timeOf(f.AuthTime), Expires: timeOf(f.Expires),
+	}, f.Subject, f.Unit, f.Grants)
+}
+
+func timeOf(seconds int64) time.Time {
+	if seconds == 0 {
+		return time.Time{}
+	}
+	return time.Unix(seconds, 0)
+}
+
+// Seconds is a time as Found has it; 0 for none.
+func Seconds(t time.Time) int64 { return int64(seconds(t, 0)) }
 
 // The store is a slab of records without pointers, because the garbage collector
 // follows pointers: a million entries with some would cost every request
@@ -139,7 +159,7 @@ type slots struct {
 // epochs only: to forget all of a kind is to make new tables.
 type tables struct {
 	proofs, states uint32 // epochs
-	profiles       []*profile
+	profiles       []*Known
 	grants         []*sallyport.Grants
 }
 
@@ -273,21 +293,18 @@ func (f *Found) read(w *[words]uint64, t *tables, now time.Time) bool {
 	binary.BigEndian.PutUint64(f.Subject[8:], w[wSubject1])
 	binary.BigEndian.PutUint64(f.Unit[:8], w[wUnit0])
 	binary.BigEndian.PutUint64(f.Unit[8:], w[wUnit1])
-	f.Expires = time.Time{}
-	if expires != noSeconds {
-		f.Expires = time.Unix(expires, 0)
+	f.Expires = expires
+	if expires == noSeconds {
+		f.Expires = 0
 	}
-	f.Profile, f.Scopes = &t.profiles[p].Profile, t.profiles[p].scopes
+	f.Known = t.profiles[p]
 	g := uint32(w[wHandles])
 	f.Alive = w[wState]&aliveBit != 0 && uint32(w[wEpochs]) == t.states && g < uint32(len(t.grants)) && uint64(now.UnixMicro()) < w[wUntil]
 	if !f.Alive {
 		return true
 	}
 	f.MFA = w[wState]&mfaBit != 0
-	f.AuthTime = time.Time{}
-	if at := uint32(w[wTimes]); at != 0 {
-		f.AuthTime = time.Unix(int64(at), 0)
-	}
+	f.AuthTime = int64(uint32(w[wTimes]))
 	f.SubjectVersion, f.RolesVersion = uint32(w[wVersions]>>32), uint32(w[wVersions])
 	f.Grants = t.grants[g]
 	f.Stamp = w[wState]
@@ -526,7 +543,7 @@ func (s *store) profile(p Profile) (uint32, bool) {
 	}
 	t := *s.tables.Load()
 	h := uint32(len(t.profiles))
-	t.profiles = append(t.profiles, &profile{p, sallyport.NewSet(strings.Fields(p.Scope)...)})
+	t.profiles = append(t.profiles, NewKnown(p))
 	s.profileOf[p] = h
 	s.tables.Store(&t)
 	return h, true

@@ -11,47 +11,52 @@ import (
 	"net/http"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/internal/db"
+	"github.com/sallyport/sallyport/internal/live"
 )
 
 // Carrier is the context of one request. The outermost handler makes it, and the
-// gate adds who is calling.
+// gate adds who is calling. It is kept small: every request pays for its bytes.
 type Carrier struct {
-	context.Context
+	req      *http.Request // as it came: its context, header and peer
+	outer    *Carrier      // whose id is this one's
 	named    sync.Once
-	id       [1]string                 // what a header holds; read it by Header
-	outer    *Carrier                  // whose id is this one's
-	remote   string                    // the peer's address and port
-	header   http.Header               // as sent
-	entered  atomic.Bool               // a gate has it
-	admitted atomic.Pointer[Admission] // nil, or &own: the gate has been passed
+	id       [1]string   // what a header holds; read it by Header
+	entered  atomic.Bool // a gate has it
+	admitted atomic.Bool // and own is complete
 	own      Admission
 }
 
-// Admission is what a gate found: a principal, and what it is let in by. The zero
-// one is anonymous.
+var _ context.Context = (*Carrier)(nil)
+
+// Admission is what a gate found: who is calling, and what they are let in by. The
+// zero one is anonymous.
 type Admission struct {
-	Principal sallyport.Principal
-	Warrant   Warrant
+	live.Found // if Known is set
+	// Full is somebody whom the cache cannot know.
+	Full   *sallyport.Principal
+	By     Checker // nil: there is nothing to look at again
+	Scheme int     // the gate's number of it
 }
 
-// Warrant is what a request was let in by, so that it can be looked at again.
-type Warrant struct {
-	By             Checker  // nil: there is nothing to look at
-	Scheme         int      // the gate's number of it
-	Unit           [16]byte // session, API key …
-	KeyID          string   // that a token was signed with
-	Keys           int64    // version of the keys then
-	Subject, Roles uint32   // versions that the rule was decided with
-	Stamp          uint64   // of live.Found; 0: none
+// Principal returns who is calling.
+func (a *Admission) Principal() sallyport.Principal {
+	switch {
+	case a.Full != nil:
+		return *a.Full
+	case a.Known != nil:
+		return a.Found.Principal()
+	}
+	return sallyport.Principal{}
 }
 
 // Checker looks again inside a transaction. alone tells that only the credential
 // matters, not what its subject may do.
 type Checker interface {
-	Check(tx *db.Tx, p *sallyport.Principal, w *Warrant, alone bool) error
+	Check(tx *db.Tx, a *Admission, alone bool) error
 }
 
 type key struct{}
@@ -62,18 +67,27 @@ func (c *Carrier) Value(k any) any {
 	case key, sallyport.CarrierKey:
 		return c
 	case db.GuardKey:
-		if a := c.admitted.Load(); a != nil && a.Warrant.By != nil {
+		if c.admitted.Load() && c.own.By != nil {
 			return c
 		}
 		return nil // of this request; not of one around it
 	}
-	return c.Context.Value(k)
+	return c.req.Context().Value(k)
 }
+
+// Deadline implements context.Context.
+func (c *Carrier) Deadline() (time.Time, bool) { return c.req.Context().Deadline() }
+
+// Done implements context.Context.
+func (c *Carrier) Done() <-chan struct{} { return c.req.Context().Done() }
+
+// Err implements context.Context.
+func (c *Carrier) Err() error { return c.req.Context().Err() }
 
 // Principal implements sallyport.Carrier.
 func (c *Carrier) Principal() sallyport.Principal {
-	if a := c.admitted.Load(); a != nil {
-		return a.Principal
+	if c.admitted.Load() {
+		return c.own.Principal()
 	}
 	return sallyport.Principal{}
 }
@@ -83,14 +97,14 @@ func (c *Carrier) Principal() sallyport.Principal {
 func (c *Carrier) Own() *Admission { return &c.own }
 
 // Admit makes known who is calling and what let them in.
-func (c *Carrier) Admit() { c.admitted.Store(&c.own) }
+func (c *Carrier) Admit() { c.admitted.Store(true) }
 
 // Check implements db.Guard: it looks again, inside a transaction that is made
 // for this request, whether what let it in still holds. A request may be under
 // way for as long as its body takes; what it changes is decided by what its
 // caller may do when it is changed.
 func (c *Carrier) Check(tx *db.Tx) error {
-	return c.own.Warrant.By.Check(tx, &c.own.Principal, &c.own.Warrant, false)
+	return c.own.By.Check(tx, &c.own, false)
 }
 
 // leaving is the guard of what gives authority up and needs none.
@@ -98,7 +112,7 @@ type leaving struct{ *Carrier }
 
 // Check implements db.Guard.
 func (l leaving) Check(tx *db.Tx) error {
-	return l.own.Warrant.By.Check(tx, &l.own.Principal, &l.own.Warrant, true)
+	return l.own.By.Check(tx, &l.own, true)
 }
 
 // Leaving returns a context for ending one's own sessions: that must not fail
@@ -114,10 +128,8 @@ func Leaving(ctx context.Context) context.Context {
 // what is derived from the caller's account and remembered under a stamp is good
 // for as long as requests carry it.
 func Stamp(ctx context.Context) uint64 {
-	if c := From(ctx); c != nil {
-		if a := c.admitted.Load(); a != nil {
-			return a.Warrant.Stamp
-		}
+	if c := From(ctx); c != nil && c.admitted.Load() {
+		return c.own.Stamp
 	}
 	return 0
 }
@@ -149,7 +161,7 @@ func BeginIn(c *Carrier, r *http.Request) (*http.Request, *Carrier) {
 }
 
 func begin(r *http.Request, outer, c *Carrier) (*http.Request, *Carrier) {
-	c.Context, c.outer, c.remote, c.header = r.Context(), outer, r.RemoteAddr, r.Header
+	c.req, c.outer = r, outer
 	return r.WithContext(c), c
 }
 
@@ -185,7 +197,7 @@ func InfoFrom(ctx context.Context) Info {
 	}
 	p := c.Principal()
 	i := Info{RequestID: c.ID(), Address: c.Address(), Actor: p.ID(), ActorKind: "user"}
-	if ua := c.header["User-Agent"]; len(ua) > 0 {
+	if ua := c.req.Header["User-Agent"]; len(ua) > 0 {
 		i.UserAgent = clip(ua[0], 256)
 	}
 	switch {
@@ -223,7 +235,7 @@ func (c *Carrier) ID() string { return c.Header()[0] }
 // asked for: a caller's own if that is 1 to 64 of [A-Za-z0-9._-].
 func (c *Carrier) Header() []string {
 	c.named.Do(func() {
-		asked := c.header[sallyport.RequestIDHeader]
+		asked := c.req.Header[sallyport.RequestIDHeader]
 		switch {
 		case c.outer != nil:
 			c.id[0] = c.outer.ID()
@@ -238,7 +250,7 @@ func (c *Carrier) Header() []string {
 
 // Address returns the peer's IP address.
 func (c *Carrier) Address() string {
-	host, _, err := net.SplitHostPort(c.remote)
+	host, _, err := net.SplitHostPort(c.req.RemoteAddr)
 	if err != nil {
 		return ""
 	}

@@ -13,7 +13,8 @@ import (
 )
 
 func admit(c *reqctx.Carrier, subject string) {
-	c.Own().Principal = sallyport.NewPrincipal(sallyport.Claims{Subject: subject}, nil)
+	p := sallyport.NewPrincipal(sallyport.Claims{Subject: subject}, nil)
+	c.Own().Full = &p
 	c.Admit()
 }
 
