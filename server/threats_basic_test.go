@@ -1,13 +1,16 @@
 package server_test
 
 import (
+	"context"
 	"encoding/base64"
 	"net/http"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/audit"
@@ -248,4 +251,36 @@ func TestBasicUpgradesTheHash(t *testing.T) {
 			t.Error("not upgraded once")
 		}
 	})
+}
+
+// Who guesses, and goes away, does not show when the check of their guess ended:
+// not to themselves, asking the same at the same time.
+func TestL_BasicGridWithoutTheFirst(t *testing.T) {
+	w := newWorld(t, testkit.SQLite(t), nil, func(c *server.Config) { c.Basic = true })
+	w.register("ada")
+	for _, name := range []string{"ada", "nobody"} {
+		for n := range 3 {
+			text := basicValue(name, "wrong "+strconv.Itoa(n))
+			ctx, leave := context.WithCancel(t.Context())
+			gone := make(chan struct{})
+			began := time.Now()
+			go func() {
+				defer close(gone)
+				if res, err := http.DefaultClient.Do(w.with("GET", "/users/me", text).WithContext(ctx)); err == nil {
+					res.Body.Close()
+				}
+			}()
+			time.Sleep(20 * time.Millisecond)
+			time.AfterFunc(20*time.Millisecond, leave)
+			w.send(w.with("GET", "/users/me", text)).want(t, 401, "invalid_token")
+			if took := time.Since(began); took < 95*time.Millisecond {
+				t.Errorf("%s: answered after %v", name, took)
+			}
+			leave()
+			<-gone
+		}
+	}
+	req := w.request("GET", "/users/me", "", nil)
+	req.SetBasicAuth("ada", goodPassword)
+	w.send(req).want(t, 200, "")
 }

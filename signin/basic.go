@@ -23,7 +23,9 @@ func (s *Service) Basic(ctx context.Context, name, pw string) (authn.Verified, e
 		v, err := s.basic(context.WithoutCancel(ctx), name, pw)
 		if refused, ok := err.(*authn.Refused); ok {
 			refused.Action = audit.SignInRefused // a guess, and not nonsense
-			wait(ctx, answerGrid-time.Since(began)%answerGrid)
+			// Others may wait for this answer. Who asked first and went away must not
+			// have it given to them at another moment.
+			wait(context.WithoutCancel(ctx), answerGrid-time.Since(began)%answerGrid)
 		}
 		return v, err
 	})
