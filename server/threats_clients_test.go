@@ -1076,3 +1076,27 @@ func TestO_NoGrantOutlivesItsClient(t *testing.T) {
 		t.Logf("%d grants came first", granted)
 	})
 }
+
+// A token of a client is good until it expires: nothing that lasts can be made
+// of it.
+func TestO_ClientsMakeNoKeys(t *testing.T) {
+	t.Parallel()
+	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
+		w := newClientWorld(t, d)
+		_, root := w.user("root", "admin")
+		for _, c := range []oauth.NewClient{w.machine([]string{"read:reports"}), w.machine(nil, "admin")} {
+			access := w.token(c)
+			before := w.holdings()
+			for _, scopes := range [][]string{{}, {"read:reports"}} {
+				w.do("POST", "/api-keys", access, map[string]any{"name": "k", "scopes": scopes}).want(t, 404, "not_found")
+			}
+			w.holds(before)
+			if n := len(w.do("GET", "/api-keys", access, nil).want(t, 200, "").json(t)["items"].([]any)); n != 0 {
+				t.Errorf("a client has %d keys", n)
+			}
+		}
+		if k := w.key(root, "read:reports"); !w.accepted(k.key) {
+			t.Error("a person's key is refused")
+		}
+	})
+}
