@@ -3,6 +3,7 @@ package server_test
 import (
 	"context"
 	"encoding/base64"
+	"log/slog"
 	"net/http"
 	"regexp"
 	"slices"
@@ -283,4 +284,41 @@ func TestL_BasicGridWithoutTheFirst(t *testing.T) {
 	req := w.request("GET", "/users/me", "", nil)
 	req.SetBasicAuth("ada", goodPassword)
 	w.send(req).want(t, 200, "")
+}
+
+// Who asks and goes away before their turn has no hash made: others are not kept
+// waiting by the many who left.
+func TestL_BasicAbandoned(t *testing.T) {
+	slow := password.Config{Memory: 64 << 10, Time: 3, Threads: 1, Permits: 1, DangerouslyWeak: true}
+	log := new(logBuffer)
+	w := newWorld(t, testkit.SQLite(t), nil, func(c *server.Config) {
+		c.Basic, c.Password, c.Log = true, slow, slog.New(slog.NewTextHandler(log, nil))
+	})
+	w.register("ada")
+	right := basicValue("ada", goodPassword)
+	began := time.Now()
+	w.as("GET", "/users/me", right, nil).want(t, 200, "")
+	one := time.Since(began)
+	ctx, leave := context.WithCancel(t.Context())
+	var gone sync.WaitGroup
+	for n := range 12 {
+		gone.Go(func() {
+			req := w.with("GET", "/users/me", basicValue("ada", "wrong "+strconv.Itoa(n))).WithContext(ctx)
+			if res, err := http.DefaultClient.Do(req); err == nil {
+				res.Body.Close()
+			}
+		})
+	}
+	time.Sleep(one / 2) // all are waiting
+	leave()
+	gone.Wait()
+	time.Sleep(20 * time.Millisecond) // the server notices
+	began = time.Now()
+	w.signIn("ada", goodPassword)
+	if took := time.Since(began); took > 5*one {
+		t.Errorf("a sign-in took %v behind 12 who had left, where one hash takes %v", took, one)
+	}
+	if strings.Contains(log.String(), "level=ERROR") || !strings.Contains(log.String(), "GET /users/me") {
+		t.Errorf("callers who left are a fault of the server, or nothing is logged: %.400s", log.String())
+	}
 }
