@@ -351,7 +351,9 @@ func (d *door) refuse(w http.ResponseWriter, r *http.Request, err error) {
 		d.answer(w, r, e)
 		return
 	}
-	d.g.cfg.Log.ErrorContext(ctx, "a credential could not be checked", "error", err)
+	if ctx.Err() == nil { // a caller who went away is no fault of ours
+		d.g.cfg.Log.ErrorContext(ctx, "a credential could not be checked", "error", err)
+	}
 	d.answer(w, r, sallyport.Unavailable())
 }
 

@@ -13,6 +13,7 @@ import (
 // page could otherwise act for whoever visits it.
 type SameOrigin struct {
 	origin string
+	tls    bool // the pages come over https
 	p      *http.CrossOriginProtection
 }
 
@@ -22,7 +23,7 @@ func NewSameOrigin(baseURL string) (*SameOrigin, error) {
 	if err != nil {
 		return nil, err
 	}
-	o := &SameOrigin{originOf(u), http.NewCrossOriginProtection()}
+	o := &SameOrigin{originOf(u), u.Scheme == "https", http.NewCrossOriginProtection()}
 	return o, o.p.AddTrustedOrigin(o.origin)
 }
 
@@ -48,7 +49,7 @@ func (o *SameOrigin) Restrict(r *http.Request) error {
 		unsafe.Method = http.MethodPost
 		r = &unsafe
 	}
-	if o.p.Check(r) == nil {
+	if o.p.Check(r) == nil && !(o.tls && fromPlainHTTP(r)) {
 		return nil
 	}
 	return &sallyport.Error{
@@ -56,4 +57,16 @@ func (o *SameOrigin) Restrict(r *http.Request) error {
 		Message: "The request comes from a page of another origin, with a credential that browsers send by themselves, so that any page could act for whoever visits it. Nothing was done. " +
 			"Send the request from a page of " + o.origin + ", or with an access token and without that credential.",
 	}
+}
+
+// fromPlainHTTP reports whether a request that may change something comes from a
+// page that came without TLS, which anybody on the way can have written. Where
+// there is only Origin to tell, CrossOriginProtection compares hosts and not
+// schemes.
+func fromPlainHTTP(r *http.Request) bool {
+	switch r.Method {
+	case http.MethodGet, http.MethodHead, http.MethodOptions:
+		return false
+	}
+	return r.Header.Get("Sec-Fetch-Site") == "" && strings.HasPrefix(r.Header.Get("Origin"), "http:")
 }

@@ -901,4 +901,38 @@ func TestK_ConfigurationMistakes(t *testing.T) {
 	if strings.Contains(err.Error(), k.Reveal()[8:]) {
 		t.Error("the key is repeated")
 	}
+	// The session cookie is no place for keys: whoever signs in would be refused.
+	for name, good := range map[string]bool{cookieName: false, "sallyport": false, "sallyport-key": true} {
+		sv, err := server.New(t.Context(), server.Config{DB: testkit.SQLite(t), BaseURL: baseURL, APIKeyCookie: name})
+		if sv != nil {
+			sv.Close()
+		}
+		if taken := err == nil || !strings.Contains(err.Error(), "auth.api_key_cookie"); taken != good {
+			t.Errorf("the cookie %s: %v", name, err)
+		}
+	}
+}
+
+// No permission has a name that reads as a role in a scope: a credential that was
+// limited to the permission would count as having the role once there is one, and
+// with services that only read the scope at once.
+func TestK_NoPermissionReadsAsARole(t *testing.T) {
+	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
+		w := newWorld(t, d, func(w *world) {
+			w.mux.HandleFunc("GET /ghosts", sallyport.Role("ghost"), func(rw http.ResponseWriter, _ *http.Request) { rw.WriteHeader(204) })
+		})
+		_, root := w.user("root", "admin")
+		id, ada := w.user("ada")
+		w.do("PUT", "/permissions/role:ghost", root.access, map[string]any{"description": "x"}).want(t, 422, "validation_failed")
+		w.do("PUT", "/permissions/roles:ghost", root.access, map[string]any{"description": "x"}).want(t, 200, "")
+		w.do("PUT", "/users/"+id+"/permissions", root.access, map[string]any{"permissions": []string{"role:ghost"}}).want(t, 422, "")
+		w.do("PUT", "/users/"+id+"/permissions", root.access, map[string]any{"permissions": []string{"roles:ghost"}}).want(t, 200, "")
+		w.do("POST", "/api-keys", ada.access, map[string]any{"name": "k", "scopes": []string{"role:ghost"}}).want(t, 422, "")
+		early := w.key(ada, "roles:ghost")
+		w.define("ghost")
+		w.grant(id, "ghost")
+		w.doKeyed("GET", "/ghosts", early.key, nil).want(t, 403, "")
+		w.doKeyed("GET", "/ghosts", w.key(ada, "role:ghost").key, nil).want(t, 204, "")
+		w.do("GET", "/ghosts", ada.access, nil).want(t, 204, "")
+	})
 }

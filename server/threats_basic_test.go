@@ -1,13 +1,17 @@
 package server_test
 
 import (
+	"context"
 	"encoding/base64"
+	"log/slog"
 	"net/http"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/audit"
@@ -248,4 +252,73 @@ func TestBasicUpgradesTheHash(t *testing.T) {
 			t.Error("not upgraded once")
 		}
 	})
+}
+
+// Who guesses, and goes away, does not show when the check of their guess ended:
+// not to themselves, asking the same at the same time.
+func TestL_BasicGridWithoutTheFirst(t *testing.T) {
+	w := newWorld(t, testkit.SQLite(t), nil, func(c *server.Config) { c.Basic = true })
+	w.register("ada")
+	for _, name := range []string{"ada", "nobody"} {
+		for n := range 3 {
+			text := basicValue(name, "wrong "+strconv.Itoa(n))
+			ctx, leave := context.WithCancel(t.Context())
+			gone := make(chan struct{})
+			began := time.Now()
+			go func() {
+				defer close(gone)
+				if res, err := http.DefaultClient.Do(w.with("GET", "/users/me", text).WithContext(ctx)); err == nil {
+					res.Body.Close()
+				}
+			}()
+			time.Sleep(20 * time.Millisecond)
+			time.AfterFunc(20*time.Millisecond, leave)
+			w.send(w.with("GET", "/users/me", text)).want(t, 401, "invalid_token")
+			if took := time.Since(began); took < 95*time.Millisecond {
+				t.Errorf("%s: answered after %v", name, took)
+			}
+			leave()
+			<-gone
+		}
+	}
+	req := w.request("GET", "/users/me", "", nil)
+	req.SetBasicAuth("ada", goodPassword)
+	w.send(req).want(t, 200, "")
+}
+
+// Who asks and goes away before their turn has no hash made: others are not kept
+// waiting by the many who left.
+func TestL_BasicAbandoned(t *testing.T) {
+	slow := password.Config{Memory: 64 << 10, Time: 3, Threads: 1, Permits: 1, DangerouslyWeak: true}
+	log := new(logBuffer)
+	w := newWorld(t, testkit.SQLite(t), nil, func(c *server.Config) {
+		c.Basic, c.Password, c.Log = true, slow, slog.New(slog.NewTextHandler(log, nil))
+	})
+	w.register("ada")
+	right := basicValue("ada", goodPassword)
+	began := time.Now()
+	w.as("GET", "/users/me", right, nil).want(t, 200, "")
+	one := time.Since(began)
+	ctx, leave := context.WithCancel(t.Context())
+	var gone sync.WaitGroup
+	for n := range 12 {
+		gone.Go(func() {
+			req := w.with("GET", "/users/me", basicValue("ada", "wrong "+strconv.Itoa(n))).WithContext(ctx)
+			if res, err := http.DefaultClient.Do(req); err == nil {
+				res.Body.Close()
+			}
+		})
+	}
+	time.Sleep(one / 2) // all are waiting
+	leave()
+	gone.Wait()
+	time.Sleep(20 * time.Millisecond) // the server notices
+	began = time.Now()
+	w.signIn("ada", goodPassword)
+	if took := time.Since(began); took > 5*one {
+		t.Errorf("a sign-in took %v behind 12 who had left, where one hash takes %v", took, one)
+	}
+	if strings.Contains(log.String(), "level=ERROR") || !strings.Contains(log.String(), "GET /users/me") {
+		t.Errorf("callers who left are a fault of the server, or nothing is logged: %.400s", log.String())
+	}
 }

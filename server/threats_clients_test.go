@@ -18,6 +18,7 @@ import (
 	"github.com/sallyport/sallyport/internal/testkit"
 	"github.com/sallyport/sallyport/oauth"
 	"github.com/sallyport/sallyport/server"
+	"github.com/sallyport/sallyport/session"
 	"github.com/sallyport/sallyport/store/sqlite"
 )
 
@@ -1074,5 +1075,73 @@ func TestO_NoGrantOutlivesItsClient(t *testing.T) {
 			}
 		}
 		t.Logf("%d grants came first", granted)
+	})
+}
+
+// A token of a client is good until it expires: nothing that lasts can be made
+// of it.
+func TestO_ClientsMakeNoKeys(t *testing.T) {
+	t.Parallel()
+	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
+		w := newClientWorld(t, d)
+		_, root := w.user("root", "admin")
+		for _, c := range []oauth.NewClient{w.machine([]string{"read:reports"}), w.machine(nil, "admin")} {
+			access := w.token(c)
+			before := w.holdings()
+			for _, scopes := range [][]string{{}, {"read:reports"}} {
+				w.do("POST", "/api-keys", access, map[string]any{"name": "k", "scopes": scopes}).want(t, 404, "not_found")
+			}
+			w.holds(before)
+			if n := len(w.do("GET", "/api-keys", access, nil).want(t, 200, "").json(t)["items"].([]any)); n != 0 {
+				t.Errorf("a client has %d keys", n)
+			}
+		}
+		if k := w.key(root, "read:reports"); !w.accepted(k.key) {
+			t.Error("a person's key is refused")
+		}
+	})
+}
+
+// Where tokens are opaque, a client's are as well.
+func TestO_OpaqueClientTokens(t *testing.T) {
+	t.Parallel()
+	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
+		w := newClientWorld(t, d, func(c *server.Config) { c.TokenFormat = session.Opaque })
+		_, root := w.user("root", "admin")
+		c := w.machine([]string{"read:reports", "introspect:tokens"})
+		r := w.send(w.byBasic("/token", c.ID, c.Secret, "grant_type", "client_credentials", "scope", "read:reports")).want(t, 200, "")
+		access := r.text(t, "access_token")
+		if m := r.json(t); !strings.HasPrefix(access, "at_") || m["expires_in"] != 900.0 || m["scope"] != "read:reports" || m["refresh_token"] != nil {
+			t.Fatalf("%.12s, %v, %v, %v", access, m["expires_in"], m["scope"], m["refresh_token"] != nil)
+		}
+		w.do("GET", "/reports", access, nil).want(t, 204, "")
+		w.do("GET", "/fresh", access, nil).want(t, 401, "insufficient_user_authentication")
+		asked := w.send(w.byBasic("/token/introspect", c.ID, c.Secret, "token", access)).want(t, 200, "").json(t)
+		if asked["active"] != true || asked["sub"] != c.ID || asked["client_id"] != c.ID || asked["scope"] != "read:reports" || asked["auth_time"] != nil {
+			t.Errorf("introspection: %v", asked)
+		}
+		w.form("/token/revoke", "token", access).want(t, 401, "invalid_client")
+		if !w.known(access) {
+			t.Fatal("somebody else revoked it")
+		}
+		w.send(w.byBasic("/token/revoke", c.ID, c.Secret, "token", access)).want(t, 200, "")
+		if w.known(access) {
+			t.Error("a revoked token lives")
+		}
+		late := w.token(c)
+		if !w.known(late) {
+			t.Fatal("a token is refused")
+		}
+		w.clock.advance(15*time.Minute + time.Second)
+		if w.known(late) {
+			t.Error("an expired token lives")
+		}
+		kept := w.token(c)
+		root = w.refresh(root)
+		w.do("DELETE", "/clients/"+c.ID, root.access, nil).want(t, 204, "")
+		if w.known(kept) {
+			t.Error("the token of a deleted client lives")
+		}
+		w.noSecretIn(t, access, late, kept)
 	})
 }

@@ -192,27 +192,29 @@ func TestC_CookieOverHTTP(t *testing.T) {
 
 // origins are what browsers say of where a request comes from. own is the test's
 // own address.
-func origins(own string) (foreign, ours map[string][]string) {
+func origins(address string) (foreign, ours map[string][]string) {
+	own := "https" + strings.TrimPrefix(address, "http") // TLS ends before it
 	foreign = map[string][]string{
-		"another site":                   {"Sec-Fetch-Site", "cross-site", "Origin", "https://evil.test"},
-		"another host of the site":       {"Sec-Fetch-Site", "same-site", "Origin", "https://blog.sallyport.test"},
-		"another port":                   {"Sec-Fetch-Site", "same-site", "Origin", "https://sallyport.test:8443"},
-		"the same without TLS":           {"Sec-Fetch-Site", "cross-site", "Origin", "http://sallyport.test"},
-		"a null origin":                  {"Sec-Fetch-Site", "cross-site", "Origin", "null"},
-		"no origin, cross-site":          {"Sec-Fetch-Site", "cross-site"},
-		"no origin, same-site":           {"Sec-Fetch-Site", "same-site"},
-		"an unknown word":                {"Sec-Fetch-Site", "same-origin, cross-site"},
-		"a word in capitals":             {"Sec-Fetch-Site", "SAME-ORIGIN"},
-		"an old browser, another site":   {"Origin", "https://evil.test"},
-		"an old browser, a null origin":  {"Origin", "null"},
-		"an old browser, a suffix":       {"Origin", "https://sallyport.test.evil.test"},
-		"an old browser, a prefix":       {"Origin", "https://evilsallyport.test"},
-		"an old browser, a user":         {"Origin", "https://sallyport.test@evil.test"},
-		"an old browser, a trailing dot": {"Origin", "https://sallyport.test."},
-		"an old browser, a path":         {"Origin", "https://sallyport.test/"},
-		"an old browser, another port":   {"Origin", "https://sallyport.test:8443"},
-		"an old browser, without TLS":    {"Origin", "http://sallyport.test"},
-		"an old browser, nonsense":       {"Origin", "://"},
+		"another site":                               {"Sec-Fetch-Site", "cross-site", "Origin", "https://evil.test"},
+		"another host of the site":                   {"Sec-Fetch-Site", "same-site", "Origin", "https://blog.sallyport.test"},
+		"another port":                               {"Sec-Fetch-Site", "same-site", "Origin", "https://sallyport.test:8443"},
+		"the same without TLS":                       {"Sec-Fetch-Site", "cross-site", "Origin", "http://sallyport.test"},
+		"a null origin":                              {"Sec-Fetch-Site", "cross-site", "Origin", "null"},
+		"no origin, cross-site":                      {"Sec-Fetch-Site", "cross-site"},
+		"no origin, same-site":                       {"Sec-Fetch-Site", "same-site"},
+		"an unknown word":                            {"Sec-Fetch-Site", "same-origin, cross-site"},
+		"a word in capitals":                         {"Sec-Fetch-Site", "SAME-ORIGIN"},
+		"an old browser, another site":               {"Origin", "https://evil.test"},
+		"an old browser, a null origin":              {"Origin", "null"},
+		"an old browser, a suffix":                   {"Origin", "https://sallyport.test.evil.test"},
+		"an old browser, a prefix":                   {"Origin", "https://evilsallyport.test"},
+		"an old browser, a user":                     {"Origin", "https://sallyport.test@evil.test"},
+		"an old browser, a trailing dot":             {"Origin", "https://sallyport.test."},
+		"an old browser, a path":                     {"Origin", "https://sallyport.test/"},
+		"an old browser, another port":               {"Origin", "https://sallyport.test:8443"},
+		"an old browser, without TLS":                {"Origin", "http://sallyport.test"},
+		"an old browser, nonsense":                   {"Origin", "://"},
+		"an old browser, this very host without TLS": {"Origin", address},
 	}
 	ours = map[string][]string{
 		"the own page":                           {"Sec-Fetch-Site", "same-origin", "Origin", own},

@@ -169,10 +169,12 @@ func (s *Service) Prepare(ctx context.Context, in Start) Started {
 		AuthTime: now, Created: now, LastUsed: now,
 		Expires: now.Add(s.cfg.Life), Address: info.Address, UserAgent: info.UserAgent, refreshedAt: now,
 	}
+	a := s.newAccess(se.ID)
+	a.issued = now
 	if in.Machine {
 		se.AuthTime, se.Expires, se.refresh = time.Time{}, earlier(now.Add(s.cfg.Access), se.Expires), []byte{}
 		se.IdleUntil = se.Expires
-		return Started{session: se}
+		return Started{session: se, access: a}
 	}
 	se.IdleUntil = earlier(now.Add(s.cfg.Refresh), se.Expires)
 	if in.Cookie {
@@ -182,8 +184,6 @@ func (s *Service) Prepare(ctx context.Context, in Start) Started {
 	}
 	first := s.tokens().first(se.ID).String()
 	se.refresh = digestOf(first)
-	a := s.newAccess(se.ID)
-	a.issued = now
 	return Started{session: se, refresh: first, access: a}
 }
 

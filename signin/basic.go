@@ -18,9 +18,9 @@ import (
 // second factor is refused: a password alone does not open it.
 func (s *Service) Basic(ctx context.Context, name, pw string) (authn.Verified, error) {
 	// Many requests may come at once before the first is known.
-	return s.flights.do(ctx, sha256.Sum256([]byte(name+":"+pw)), func() (authn.Verified, error) {
+	return s.flights.do(ctx, sha256.Sum256([]byte(name+":"+pw)), func(ctx context.Context) (authn.Verified, error) {
 		began := time.Now()
-		v, err := s.basic(context.WithoutCancel(ctx), name, pw)
+		v, err := s.basic(ctx, name, pw)
 		if refused, ok := err.(*authn.Refused); ok {
 			refused.Action = audit.SignInRefused // a guess, and not nonsense
 			wait(ctx, answerGrid-time.Since(began)%answerGrid)
@@ -72,42 +72,69 @@ func (s *Service) basicOnce(ctx context.Context, name, pw string) (authn.Verifie
 }
 
 // flights lets those who send the same name and password at the same time share
-// one hash.
+// one hash. It goes on, and is answered at its own time, as long as one of them
+// waits, whoever was the first: when all have gone, it gives its place to others.
 type flights struct {
 	mu sync.Mutex
 	m  map[[32]byte]*flight
 }
 
 type flight struct {
-	done chan struct{}
-	v    authn.Verified
-	err  error
+	done    chan struct{}
+	v       authn.Verified
+	err     error
+	waiting int // under flights.mu
+	cancel  context.CancelFunc
 }
 
-func (f *flights) do(ctx context.Context, key [32]byte, work func() (authn.Verified, error)) (authn.Verified, error) {
+func (f *flights) do(ctx context.Context, key [32]byte, work func(context.Context) (authn.Verified, error)) (authn.Verified, error) {
 	f.mu.Lock()
-	if other := f.m[key]; other != nil {
-		f.mu.Unlock()
+	fl, first := f.m[key], false
+	var workCtx context.Context
+	if fl == nil {
+		first = true
+		fl = &flight{done: make(chan struct{}), err: errAborted} // if work panics
+		workCtx, fl.cancel = context.WithCancel(context.WithoutCancel(ctx))
+		if f.m == nil {
+			f.m = map[[32]byte]*flight{}
+		}
+		f.m[key] = fl
+	}
+	fl.waiting++
+	f.mu.Unlock()
+	stop := context.AfterFunc(ctx, func() { f.leave(key, fl) })
+	defer stop()
+	if !first {
 		select {
-		case <-other.done:
-			return other.v, other.err
+		case <-fl.done:
+			return fl.v, fl.err
 		case <-ctx.Done():
 			return authn.Verified{}, ctx.Err()
 		}
 	}
-	mine := &flight{done: make(chan struct{})}
-	if f.m == nil {
-		f.m = map[[32]byte]*flight{}
-	}
-	f.m[key] = mine
-	f.mu.Unlock()
 	defer func() {
 		f.mu.Lock()
-		delete(f.m, key)
+		f.remove(key, fl)
 		f.mu.Unlock()
-		close(mine.done)
+		fl.cancel()
+		close(fl.done)
 	}()
-	mine.err = errAborted // if work panics
-	mine.v, mine.err = work()
-	return mine.v, mine.err
+	fl.v, fl.err = work(workCtx)
+	return fl.v, fl.err
+}
+
+// leave ends what nobody waits for any more.
+func (f *flights) leave(key [32]byte, fl *flight) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if fl.waiting--; fl.waiting == 0 {
+		f.remove(key, fl) // who comes now begins anew
+		fl.cancel()
+	}
+}
+
+func (f *flights) remove(key [32]byte, fl *flight) {
+	if f.m[key] == fl {
+		delete(f.m, key)
+	}
 }

@@ -125,6 +125,11 @@ func (s *Service) Create(ctx context.Context, in NewKey) (Record, Key, error) {
 		CreatedAt: asStored(now), ExpiresAt: asStored(in.Expires), Active: true,
 	}
 	err := s.cfg.DB.Write(ctx, func(tx *db.Tx) error {
+		if person, err := isPerson(tx, in.Owner); err != nil {
+			return err
+		} else if !person { // a machine client, whose secret is its one lasting credential
+			return sallyport.NotFound("user")
+		}
 		if err := s.checkScopes(tx, in.Owner, in.Scopes); err != nil {
 			return err
 		}

@@ -82,8 +82,8 @@ func (s *Service) Routes(a *api.API) {
 			return nil, err
 		}
 		return &api.Body[created]{Body: created{r.view(), key.Reveal()}}, nil
-	}, api.Doc("API keys", "Make an API key", "Makes a key for a program of one's own. It may do what its scopes list, as far as its owner may at that moment. At most 100 for each account."),
-		api.Status(201), api.Errors(409))
+	}, api.Doc("API keys", "Make an API key", "Makes a key for a program of one's own. It may do what its scopes list, as far as its owner may at that moment. At most 100 for each account, and none for machine clients."),
+		api.Status(201), api.Errors(404, 409))
 
 	api.Get(a, "/api-keys", person, func(ctx context.Context, _ *api.None) (*api.Body[api.Page[listed]], error) {
 		p := sallyport.From(ctx)

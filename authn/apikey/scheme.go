@@ -194,6 +194,7 @@ var (
 		"Expect", "Forwarded", "Host", "If-Match", "If-None-Match", "Origin", "Proxy-Authorization", "Range", "Referer", "Te", "Trailer", "Transfer-Encoding", "Upgrade",
 		"User-Agent", "Via", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-Ip", "X-Request-Id",
 	}
+	takenCookies    = []string{"__Host-sallyport", "sallyport"} // browsers' sessions
 	takenParameters = []string{"access_token", "cursor", "disabled", "limit", "mode", "q", "role", "token", "verbose"}
 )
 
@@ -210,8 +211,11 @@ func CheckHeader(name string) error {
 
 // CheckCookie returns what is wrong with the name of a cookie for keys.
 func CheckCookie(name string) error {
-	if !isToken(name) {
+	switch {
+	case !isToken(name):
 		return fmt.Errorf("it is not the name of a cookie")
+	case slices.Contains(takenCookies, name):
+		return fmt.Errorf("that cookie means something else")
 	}
 	return nil
 }

@@ -62,6 +62,13 @@ func whyRefused(rd db.Reader, id string, now time.Time) (string, error) {
 	return "the API key was not good", nil
 }
 
+// isPerson reports whether a subject has an account.
+func isPerson(rd db.Reader, id string) (found bool, err error) {
+	var n int
+	_, err = rd.Row("SELECT COUNT(*) FROM sp_accounts WHERE id = $1", []any{id}, &n)
+	return n > 0, err
+}
+
 func countKeys(rd db.Reader, owner string) (n int, err error) {
 	_, err = rd.Row("SELECT COUNT(*) FROM sp_api_keys WHERE subject_id = $1", []any{owner}, &n)
 	return n, err

@@ -576,6 +576,9 @@ func PutPermission(ctx context.Context, tx *db.Tx, name, description string) err
 	if err := sallyport.CheckName(name); err != nil {
 		return invalid("/name", "invalid_name", "Use 1 to 64 of a-z, A-Z, 0-9 and _ - . : /, beginning with a letter or digit.")
 	}
+	if strings.HasPrefix(name, "role:") { // a scope of that name would be the role's, here later and elsewhere now
+		return invalid("/name", "invalid_name", "In scopes “role:” and a name is a role. Begin with another word.")
+	}
 	if err := checkDescription(description); err != nil {
 		return err
 	}
