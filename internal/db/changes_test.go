@@ -218,6 +218,27 @@ func TestTooManyChangesAreEverything(t *testing.T) {
 	})
 }
 
+// The clock of a node that writes may be behind, and that of one that deletes
+// ahead: what another has not read yet must stay.
+func TestClocksThatDifferDeleteNothingUnread(t *testing.T) {
+	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
+		r := &changesReader{t: t, d: d}
+		r.read()
+		for what, age := range map[string]time.Duration{"unread": 2*time.Hour + db.RetainChanges/2, "old": 4 * time.Hour} {
+			if err := d.Write(t.Context(), func(tx *db.Tx) error {
+				_, err := tx.Exec("INSERT INTO sp_changes (what, at) VALUES ($1, $2)", what, db.Micros(time.Now().Add(-age)))
+				return err
+			}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := d.SweepChanges(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		r.want("unread")
+	})
+}
+
 func TestNudgesComeWithChanges(t *testing.T) {
 	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
 		if d.Dialect() == db.SQLite {
