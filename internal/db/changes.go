@@ -143,7 +143,7 @@ func (d *DB) changesPostgres(ctx context.Context, after Cursor, next *Cursor) (w
 	if !after.started {
 		snapshot = "1:1:" // no rows are asked for
 	}
-	err = d.View(ctx).Rows(`SELECT v.feed || '/' || pg_postmaster_start_time()::text, pg_current_snapshot()::text, c.what
+	err = View{d, ctx, true}.Rows(`SELECT v.feed || '/' || pg_postmaster_start_time()::text, pg_current_snapshot()::text, c.what
 		FROM sp_versions v LEFT JOIN (
 			SELECT what FROM sp_changes WHERE tx >= pg_snapshot_xmax($1::pg_snapshot)
 			UNION ALL

@@ -258,3 +258,36 @@ func TestNudgesComeWithChanges(t *testing.T) {
 		<-done
 	})
 }
+
+// Writers who hold every connection must not keep a node from hearing of changes:
+// all its requests would be refused once the lease is over.
+func TestChangesAreReadWhileThePoolIsTaken(t *testing.T) {
+	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
+		r := &changesReader{t: t, d: d}
+		r.read()
+		change(t, d, "a")
+		var wg sync.WaitGroup
+		goOn, in := make(chan struct{}), make(chan struct{}, 64)
+		for range 64 {
+			wg.Go(func() {
+				if err := d.Write(context.Background(), func(*db.Tx) error {
+					in <- struct{}{}
+					<-goOn
+					return nil
+				}); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		<-in
+		time.Sleep(200 * time.Millisecond) // the others too, as far as they get
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+		defer cancel()
+		what, _, _, err := d.Changes(ctx, r.cursor)
+		if err != nil || len(what) != 1 {
+			t.Errorf("heard of %q: %v", what, err)
+		}
+		close(goOn)
+		wg.Wait()
+	})
+}

@@ -63,6 +63,7 @@ type DB struct {
 	name    string
 	dir     string
 	readers *sql.DB
+	changes *sql.DB // nil: readers
 	write   func(context.Context, func(*Tx) error) error
 	close   func() error
 	stmts   *stmtCache // nil: the driver caches statements itself
@@ -156,7 +157,7 @@ type Guard interface{ Check(*Tx) error }
 type GuardKey struct{}
 
 // View returns a Reader whose statements each see the latest committed state.
-func (d *DB) View(ctx context.Context) View { return View{d, ctx} }
+func (d *DB) View(ctx context.Context) View { return View{d: d, ctx: ctx} }
 
 // Ping reports whether the database answers.
 func (d *DB) Ping(ctx context.Context) error {
@@ -178,8 +179,16 @@ type Scan = func(dst ...any) error
 
 // View reads outside a transaction.
 type View struct {
-	d   *DB
-	ctx context.Context
+	d       *DB
+	ctx     context.Context
+	changes bool // over the connection that is for them
+}
+
+func (v View) from() *sql.DB {
+	if v.changes {
+		return v.d.changes
+	}
+	return v.d.readers
 }
 
 var (
@@ -200,7 +209,7 @@ func (v View) query(q query, args []any) (rows *sql.Rows, done func(), err error
 	}
 	if v.d.stmts == nil {
 		ctx, cancel := context.WithTimeout(v.ctx, readLimit)
-		rows, err = v.d.readers.QueryContext(ctx, string(q), args...)
+		rows, err = v.from().QueryContext(ctx, string(q), args...)
 		return rows, cancel, err
 	}
 	s, err := v.d.stmts.get(q)

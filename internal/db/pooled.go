@@ -3,6 +3,7 @@ package db
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"math/rand/v2"
 	"time"
 )
@@ -17,15 +18,17 @@ const (
 	writeLimit = 15 * time.Second
 )
 
-// NewPooled returns a DB over a pool of PostgreSQL connections. retry tells
+// NewPooled returns a DB over a pool of PostgreSQL connections, and a second one
+// over which changes are read: requests that take every connection must not keep
+// a node from hearing of them. retry tells
 // the errors after which a transaction that was rolled back may run again;
 // listen calls its function whenever a notification comes on NudgeChannel, until
 // its context ends.
-func NewPooled(name string, pool *sql.DB, retry func(error) bool, listen func(context.Context, func()), m Migrations) *DB {
+func NewPooled(name string, pool, changes *sql.DB, retry func(error) bool, listen func(context.Context, func()), m Migrations) *DB {
 	p := &pooled{pool: pool, retry: retry}
 	p.db = &DB{
-		dialect: Postgres, name: name, readers: pool,
-		write: p.write, close: pool.Close, migrate: migrator{m}, nudges: listen,
+		dialect: Postgres, name: name, readers: pool, changes: changes,
+		write: p.write, close: func() error { return errors.Join(changes.Close(), pool.Close()) }, migrate: migrator{m}, nudges: listen,
 	}
 	return p.db
 }

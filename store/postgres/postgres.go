@@ -7,6 +7,7 @@ package postgres
 
 import (
 	"context"
+	"database/sql"
 	"database/sql/driver"
 	"errors"
 	"fmt"
@@ -41,10 +42,14 @@ func Open(ctx context.Context, rawURL string) (*db.DB, error) {
 	}
 	var a ages
 	a.watch(&cfg.Config)
-	pool := stdlib.OpenDB(*cfg, stdlib.OptionShouldPing(a.shouldPing), stdlib.OptionResetSession(a.reset))
-	pool.SetMaxOpenConns(maxConns)
-	pool.SetMaxIdleConns(maxConns)
-	pool.SetConnMaxIdleTime(5 * time.Minute)
+	openPool := func(conns int) *sql.DB {
+		pool := stdlib.OpenDB(*cfg, stdlib.OptionShouldPing(a.shouldPing), stdlib.OptionResetSession(a.reset))
+		pool.SetMaxOpenConns(conns)
+		pool.SetMaxIdleConns(conns)
+		pool.SetConnMaxIdleTime(5 * time.Minute)
+		return pool
+	}
+	pool := openPool(maxConns)
 	if err := pool.PingContext(ctx); err != nil {
 		return nil, errors.Join(unreachable(name, err), pool.Close())
 	}
@@ -53,7 +58,7 @@ func Open(ctx context.Context, rawURL string) (*db.DB, error) {
 		return nil, errors.Join(err, pool.Close())
 	}
 	listen := func(ctx context.Context, nudge func()) { listenAll(ctx, cfg, nudge) }
-	return db.NewPooled(name, pool, retry, listen, db.Migrations{Pool: pool, Locker: locker}), nil
+	return db.NewPooled(name, pool, openPool(1), retry, listen, db.Migrations{Pool: pool, Locker: locker}), nil
 }
 
 // ages tells connections that may be dead from newer ones.
