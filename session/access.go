@@ -39,8 +39,7 @@ func (s *Service) VerifyAccess(ctx context.Context, text string) (authn.Verified
 }
 
 func (s *Service) verify(ctx context.Context, text string) (authn.Verified, error) {
-	until := s.cfg.Keys.Until() // before the keys: of those, or of earlier ones
-	set, version, err := s.cfg.Keys.Current(ctx)
+	set, version, until, err := s.cfg.Keys.Current(ctx)
 	if err != nil {
 		return authn.Verified{}, err
 	}

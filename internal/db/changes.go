@@ -134,12 +134,16 @@ func (d *DB) changesSQLite(ctx context.Context, after Cursor, next *Cursor) (wha
 // A transaction was not visible to the snapshot before if its id was not given
 // then (from xmax on) or if it was still in progress (xip). Both are looked up
 // by index, however long the oldest transaction has been running.
+//
+// When the server started is part of the epoch. A standby that took over without
+// the last commits gives their ids to other transactions, which would count as
+// seen.
 func (d *DB) changesPostgres(ctx context.Context, after Cursor, next *Cursor) (what []string, err error) {
 	snapshot := after.snapshot
 	if !after.started {
 		snapshot = "1:1:" // no rows are asked for
 	}
-	err = View{d, ctx, d.changes}.Rows(`SELECT v.feed, pg_current_snapshot()::text, c.what
+	err = View{d, ctx, d.changes}.Rows(`SELECT v.feed || '/' || pg_postmaster_start_time()::text, pg_current_snapshot()::text, c.what
 		FROM sp_versions v LEFT JOIN (
 			SELECT what FROM sp_changes WHERE tx >= pg_snapshot_xmax($1::pg_snapshot)
 			UNION ALL
@@ -179,14 +183,19 @@ func (d *DB) Nudges(ctx context.Context, nudge func()) {
 	}
 }
 
-// RetainChanges is how long changes are kept. Who has not read for half of it
-// must take it that everything changed.
+// RetainChanges is how long changes can be counted on. Who has not read for half
+// of it must take it that everything changed.
 const RetainChanges = time.Hour
+
+// keepChanges is how long changes are kept: longer, because nodes write the times
+// and nodes delete by them, and the clock of one may be an hour ahead and that
+// of another an hour behind. What is deleted unread is never heard of.
+const keepChanges = RetainChanges + 2*time.Hour
 
 // SweepChanges deletes changes that every node has read or given up.
 func (d *DB) SweepChanges(ctx context.Context) error {
 	return d.Write(ctx, func(tx *Tx) error {
-		_, err := tx.Exec("DELETE FROM sp_changes WHERE at < $1", Micros(time.Now().Add(-RetainChanges)))
+		_, err := tx.Exec("DELETE FROM sp_changes WHERE at < $1", Micros(time.Now().Add(-keepChanges)))
 		return err
 	})
 }

@@ -218,6 +218,27 @@ func TestTooManyChangesAreEverything(t *testing.T) {
 	})
 }
 
+// The clock of a node that writes may be behind, and that of one that deletes
+// ahead: what another has not read yet must stay.
+func TestClocksThatDifferDeleteNothingUnread(t *testing.T) {
+	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
+		r := &changesReader{t: t, d: d}
+		r.read()
+		for what, age := range map[string]time.Duration{"unread": 2*time.Hour + db.RetainChanges/2, "old": 4 * time.Hour} {
+			if err := d.Write(t.Context(), func(tx *db.Tx) error {
+				_, err := tx.Exec("INSERT INTO sp_changes (what, at) VALUES ($1, $2)", what, db.Micros(time.Now().Add(-age)))
+				return err
+			}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := d.SweepChanges(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		r.want("unread")
+	})
+}
+
 func TestNudgesComeWithChanges(t *testing.T) {
 	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
 		if d.Dialect() == db.SQLite {
@@ -235,5 +256,38 @@ func TestNudgesComeWithChanges(t *testing.T) {
 		}
 		cancel()
 		<-done
+	})
+}
+
+// Writers who hold every connection must not keep a node from hearing of changes:
+// all its requests would be refused once the lease is over.
+func TestChangesAreReadWhileThePoolIsTaken(t *testing.T) {
+	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
+		r := &changesReader{t: t, d: d}
+		r.read()
+		change(t, d, "a")
+		var wg sync.WaitGroup
+		goOn, in := make(chan struct{}), make(chan struct{}, 64)
+		for range 64 {
+			wg.Go(func() {
+				if err := d.Write(context.Background(), func(*db.Tx) error {
+					in <- struct{}{}
+					<-goOn
+					return nil
+				}); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		<-in
+		time.Sleep(200 * time.Millisecond) // the others too, as far as they get
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+		defer cancel()
+		what, _, _, err := d.Changes(ctx, r.cursor)
+		if err != nil || len(what) != 1 {
+			t.Errorf("heard of %q: %v", what, err)
+		}
+		close(goOn)
+		wg.Wait()
 	})
 }

@@ -23,6 +23,7 @@ package live
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -68,6 +69,7 @@ type Cache struct {
 
 	mu       sync.Mutex
 	cur, nxt *round
+	ended    bool      // by Close: no round begins
 	cursor   db.Cursor // of the round that runs
 
 	deaf   func()
@@ -114,13 +116,26 @@ const never = -1 << 63
 // Lease returns the longest that a change of another process may go unnoticed.
 func (c *Cache) Lease() time.Duration { return c.cfg.Lease }
 
-// Close ends the polling. What is found afterwards is refused once the lease is
-// over.
+// Close ends the polling, and waits for the poll that is under way. Nothing is
+// fresh any more.
 func (c *Cache) Close() {
-	c.deaf()
 	c.stop()
+	c.mu.Lock()
+	c.ended = true
+	last := c.cur
+	c.mu.Unlock()
+	if last != nil {
+		<-last.done
+	}
 	c.closed.Wait()
+	c.asOf.Store(never) // before it is deaf
+	c.deaf()
 }
+
+var (
+	errClosed = errors.New("the cache of credentials is closed")
+	errPanic  = errors.New("the poll panicked")
+)
 
 func (c *Cache) run(ctx context.Context, every time.Duration) {
 	clean := time.NewTicker(tend)
@@ -166,6 +181,10 @@ type round struct {
 // share it; one of them does it.
 func (c *Cache) poll(ctx context.Context) error {
 	c.mu.Lock()
+	if c.ended {
+		c.mu.Unlock()
+		return errClosed
+	}
 	if c.cur == nil {
 		r := &round{done: make(chan struct{})}
 		c.cur = r
@@ -186,17 +205,26 @@ func (c *Cache) poll(ctx context.Context) error {
 	}
 }
 
-// do polls for a round, and sees to it that the one that waits is done next.
+// do polls for a round, and sees to it that the one that waits is done next, also
+// if the poll panics.
 func (c *Cache) do(r *round) {
+	r.err = errPanic
+	defer func() {
+		c.mu.Lock()
+		next := c.nxt
+		if c.nxt = nil; c.ended && next != nil {
+			next.err = errClosed
+			close(next.done)
+			next = nil
+		}
+		c.cur = next
+		c.mu.Unlock()
+		close(r.done)
+		if next != nil {
+			go c.do(next)
+		}
+	}()
 	r.err = c.read()
-	close(r.done)
-	c.mu.Lock()
-	c.cur, c.nxt = c.nxt, nil
-	next := c.cur
-	c.mu.Unlock()
-	if next != nil {
-		go c.do(next)
-	}
 }
 
 // read applies what has changed. Only one runs at a time.
@@ -209,8 +237,9 @@ func (c *Cache) read() error {
 	if err != nil {
 		return err
 	}
-	last := c.asOf.Load()
-	if all || last == never || began-last > int64(db.RetainChanges/2) {
+	// By both clocks: see Fresh.
+	last, gone := c.asOf.Load(), int64(db.RetainChanges/2)
+	if all || last == never || began-last > gone || now.UnixNano()-c.wall.Load() > gone {
 		c.store.forget()
 	} else {
 		c.apply(what)

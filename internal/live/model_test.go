@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"strconv"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -236,7 +237,8 @@ func TestWaitersShareAPollThatBeginsAfterThem(t *testing.T) {
 	}})
 	defer c.Close()
 	done := make(chan error, 100)
-	wait := func() { go func() { done <- c.poll(context.Background()) }() }
+	var came atomic.Int64
+	wait := func() { go func() { came.Add(1); done <- c.poll(context.Background()) }() }
 	wait()
 	<-began // the first poll runs
 	for range 50 {
@@ -247,7 +249,8 @@ func TestWaitersShareAPollThatBeginsAfterThem(t *testing.T) {
 		c.mu.Lock()
 		waiting := c.nxt != nil
 		c.mu.Unlock()
-		if waiting {
+		if waiting && came.Load() == 51 {
+			time.Sleep(20 * time.Millisecond) // the last of them is about to wait
 			break
 		}
 		if time.Now().After(deadline) {

@@ -148,6 +148,14 @@ type chunk struct {
 // link joins the records of one subject; indices are one more than the record's.
 type link struct{ next, prev uint32 }
 
+// list is the records of one subject, from the newest on.
+type list struct{ newest, oldest, n uint32 }
+
+// maxEach bounds the records of one subject, all of which a change of it walks
+// under the lock: twice as many as a machine client has sessions. Somebody with
+// one account does not crowd out everybody else, either.
+const maxEach = 10_000
+
 // slots is an open-addressing table from hashes to records. A slot whose record
 // has another hash by now counts as taken; rebuilding frees it.
 type slots struct {
@@ -186,7 +194,7 @@ type store struct {
 	hand      uint32
 	swept     uint32
 	links     []link
-	first     map[UUID]uint32 // of each subject
+	lists     map[UUID]list // of each subject
 	profileOf map[Profile]uint32
 	grantsOf  map[*sallyport.Grants]uint32
 	number    uint64
@@ -202,7 +210,7 @@ func (s *store) init(limit int) {
 	s.chunks = make([]atomic.Pointer[chunk], (limit+chunkSize-1)/chunkSize)
 	s.slots.Store(newSlots(minSlots))
 	s.tables.Store(&tables{})
-	s.first = map[UUID]uint32{}
+	s.lists = map[UUID]list{}
 	s.profileOf, s.grantsOf = map[Profile]uint32{}, map[*sallyport.Grants]uint32{}
 }
 
@@ -343,6 +351,9 @@ func (s *store) Begin(k *Key, p *Proven) Ticket {
 		found = false
 	}
 	if !found {
+		if l := s.lists[p.Subject]; l.n >= maxEach {
+			s.release(l.oldest - 1)
+		}
 		i = s.allocate()
 	}
 	s.number++
@@ -469,28 +480,37 @@ func (s *store) release(i uint32) {
 
 // join and leave keep the list of a subject's records.
 func (s *store) join(i uint32, subject UUID) {
-	head := s.first[subject]
-	s.links[i] = link{next: head}
-	if head != 0 {
-		s.links[head-1].prev = i + 1
+	l := s.lists[subject]
+	s.links[i] = link{next: l.newest}
+	if l.newest != 0 {
+		s.links[l.newest-1].prev = i + 1
+	} else {
+		l.oldest = i + 1
 	}
-	s.first[subject] = i + 1
+	l.newest = i + 1
+	l.n++
+	s.lists[subject] = l
 }
 
 func (s *store) leave(i uint32) {
-	l := s.links[i]
-	if l.next != 0 {
-		s.links[l.next-1].prev = l.prev
+	subject, at := s.subject(i), s.links[i]
+	l := s.lists[subject]
+	if at.next != 0 {
+		s.links[at.next-1].prev = at.prev
+	} else {
+		l.oldest = at.prev
 	}
-	switch {
-	case l.prev != 0:
-		s.links[l.prev-1].next = l.next
-	case l.next != 0:
-		s.first[s.subject(i)] = l.next
-	default:
-		delete(s.first, s.subject(i))
+	if at.prev != 0 {
+		s.links[at.prev-1].next = at.next
+	} else {
+		l.newest = at.next
 	}
 	s.links[i] = link{}
+	if l.n--; l.n == 0 {
+		delete(s.lists, subject)
+		return
+	}
+	s.lists[subject] = l
 }
 
 // place puts a record into the table, which is rebuilt when three quarters of it
@@ -619,7 +639,7 @@ func (s *store) invalidate(subject string) {
 	}
 	s.lock.Lock()
 	defer s.lock.Unlock()
-	for i := s.first[id]; i != 0; i = s.links[i-1].next {
+	for i := s.lists[id].newest; i != 0; i = s.links[i-1].next {
 		s.record(i - 1).w[wState].Store(0)
 	}
 }

@@ -194,8 +194,8 @@ func TestTheCacheIsBounded(t *testing.T) {
 	if alive != limit || s.n != limit {
 		t.Errorf("%d are known (of %d records), want %d", alive, s.n, limit)
 	}
-	if len(s.first) != limit {
-		t.Errorf("%d subjects are listed", len(s.first))
+	if len(s.lists) != limit {
+		t.Errorf("%d subjects are listed", len(s.lists))
 	}
 }
 
@@ -207,8 +207,8 @@ func TestExpiredRecordsAreFreed(t *testing.T) {
 	for range 20 {
 		s.expire(time.Now().Add(2 * time.Hour))
 	}
-	if len(s.free) != 5000 || len(s.first) != 0 {
-		t.Errorf("%d are free, %d subjects are listed", len(s.free), len(s.first))
+	if len(s.free) != 5000 || len(s.lists) != 0 {
+		t.Errorf("%d are free, %d subjects are listed", len(s.free), len(s.lists))
 	}
 	for n := range 5000 {
 		s.know(n)

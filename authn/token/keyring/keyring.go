@@ -268,25 +268,23 @@ func (k *Ring) reload(ctx context.Context) error {
 // Set returns the keys in use. A retiring key is left out from the moment it
 // is retired.
 func (k *Ring) Set(ctx context.Context) (*token.Set, error) {
-	set, _, err := k.Current(ctx)
+	set, _, _, err := k.Current(ctx)
 	return set, err
 }
 
-// Current returns the keys in use and their version.
-func (k *Ring) Current(ctx context.Context) (*token.Set, int64, error) {
+// Current returns the keys in use, their version, and when what was proven with
+// them must be proven again: a retiring key is not accepted from then on. Zero:
+// none is retiring.
+func (k *Ring) Current(ctx context.Context) (set *token.Set, version int64, until time.Time, err error) {
 	s := k.current.Load()
 	if !s.until.IsZero() && !k.now().Before(s.until) {
 		if err := k.Reload(ctx); err != nil {
-			return nil, 0, err
+			return nil, 0, time.Time{}, err
 		}
 		s = k.current.Load()
 	}
-	return s.set, s.version, nil
+	return s.set, s.version, s.until, nil
 }
-
-// Until returns when what was proven with the keys in use must be proven again: a
-// retiring key is not accepted from then on. Zero: none is retiring.
-func (k *Ring) Until() time.Time { return k.current.Load().until }
 
 // RefreshKey returns the key under which refresh tokens are derived.
 func (k *Ring) RefreshKey() []byte { return k.current.Load().refresh }
