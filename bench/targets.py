@@ -22,6 +22,10 @@ def call(path, body=None, **headers):
 person = {"username": "ada", "email": "ada@example.com", "full_name": "Ada Lovelace", "password": password}
 call("/auth/register", json.dumps(person).encode(), **{"Content-Type": "application/json"})
 form = urllib.parse.urlencode({"grant_type": "password", "username": "ada", "password": password})
+# Whoever signs in all the time is somebody else: an account keeps 500 sessions,
+# and the oldest would be the one that asks for /users/me.
+call("/auth/register", json.dumps(person | {"username": "grace", "email": "grace@example.com"}).encode(), **{"Content-Type": "application/json"})
+storm = urllib.parse.urlencode({"grant_type": "password", "username": "grace", "password": password})
 tokens = [json.loads(call("/token", form.encode())) for _ in range(seeds + 1)]
 bearer = "Bearer " + tokens[0]["access_token"]
 with open(f"{run}/{name}.body", "wb") as f:
@@ -50,7 +54,7 @@ with open(f"{run}/{name}.json", "w") as f:
     json.dump(targets, f, indent=1)
 signin = {
     "Name": f"{name} sign-in", "URL": url + "/token", "Conns": 2,
-    "Script": here + "/signin.lua", "Env": {"FORM": form},
+    "Script": here + "/signin.lua", "Env": {"FORM": storm},
 }
 with open(f"{run}/{name}-signin.json", "w") as f:
     json.dump([signin], f, indent=1)

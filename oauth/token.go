@@ -141,7 +141,9 @@ func (e *Endpoint) visible(r *http.Request, err error) *TokenError {
 	if se, ok := errors.AsType[*sallyport.Error](err); ok {
 		return ofError(se)
 	}
-	e.Log.ErrorContext(r.Context(), "a request about tokens failed", "error", err)
+	if r.Context().Err() == nil { // otherwise the caller is gone
+		e.Log.ErrorContext(r.Context(), "a request about tokens failed", "error", err)
+	}
 	return ofError(sallyport.Unavailable())
 }
 

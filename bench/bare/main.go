@@ -22,5 +22,15 @@ func main() {
 		w.Header().Set("Content-Type", "application/json")
 		_, _ = w.Write(body)
 	})
+	// The same with the headers that every answer of the server has.
+	mux.HandleFunc("GET /headers", func(w http.ResponseWriter, _ *http.Request) {
+		h := w.Header()
+		h["X-Request-Id"] = []string{"00000000000000000000000000"}
+		h["X-Content-Type-Options"] = []string{"nosniff"}
+		h["Referrer-Policy"] = []string{"no-referrer"}
+		h["Content-Security-Policy"] = []string{"default-src 'none'; frame-ancestors 'none'"}
+		h.Set("Content-Type", "application/json")
+		_, _ = w.Write(body)
+	})
 	log.Fatal(http.ListenAndServe(*listen, mux))
 }
