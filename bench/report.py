@@ -23,17 +23,19 @@ RATE, REFUSED, CPU = 1, 4, 6
 visits = json.loads(read("load.json") or "{}")
 
 
-def median(target, column):
-    return st.median(v[column] for v in visits[target])
+def least(target):
+    """The least processor time of a target's visits: what else runs on the machine,
+    and on the one beneath it, only ever adds."""
+    return min(v[CPU] for v in visits[target])
 
 
 def ratio(ours, theirs, column):
     """How many times as many requests ours answers: of the wall clock by rounds, of
-    the processor by medians."""
+    the processor by the best visit of each."""
     if not visits.get(ours) or not visits.get(theirs):
         return None
     if column == CPU:
-        return median(theirs, CPU) / median(ours, CPU)
+        return least(theirs) / least(ours)
     other = {v[0]: v[RATE] for v in visits[theirs]}
     return st.median(v[RATE] / other[v[0]] for v in visits[ours] if v[0] in other)
 
@@ -102,7 +104,7 @@ if read("storm"):
 hashes = [tuple(map(float, line.split())) for line in read("hashes").splitlines()]
 rounds = [json.loads(line)["sallyport sign-in"][0] for line in read("signins").splitlines()]
 clock = st.median(s[RATE] / h[0] for s, h in zip(rounds, hashes))
-cpu = st.median(h[1] for h in hashes) / st.median(s[CPU] for s in rounds)
+cpu = min(h[1] for h in hashes) / min(s[CPU] for s in rounds)
 visits["sallyport sign-in"] = rounds
 row("sign-ins over the bare hash", "≥ 0.9 ×", f"{cpu:.3g} × by processor time, {clock:.3g} × by the clock", cpu >= 0.9)
 
