@@ -25,8 +25,10 @@ visits = json.loads(read("load.json") or "{}")
 
 def least(target):
     """The least processor time of a target's visits: what else runs on the machine,
-    and on the one beneath it, only ever adds."""
-    return min(v[CPU] for v in visits[target])
+    and on the one beneath it, only ever adds. A visit whose single-use tokens ran
+    out was answered with refusals, which cost less."""
+    whole = [v for v in visits[target] if not v[REFUSED]]
+    return min(v[CPU] for v in whole or visits[target])
 
 
 def ratio(ours, theirs, column):
@@ -117,6 +119,10 @@ width = [max(len(r[i]) for r in rows) for i in range(4)]
 print()
 for r in [("figure", "goal", "measured", "")] + rows:
     print("  ".join(c.ljust(w) for c, w in zip(r, width)).rstrip())
+print("\nleast processor time of a visit, in microseconds a request:")
+for t in sorted(visits, key=lambda t: min((v[CPU] for v in visits[t]), default=0)):
+    if visits[t]:
+        print(f"{t:<36}{least(t):>9.1f}")
 refused = {t: sum(v[REFUSED] for v in vs) for t, vs in visits.items() if not t.startswith("fastapi")}
 broken = {t: n for t, n in refused.items() if n}
 for t, n in broken.items():
