@@ -19,41 +19,6 @@ import (
 	"github.com/sallyport/sallyport/internal/testkit"
 )
 
-func TestBearerRead(t *testing.T) {
-	for name, c := range map[string]struct {
-		header []string
-		target string
-		cred   string
-		found  bool
-		code   string
-	}{
-		"none":                  {nil, "/", "", false, ""},
-		"bearer":                {[]string{"Bearer abc"}, "/", "abc", true, ""},
-		"another case":          {[]string{"bEaReR abc"}, "/", "abc", true, ""},
-		"no token":              {[]string{"Bearer"}, "/", "", true, ""},
-		"spaces are the token":  {[]string{"Bearer  a b"}, "/", " a b", true, ""},
-		"another scheme":        {[]string{"Basic abc"}, "/", "", false, ""},
-		"a scheme that is more": {[]string{"Bearerx abc"}, "/", "", false, ""},
-		"two":                   {[]string{"Bearer a", "Bearer a"}, "/", "", false, "several_credentials"},
-		"two schemes":           {[]string{"Basic a", "Bearer a"}, "/", "", false, "several_credentials"},
-		"in the address":        {nil, "/?access_token=abc", "", false, "credential_in_query"},
-		"escaped":               {nil, "/?access%5ftoken=abc", "", false, "credential_in_query"},
-		"another parameter":     {nil, "/?my_access_token=abc", "", false, ""},
-	} {
-		t.Run(name, func(t *testing.T) {
-			r := httptest.NewRequest("GET", c.target, nil)
-			if c.header != nil {
-				r.Header["Authorization"] = c.header
-			}
-			cred, found, err := authn.Bearer{}.Read(r)
-			e, _ := errors.AsType[*sallyport.Error](err)
-			if cred != c.cred || found != c.found || (e == nil) != (c.code == "") || e != nil && (e.Code != c.code || e.Status != 400) {
-				t.Errorf("%q %v %v", cred, found, err)
-			}
-		})
-	}
-}
-
 // header is a scheme that reads a name from a header.
 type header struct {
 	name    string

@@ -17,24 +17,30 @@ func TestRead(t *testing.T) {
 		found  bool
 		code   string
 	}{
-		"none":            {nil, "/", "", false, ""},
-		"a token":         {[]string{"bEaReR abc"}, "/", "abc", true, ""},
-		"no token":        {[]string{"Bearer"}, "/", "", true, ""},
-		"another scheme":  {[]string{"Basic abc"}, "/", "", false, ""},
-		"two":             {[]string{"Bearer a", "Bearer a"}, "/", "", false, "several_credentials"},
-		"in the address":  {[]string{"Bearer a"}, "/?a=b&access_token=abc", "", false, "credential_in_query"},
-		"a longer member": {nil, "/?my_access_token=abc", "", false, ""},
+		"none":                  {nil, "/", "", false, ""},
+		"bearer":                {[]string{"Bearer abc"}, "/", "abc", true, ""},
+		"another case":          {[]string{"bEaReR abc"}, "/", "abc", true, ""},
+		"no token":              {[]string{"Bearer"}, "/", "", true, ""},
+		"spaces are the token":  {[]string{"Bearer  a b"}, "/", " a b", true, ""},
+		"another scheme":        {[]string{"Basic abc"}, "/", "", false, ""},
+		"a scheme that is more": {[]string{"Bearerx abc"}, "/", "", false, ""},
+		"two":                   {[]string{"Bearer a", "Bearer a"}, "/", "", false, "several_credentials"},
+		"two schemes":           {[]string{"Basic a", "Bearer a"}, "/", "", false, "several_credentials"},
+		"in the address":        {nil, "/?access_token=abc", "", false, "credential_in_query"},
+		"escaped":               {nil, "/?access%5ftoken=abc", "", false, "credential_in_query"},
+		"another parameter":     {nil, "/?my_access_token=abc", "", false, ""},
 	} {
-		r := httptest.NewRequest("GET", c.target, nil)
-		r.Header["Authorization"] = c.header
-		if c.header == nil {
-			r.Header.Del("Authorization")
-		}
-		cred, found, err := Read(r)
-		e, _ := errors.AsType[*sallyport.Error](err)
-		if cred != c.cred || found != c.found || (e == nil) != (c.code == "") || e != nil && (e.Code != c.code || e.Status != 400) {
-			t.Errorf("%s: %q %v %v", name, cred, found, err)
-		}
+		t.Run(name, func(t *testing.T) {
+			r := httptest.NewRequest("GET", c.target, nil)
+			if c.header != nil {
+				r.Header["Authorization"] = c.header
+			}
+			cred, found, err := Read(r)
+			e, _ := errors.AsType[*sallyport.Error](err)
+			if cred != c.cred || found != c.found || (e == nil) != (c.code == "") || e != nil && (e.Code != c.code || e.Status != 400) {
+				t.Errorf("%q %v %v", cred, found, err)
+			}
+		})
 	}
 }
 
