@@ -106,13 +106,11 @@ func ReadLogin(rd db.Reader, id string) (l Login, found bool, err error) {
 // passwordState reads what somebody may do whose password was checked, and the
 // hash that it must have been checked against.
 func passwordState(rd db.Reader, id string) (hash string, st authn.State, found bool, err error) {
-	found, err = rd.Row(`SELECT a.password_hash, u.version, v.roles, v.signing_keys,
-			(SELECT COALESCE(string_agg(role, ' '), '') FROM sp_subject_roles WHERE subject_id = u.id),
-			(SELECT COALESCE(string_agg(permission, ' '), '') FROM sp_subject_permissions WHERE subject_id = u.id)
+	found, err = rd.Row(`SELECT a.password_hash, `+authn.StateColumns+`
 		FROM sp_accounts a
 		JOIN sp_subjects u ON u.id = a.id
 		JOIN sp_versions v ON v.id = 1
-		WHERE a.id = $1 AND NOT u.disabled AND NOT a.mfa`, []any{id}, &hash, &st.Subject, &st.Roles, &st.Keys, &st.RoleNames, &st.Permissions)
+		WHERE a.id = $1 AND NOT u.disabled AND NOT a.mfa`, []any{id}, st.Columns(&hash)...)
 	return hash, st, found, err
 }
 

@@ -41,19 +41,23 @@ func (Basic) Kind() sallyport.Kind { return sallyport.KindBasic }
 func (Basic) Guessable() {}
 
 // Read implements Scheme.
-func (Basic) Read(r *http.Request) (string, bool, error) { return basicHeader(r) }
+func (Basic) Read(r *http.Request) (string, bool, error) {
+	text, found := BasicHeader(r)
+	return text, found, nil // several headers are refused by Bearer, which is read everywhere
+}
 
-// basicHeader returns what stands behind Basic in the one Authorization header.
-func basicHeader(r *http.Request) (string, bool, error) {
+// BasicHeader returns what stands behind Basic in the Authorization header, if
+// there is one header and not several.
+func BasicHeader(r *http.Request) (text string, found bool) {
 	values := r.Header["Authorization"]
-	if len(values) != 1 { // several are refused by Bearer, which is read everywhere
-		return "", false, nil
+	if len(values) != 1 {
+		return "", false
 	}
 	scheme, text, _ := strings.Cut(values[0], " ")
 	if !strings.EqualFold(scheme, "Basic") { // RFC 9110, 11.1: not case-sensitive
-		return "", false, nil
+		return "", false
 	}
-	return text, true, nil
+	return text, true
 }
 
 // ParseBasic reads the credentials of RFC 7617, section 2: UTF-8 without control
@@ -86,5 +90,8 @@ func (Basic) Challenge(e *sallyport.Error) string {
 	if e.Status != http.StatusUnauthorized {
 		return ""
 	}
-	return `Basic realm="sallyport", charset="UTF-8"`
+	return BasicChallenge
 }
+
+// BasicChallenge is the WWW-Authenticate value that asks for Basic credentials.
+const BasicChallenge = `Basic realm="sallyport", charset="UTF-8"`

@@ -16,8 +16,8 @@ import (
 // if it is Secure, came from this very host, and is for every path (RFC 6265bis,
 // 4.1.3.2): no other host can plant one.
 const (
-	cookieName         = "__Host-sallyport"
-	insecureCookieName = "sallyport"
+	CookieName         = "__Host-sallyport"
+	InsecureCookieName = "sallyport"
 )
 
 // CookieConfig is what a Cookie needs.
@@ -59,10 +59,10 @@ func NewCookie(cfg CookieConfig) (*Cookie, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Cookie{SameOrigin: cfg.Origin, cfg: cfg, name: cookieName, secure: true}
+	c := &Cookie{SameOrigin: cfg.Origin, cfg: cfg, name: CookieName, secure: true}
 	c.kept = u.Scheme == "https" || isLoopback(u.Hostname())
 	if cfg.InsecureLoopback && u.Scheme == "http" && c.kept {
-		c.name, c.secure = insecureCookieName, false
+		c.name, c.secure = InsecureCookieName, false
 	}
 	return c, nil
 }

@@ -137,7 +137,7 @@ func (d *door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	carrier.Admit()
 	p, facts := a.Principal(), sallyport.Facts{Now: d.g.wall(now)}
 	if !d.rule.Allows(&p, &facts) {
-		d.deny(w, r, d.rule, facts, carrier)
+		d.deny(w, r, facts, carrier)
 		return
 	}
 	d.next.ServeHTTP(w, r)
@@ -225,7 +225,7 @@ func (g *Gate) find(ctx context.Context, s *numbered, cred string, now time.Time
 		if a.Alive {
 			return nil
 		}
-		if err := g.confirm(ctx, s, &key, verifiedAs(&a.Found), a); !errors.Is(err, ErrAgain) {
+		if err := g.confirm(ctx, s, &key, verifiedAs(a), a); !errors.Is(err, ErrAgain) {
 			return err
 		}
 	}
@@ -286,17 +286,16 @@ func (g *Gate) confirm(ctx context.Context, s *numbered, key *live.Key, v Verifi
 
 // Check implements reqctx.Checker.
 func (g *Gate) Check(tx *db.Tx, a *reqctx.Admission, alone bool) error {
-	p := a.Principal()
-	c := p.Claims()
-	st, err := g.schemes[a.Scheme].Confirm(tx, Verified{Claims: c, Unit: a.Unit, KeyID: a.Known.KeyID, Keys: a.Known.Version})
+	v := verifiedAs(a)
+	st, err := g.schemes[a.Scheme].Confirm(tx, v)
 	if _, refused := errors.AsType[*Refused](err); refused || errors.Is(err, ErrAgain) {
 		return InvalidToken()
 	}
 	if err != nil {
 		return err
 	}
-	if a.Known.KeyID != "" && st.Keys != a.Known.Version {
-		refused, err := g.cfg.Keys.Refused(tx, a.Known.KeyID)
+	if v.KeyID != "" && st.Keys != v.Keys {
+		refused, err := g.cfg.Keys.Refused(tx, v.KeyID)
 		if err != nil {
 			return err
 		}
@@ -304,14 +303,15 @@ func (g *Gate) Check(tx *db.Tx, a *reqctx.Admission, alone bool) error {
 			return InvalidToken()
 		}
 	}
-	if !c.Expires.IsZero() && !g.wall(time.Now()).Before(c.Expires) {
+	if !v.Expires.IsZero() && !g.wall(time.Now()).Before(v.Expires) {
 		return InvalidToken()
 	}
 	if alone || uint32(st.Subject) == a.SubjectVersion && uint32(st.Roles) == a.RolesVersion {
 		return nil
 	}
 	// Something changed. What matters is whether this caller has lost anything.
-	now, err := g.cfg.GrantsOf(tx, c.Subject)
+	p := a.Principal()
+	now, err := g.cfg.GrantsOf(tx, v.Subject)
 	if err != nil || now.Includes(p.Grants()) {
 		return err
 	}
@@ -374,9 +374,9 @@ func (d *door) discard(w http.ResponseWriter, r *http.Request) (done bool) {
 }
 
 // deny answers a request that the rule does not allow.
-func (d *door) deny(w http.ResponseWriter, r *http.Request, rule sallyport.Rule, facts sallyport.Facts, c *reqctx.Carrier) {
+func (d *door) deny(w http.ResponseWriter, r *http.Request, facts sallyport.Facts, c *reqctx.Carrier) {
 	p := c.Principal()
-	decision := rule.Explain(&p, &facts)
+	decision := d.rule.Explain(&p, &facts)
 	e := decision.Refusal()
 	if e.Code != "unauthenticated" { // nobody signed in is no event
 		d.g.cfg.Refusals.Note(r.Context(), audit.Event{
@@ -447,7 +447,7 @@ func (v *Verified) proven() (p live.Proven, keep bool) {
 }
 
 // verifiedAs is proven backwards.
-func verifiedAs(f *live.Found) Verified {
-	p := f.Principal()
-	return Verified{Claims: p.Claims(), Unit: f.Unit, KeyID: f.Known.KeyID, Keys: f.Known.Version}
+func verifiedAs(a *reqctx.Admission) Verified {
+	p := a.Principal()
+	return Verified{Claims: p.Claims(), Unit: a.Unit, KeyID: a.Known.KeyID, Keys: a.Known.Version}
 }

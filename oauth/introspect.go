@@ -13,6 +13,7 @@ import (
 	"github.com/sallyport/sallyport/account"
 	"github.com/sallyport/sallyport/api"
 	"github.com/sallyport/sallyport/authn"
+	"github.com/sallyport/sallyport/authn/apikey"
 	"github.com/sallyport/sallyport/session"
 )
 
@@ -43,9 +44,6 @@ type Introspection struct {
 var inactive = struct {
 	Active bool `json:"active"`
 }{}
-
-// apiKeyPrefix is how API keys begin.
-const apiKeyPrefix = "sp_"
 
 // IntrospectRoutes registers POST /token/introspect.
 func (e *Endpoint) IntrospectRoutes(a *api.API) {
@@ -92,7 +90,7 @@ func tokenForm(token string) *huma.RequestBody {
 // asTokenError puts what the gate refuses into RFC 6749's form.
 func asTokenError(r *http.Request, e *sallyport.Error) *TokenError {
 	code := "access_denied"
-	_, basic, _ := basicOf(r)
+	_, basic := authn.BasicHeader(r)
 	switch {
 	case e.Status == http.StatusUnauthorized && (basic || e.Code == "unauthenticated"):
 		return &TokenError{Code: "invalid_client", Description: "A credential is required that is good: a machine client's id and secret by HTTP Basic, or an access token.", status: e.Status}
@@ -117,7 +115,7 @@ func (e *Endpoint) introspect(r *http.Request) (*Introspection, error) {
 	switch {
 	case session.IsRefresh(text):
 		in, err = e.inspectRefresh(ctx, text)
-	case strings.HasPrefix(text, apiKeyPrefix):
+	case strings.HasPrefix(text, apikey.Prefix):
 		in, err = e.inspect(ctx, sallyport.KindAPIKey, text)
 	default:
 		in, err = e.inspect(ctx, sallyport.KindBearer, text)

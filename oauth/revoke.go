@@ -10,6 +10,7 @@ import (
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/api"
 	"github.com/sallyport/sallyport/authn"
+	"github.com/sallyport/sallyport/authn/apikey"
 	"github.com/sallyport/sallyport/signin"
 )
 
@@ -63,7 +64,7 @@ func (e *Endpoint) revoke(r *http.Request) error {
 		return err
 	}
 	text := form["token"]
-	if strings.HasPrefix(text, apiKeyPrefix) {
+	if strings.HasPrefix(text, apikey.Prefix) {
 		return refuse(http.StatusBadRequest, "unsupported_token_type", "An API key is not revoked here. Delete it where it was made.")
 	}
 	named, err := e.Sessions.Find(r.Context(), text)

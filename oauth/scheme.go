@@ -9,6 +9,7 @@ import (
 
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/authn"
+	"github.com/sallyport/sallyport/authn/bearer"
 	"github.com/sallyport/sallyport/internal/db"
 )
 
@@ -25,10 +26,10 @@ func (scheme) Kind() sallyport.Kind { return sallyport.KindClient }
 // Read implements authn.Scheme. The credential is in one spelling, whatever
 // the header's.
 func (scheme) Read(r *http.Request) (string, bool, error) {
-	text, found, err := basicOf(r)
-	if err != nil {
-		return "", false, &sallyport.Error{Status: http.StatusBadRequest, Code: "several_credentials", Message: "The request has more than one Authorization header. Send exactly one."}
+	if len(r.Header["Authorization"]) > 1 {
+		return "", false, bearer.SeveralHeaders()
 	}
+	text, found := authn.BasicHeader(r)
 	if !found {
 		return "", false, nil
 	}
@@ -65,5 +66,5 @@ func (scheme) Challenge(e *sallyport.Error) string {
 	if e.Status != http.StatusUnauthorized {
 		return ""
 	}
-	return basicChallenge
+	return authn.BasicChallenge
 }

@@ -27,13 +27,11 @@ func readSecret(rd db.Reader, id string) (c credential, found bool, err error) {
 // readClientState reads what a client may do if it is there and not disabled:
 // one statement, so that it is of one moment.
 func readClientState(rd db.Reader, id string) (st authn.State, alive bool, err error) {
-	alive, err = rd.Row(`SELECT u.version, v.roles,
-			(SELECT COALESCE(string_agg(role, ' '), '') FROM sp_subject_roles WHERE subject_id = u.id),
-			(SELECT COALESCE(string_agg(permission, ' '), '') FROM sp_subject_permissions WHERE subject_id = u.id)
+	alive, err = rd.Row("SELECT "+authn.StateColumns+`
 		FROM sp_clients c
 		JOIN sp_subjects u ON u.id = c.id
 		JOIN sp_versions v ON v.id = 1
-		WHERE c.id = $1 AND NOT u.disabled`, []any{id}, &st.Subject, &st.Roles, &st.RoleNames, &st.Permissions)
+		WHERE c.id = $1 AND NOT u.disabled`, []any{id}, st.Columns()...)
 	return st, alive, err
 }
 

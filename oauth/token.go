@@ -305,20 +305,17 @@ func (e *Endpoint) refuseClient(ctx context.Context, refused *authn.Refused) err
 
 func invalidClient(description string) *TokenError {
 	oe := refuse(http.StatusUnauthorized, "invalid_client", description)
-	oe.challenge = basicChallenge
+	oe.challenge = authn.BasicChallenge
 	return oe
 }
-
-const basicChallenge = `Basic realm="sallyport", charset="UTF-8"`
 
 // basicOf returns what stands behind “Basic” in the Authorization header.
 func basicOf(r *http.Request) (text string, found bool, err error) {
 	if len(r.Header["Authorization"]) > 1 {
 		return "", false, refuse(http.StatusBadRequest, "invalid_request", "The request has more than one Authorization header. Send one, or none.")
 	}
-	// RFC 9110, 11.1: the scheme's name is not case-sensitive.
-	scheme, text, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-	return text, strings.EqualFold(scheme, "Basic"), nil
+	text, found = authn.BasicHeader(r)
+	return text, found, nil
 }
 
 const notBasic = "The Authorization header is not valid Basic authentication (RFC 7617)."

@@ -30,14 +30,13 @@ type state struct {
 // it is of one moment. Whether it is alive is the statement's business, and why
 // not is asked only then.
 func readState(rd db.Reader, id, subject string, now time.Time) (st state, alive bool, err error) {
-	alive, err = rd.Row(`SELECT s.mfa, s.auth_time, s.expires_at, s.last_used_at, s.idle_until, u.version, v.roles, v.signing_keys,
-			(SELECT COALESCE(string_agg(role, ' '), '') FROM sp_subject_roles WHERE subject_id = u.id),
-			(SELECT COALESCE(string_agg(permission, ' '), '') FROM sp_subject_permissions WHERE subject_id = u.id)
+	alive, err = rd.Row(`SELECT s.mfa, s.auth_time, s.expires_at, s.last_used_at, s.idle_until, `+authn.StateColumns+`
 		FROM sp_sessions s
 		JOIN sp_subjects u ON u.id = s.subject_id
 		JOIN sp_versions v ON v.id = 1
 		WHERE s.id = $1 AND s.subject_id = $2 AND s.ended_at = 0 AND s.expires_at > $3 AND NOT u.disabled`,
-		[]any{id, subject, db.Micros(now)}, &st.MFA, (*micros)(&st.AuthTime), (*micros)(&st.Until), (*micros)(&st.lastUsed), (*micros)(&st.idleUntil), &st.Subject, &st.Roles, &st.Keys, &st.RoleNames, &st.Permissions)
+		[]any{id, subject, db.Micros(now)},
+		st.Columns(&st.MFA, (*micros)(&st.AuthTime), (*micros)(&st.Until), (*micros)(&st.lastUsed), (*micros)(&st.idleUntil))...)
 	return st, alive, err
 }
 

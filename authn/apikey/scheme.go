@@ -194,7 +194,7 @@ var (
 		"Expect", "Forwarded", "Host", "If-Match", "If-None-Match", "Origin", "Proxy-Authorization", "Range", "Referer", "Te", "Trailer", "Transfer-Encoding", "Upgrade",
 		"User-Agent", "Via", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-Ip", "X-Request-Id",
 	}
-	takenCookies    = []string{"__Host-sallyport", "sallyport"} // browsers' sessions
+	takenCookies    = []string{authn.CookieName, authn.InsecureCookieName} // browsers' sessions
 	takenParameters = []string{"access_token", "cursor", "disabled", "limit", "mode", "q", "role", "token", "verbose"}
 )
 

@@ -30,14 +30,12 @@ func readByDigest(rd db.Reader, digest []byte) (f found, ok bool, err error) {
 // readState reads what a key's owner may do if the key is good: one statement,
 // so that it is of one moment.
 func readState(rd db.Reader, id, owner string, now time.Time) (st authn.State, expires int64, good bool, err error) {
-	good, err = rd.Row(`SELECT k.expires_at, u.version, v.roles, v.signing_keys,
-			(SELECT COALESCE(string_agg(role, ' '), '') FROM sp_subject_roles WHERE subject_id = u.id),
-			(SELECT COALESCE(string_agg(permission, ' '), '') FROM sp_subject_permissions WHERE subject_id = u.id)
+	good, err = rd.Row(`SELECT k.expires_at, `+authn.StateColumns+`
 		FROM sp_api_keys k
 		JOIN sp_subjects u ON u.id = k.subject_id
 		JOIN sp_versions v ON v.id = 1
 		WHERE k.id = $1 AND k.subject_id = $2 AND k.is_active AND (k.expires_at = 0 OR k.expires_at > $3) AND NOT u.disabled`,
-		[]any{id, owner, db.Micros(now)}, &expires, &st.Subject, &st.Roles, &st.Keys, &st.RoleNames, &st.Permissions)
+		[]any{id, owner, db.Micros(now)}, st.Columns(&expires)...)
 	return st, expires, good, err
 }
 

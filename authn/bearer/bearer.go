@@ -37,10 +37,7 @@ func Read(r *http.Request) (token string, found bool, err error) {
 		return "", false, nil
 	case 1:
 	default:
-		return "", false, &sallyport.Error{
-			Status: http.StatusBadRequest, Code: "several_credentials",
-			Message: "The request has more than one Authorization header. Send exactly one.",
-		}
+		return "", false, SeveralHeaders()
 	}
 	scheme, token, _ := strings.Cut(values[0], " ")
 	if !strings.EqualFold(scheme, "Bearer") { // RFC 9110, 11.1: not case-sensitive
@@ -85,6 +82,15 @@ func Invalid() *sallyport.Error {
 	return &sallyport.Error{
 		Status: http.StatusUnauthorized, Code: "invalid_token",
 		Message: "The credential is not valid, or not any more. Get a new access token with the refresh token, sign in again, or use another API key.",
+	}
+}
+
+// SeveralHeaders is the answer for a request with more than one Authorization
+// header.
+func SeveralHeaders() *sallyport.Error {
+	return &sallyport.Error{
+		Status: http.StatusBadRequest, Code: "several_credentials",
+		Message: "The request has more than one Authorization header. Send exactly one.",
 	}
 }
 
