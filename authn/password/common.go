@@ -2,25 +2,26 @@ package password
 
 import (
 	_ "embed"
-	"hash/maphash"
 	"slices"
 	"strings"
-	"sync"
 	"unicode"
-
-	"github.com/trustelem/zxcvbn/frequency"
 )
 
 // The blocklist is zxcvbn's dictionaries: leaked passwords by frequency, words
 // of English and of films, first and last names. Only the dictionaries; its
 // estimator tries every substring and every substitution, and needs 5 ms for
 // 72 characters of a stranger's choice, where a look-up needs none.
-
-// commonExtra are leaked passwords that the Go port of zxcvbn leaves out of
-// its lists, which end at the 30,000th.
 //
-//go:embed common_extra.txt
-var commonExtra string
+// common.txt has their entries in lower case, sorted bytewise, one a line, with
+// a tab behind the first decorated of the passwords; a licence and an empty line
+// before them. TestCommonText makes it of the module's lists and of
+// common_extra.txt. It is read where it lies in the program: it takes no time at
+// the start, and no memory that the garbage collector would visit. (The module's
+// own slices of strings were half of an idle server's heap, and as much of what
+// collections cost each request.)
+//
+//go:embed common.txt
+var commonText string
 
 // decorated is how many of the most frequent passwords are also refused with
 // up to four digits or signs after them, as in "Summer2026!".
@@ -29,54 +30,39 @@ const (
 	maxDecoration = 4
 )
 
-type blocklist struct {
-	all  words
-	most words // the first of the passwords, of any length
+// commonWords is commonText without what stands before the words.
+var commonWords = commonText[strings.Index(commonText, "\n\n")+2:]
+
+// look reports whether word is on the blocklist, and whether it is one of the
+// most frequent passwords.
+func look(word string) (listed, most bool) {
+	if strings.ContainsAny(word, "\t\n") {
+		return false, false
+	}
+	for text := commonWords; text != ""; {
+		// The line at the middle of what is left.
+		from := strings.LastIndexByte(text[:len(text)/2], '\n') + 1
+		to := from + strings.IndexByte(text[from:], '\n')
+		entry, marked := strings.CutSuffix(text[from:to], "\t")
+		switch strings.Compare(word, entry) {
+		case 0:
+			return true, marked
+		case -1:
+			text = text[:from]
+		default:
+			text = text[to+1:]
+		}
+	}
+	return false, false
 }
 
-// words is a set of words by a hash under a random seed: that one of 100,000
-// equals a good password's is no more likely than a guess. A map without
-// pointers costs the garbage collector nothing; the texts cost a sign-in 1.5 %,
-// because the memory of every hash is one collection.
-type words map[uint64]struct{}
-
-var wordSeed = maphash.MakeSeed()
-
-func (w words) add(s string)      { w[maphash.String(wordSeed, s)] = struct{}{} }
-func (w words) has(s string) bool { _, ok := w[maphash.String(wordSeed, s)]; return ok }
-
-// common is built when first needed: milliseconds and 2 MB that a service
-// without registrations does not pay for.
-var common = sync.OnceValue(func() blocklist {
-	b := blocklist{all: make(words, 96_000), most: make(words, decorated)}
-	add := func(word string) {
-		// Four and not MinLength, for passwords that repeat one of them.
-		if len(word) >= 4 {
-			b.all.add(strings.ToLower(word))
-		}
-	}
-	for _, words := range frequency.FrequencyLists {
-		for _, word := range words {
-			add(word)
-		}
-	}
-	for line := range strings.Lines(commonExtra) {
-		if !strings.HasPrefix(line, "# ") { // the license; no entry has a space in it
-			add(strings.TrimSuffix(line, "\n"))
-		}
-	}
-	for _, word := range frequency.FrequencyLists["passwords"][:decorated] {
-		b.most.add(strings.ToLower(word))
-	}
-	return b
-})
+func has(word string) bool      { listed, _ := look(word); return listed }
+func frequent(word string) bool { _, most := look(word); return most }
 
 // isCommon reports whether pw, in lower case, is on the blocklist as it is,
 // read backwards or repeated; or whether it is one short text over and over
 // ("abab…"), or characters in sequence ("23456789").
 func isCommon(pw string) bool {
-	has := common().all.has
-
 	runes := []rune(pw)
 	if has(pw) || isSequence(runes) {
 		return true
@@ -100,7 +86,7 @@ func isDecorated(pw string) bool {
 		return false
 	}
 	// Disguised only now, lest the digits at the end become letters.
-	return slices.ContainsFunc(disguises(bare), common().most.has)
+	return slices.ContainsFunc(disguises(bare), frequent)
 }
 
 // isSequence reports whether every character is followed by its successor, or

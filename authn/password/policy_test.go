@@ -2,11 +2,16 @@ package password
 
 import (
 	"bufio"
+	"flag"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 	"unicode/utf8"
+
+	"github.com/trustelem/zxcvbn/frequency"
 
 	"github.com/sallyport/sallyport/internal/testkit"
 )
@@ -115,6 +120,68 @@ func TestLongestCanBeHashed(t *testing.T) {
 		}
 	}
 }
+
+// common.txt is what it says it is; -update writes it anew.
+func TestCommonText(t *testing.T) {
+	extra, err := os.ReadFile("common_extra.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	marks := map[string]string{} // what stands behind each entry
+	add := func(word string) {
+		// Four and not MinLength, for passwords that repeat one of them.
+		if len(word) >= 4 {
+			marks[strings.ToLower(word)] = ""
+		}
+	}
+	for _, words := range frequency.FrequencyLists {
+		for _, word := range words {
+			add(word)
+		}
+	}
+	var licence strings.Builder
+	for line := range strings.Lines(string(extra)) {
+		switch {
+		case !strings.HasPrefix(line, "#"):
+			add(strings.TrimSuffix(line, "\n"))
+		case strings.HasPrefix(line, "# Copyright"), licence.Len() > 0:
+			licence.WriteString(line)
+		}
+	}
+	for _, word := range frequency.FrequencyLists["passwords"][:decorated] {
+		if word = strings.ToLower(word); len(word) >= 4 {
+			marks[word] = "\t"
+		}
+	}
+	want := "# The dictionaries of zxcvbn; see common.go.\n#\n" + licence.String() + "\n"
+	for _, word := range slices.Sorted(maps.Keys(marks)) {
+		if strings.ContainsAny(word, "\t\n") {
+			t.Fatalf("%q cannot stand on a line", word)
+		}
+		want += word + marks[word] + "\n"
+	}
+	if *updateCommon {
+		if err := os.WriteFile("common.txt", []byte(want), 0o666); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	if commonText != want {
+		t.Fatal("common.txt is not what the lists make; run go test ./authn/password -run TestCommonText -update")
+	}
+	for word, mark := range marks {
+		if listed, most := look(word); !listed || most != (mark != "") {
+			t.Errorf("%q: listed %v, most %v", word, listed, most)
+		}
+	}
+	for _, word := range []string{"", "\t", "\n", "dragon\t", "dragon\ndragons", "0", "\xff", "not on any list"} {
+		if has(word) {
+			t.Errorf("%q is listed", word)
+		}
+	}
+}
+
+var updateCommon = flag.Bool("update", false, "write common.txt anew")
 
 func TestVectorsCommon(t *testing.T) {
 	file, err := os.Open(testkit.Vectors(t, "passwords/common_zxcvbn_all.txt"))
