@@ -7,8 +7,8 @@ package reqctx
 import (
 	"context"
 	"math/rand/v2"
-	"net"
 	"net/http"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -23,6 +23,7 @@ import (
 type Carrier struct {
 	req      *http.Request // as it came: its context, header and peer
 	outer    *Carrier      // whose id is this one's
+	addr     netip.Addr    // the client, if it is not the peer
 	named    sync.Once
 	id       [1]string   // what a header holds; read it by Header
 	entered  atomic.Bool // a gate has it
@@ -248,13 +249,32 @@ func (c *Carrier) Header() []string {
 	return c.id[:]
 }
 
-// Address returns the peer's IP address.
-func (c *Carrier) Address() string {
-	host, _, err := net.SplitHostPort(c.req.RemoteAddr)
-	if err != nil {
-		return ""
+// SetAddr makes known what the client's address is, where that is not the peer's.
+// The outermost handler calls it before it hands the request on.
+func (c *Carrier) SetAddr(a netip.Addr) { c.addr = a }
+
+// Addr returns the client's IP address: what SetAddr was given, otherwise the
+// peer's. It is not valid for a request that did not come over the network.
+func (c *Carrier) Addr() netip.Addr {
+	switch {
+	case c.addr.IsValid():
+		return c.addr
+	case c.outer != nil:
+		return c.outer.Addr()
 	}
-	return host
+	peer, err := netip.ParseAddrPort(c.req.RemoteAddr)
+	if err != nil {
+		return netip.Addr{}
+	}
+	return peer.Addr().Unmap().WithZone("")
+}
+
+// Address returns Addr as text, "" if it is not valid.
+func (c *Carrier) Address() string {
+	if a := c.Addr(); a.IsValid() {
+		return a.String()
+	}
+	return ""
 }
 
 // newID returns 26 random characters. It names a request in logs and is no
