@@ -27,6 +27,9 @@ type Route struct {
 	Method string `json:"method"` // "*" if the pattern names none
 	Path   string `json:"path"`   // with the host, if the pattern names one
 	Rule   Rule   `json:"rule"`
+	// Limits bound how often it is called; beside them there may be one on all
+	// routes of a server.
+	Limits []Limit `json:"limits,omitempty"`
 }
 
 // Mux routes requests as http.ServeMux does, with one difference: a route
@@ -53,23 +56,41 @@ func NewMux(g Gate) *Mux {
 	return &Mux{gate: g, mux: http.NewServeMux()}
 }
 
-// Handle registers a handler under a pattern of http.ServeMux and a rule. Like
-// ServeMux it panics on a mistake that the programmer must mend: no rule, an
-// invalid rule, an invalid or conflicting pattern.
-func (m *Mux) Handle(pattern string, rule Rule, h http.Handler) {
+// Handle registers a handler under a pattern of http.ServeMux and a rule, and
+// bounds how often it is called. Like ServeMux it panics on a mistake that the
+// programmer must mend: no rule, an invalid rule or limit, an invalid or
+// conflicting pattern.
+func (m *Mux) Handle(pattern string, rule Rule, h http.Handler, limits ...Limit) {
 	if err := rule.Check(); err != nil {
 		panic(fmt.Sprintf("sallyport: route %q: %v", pattern, err))
 	}
 	if h == nil {
 		panic(fmt.Sprintf("sallyport: route %q: nil handler", pattern))
 	}
-	method, p := splitPattern(pattern)
-	m.add(entry{Route{method, p, rule}, m.gate.Require(rule)(h)})
+	m.enter(pattern, rule, m.gate.Require(rule), h, limits)
 }
 
 // HandleFunc is Handle for a function.
-func (m *Mux) HandleFunc(pattern string, rule Rule, f func(http.ResponseWriter, *http.Request)) {
-	m.Handle(pattern, rule, http.HandlerFunc(f))
+func (m *Mux) HandleFunc(pattern string, rule Rule, f func(http.ResponseWriter, *http.Request), limits ...Limit) {
+	m.Handle(pattern, rule, http.HandlerFunc(f), limits...)
+}
+
+// enter adds a route that leads through the gate to h.
+func (m *Mux) enter(pattern string, rule Rule, through func(http.Handler) http.Handler, h http.Handler, limits []Limit) {
+	for _, l := range limits {
+		if err := l.Check(); err != nil {
+			panic(fmt.Sprintf("sallyport: route %q: %v", pattern, err))
+		}
+	}
+	if len(limits) > 0 {
+		g, ok := m.gate.(LimitGate)
+		if !ok {
+			panic(fmt.Sprintf("sallyport: route %q: this gate enforces no limits", pattern))
+		}
+		through = g.Limit(pattern, slices.Clone(limits), through)
+	}
+	method, p := splitPattern(pattern)
+	m.add(entry{Route{method, p, rule, slices.Clone(limits)}, through(h)})
 }
 
 // Open registers a handler for everybody that looks at no credentials: the gate
@@ -78,15 +99,15 @@ func (m *Mux) HandleFunc(pattern string, rule Rule, f func(http.ResponseWriter, 
 // expired token must still be able to reach the route that gives it a new one,
 // and a health check must not wait for a database. The route is listed as
 // public.
-func (m *Mux) Open(pattern string, h http.Handler) {
+func (m *Mux) Open(pattern string, h http.Handler, limits ...Limit) {
 	if h == nil {
 		panic(fmt.Sprintf("sallyport: route %q: nil handler", pattern))
 	}
+	through := func(h http.Handler) http.Handler { return h }
 	if g, ok := m.gate.(OpenGate); ok {
-		h = g.Open(h)
+		through = g.Open
 	}
-	method, p := splitPattern(pattern)
-	m.add(entry{Route{method, p, Public()}, h})
+	m.enter(pattern, Public(), through, h, limits)
 }
 
 // Mount adds every route of sub under a prefix ("/" for none). It takes a Mux

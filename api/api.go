@@ -176,25 +176,41 @@ func (a *API) withoutCredential(r *http.Request) *http.Request {
 // credentials.
 func (a *API) register(op *huma.Operation, rule sallyport.Rule, h http.HandlerFunc) {
 	pattern := op.Method + " " + op.Path
+	limits := limitsOf(op)
+	var handler http.Handler = h
 	if refuse, ok := op.Metadata[refuseKey].(refusal); ok {
-		a.mux.Handle(pattern, rule, refuser{h, refuse})
-		return
+		handler = refuser{h, refuse}
 	}
 	if op.Metadata[openKey] == nil {
-		a.mux.HandleFunc(pattern, rule, h)
+		a.mux.Handle(pattern, rule, handler, limits...)
 		return
 	}
 	if rule.Op() != sallyport.OpPublic {
 		panic("sallyport: route " + pattern + ": only a public operation can ignore credentials")
 	}
-	a.mux.Open(pattern, h)
+	a.mux.Open(pattern, handler, limits...)
 }
 
 const (
 	openKey     = "sallyport.open"
 	refuseKey   = "sallyport.refuse"
 	shortcutKey = "sallyport.shortcut"
+	limitsKey   = "sallyport.limits"
 )
+
+// Limit bounds how often the operation is called. It may be given several times.
+// What it says stands in the document as x-sallyport-limits.
+func Limit(l ...sallyport.Limit) Option {
+	return func(op *huma.Operation) {
+		set(op, limitsKey, append(limitsOf(op), l...))
+		op.Errors = append(op.Errors, http.StatusTooManyRequests)
+	}
+}
+
+func limitsOf(op *huma.Operation) []sallyport.Limit {
+	l, _ := op.Metadata[limitsKey].([]sallyport.Limit)
+	return l
+}
 
 type refusal = func(http.ResponseWriter, *http.Request, *sallyport.Error)
 

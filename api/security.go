@@ -29,6 +29,9 @@ func (a *API) describe(op *huma.Operation, rule sallyport.Rule) {
 	if op.Metadata[openKey] != nil {
 		op.Extensions["x-sallyport-credentials"] = "ignored"
 	}
+	if limits := limitsOf(op); len(limits) > 0 {
+		op.Extensions["x-sallyport-limits"] = limits
+	}
 	op.Security = a.security(rule)
 	doc := a.huma.OpenAPI()
 	for _, name := range op.Tags {

@@ -1,6 +1,7 @@
 // Package body decides whether a request's body may be looked at: its declared
 // type (MediaType), its size (ReadAll), and whether its text means the same to
-// every reader (CheckJSON, ParseForm). It is for any net/http program.
+// every reader (CheckJSON, ParseForm). A Guard does it for a whole handler. It is
+// for any net/http program.
 //
 // The checks are there because the usual decoders are obliging. encoding/json
 // takes "ALG" for "alg", keeps the last of two members and turns broken text
@@ -45,6 +46,7 @@ func ReadAll(r *http.Request, limit int64) ([]byte, error) {
 	if r.Body == nil {
 		return nil, nil
 	}
+	in := unbound(r.Body)
 	// With the length known, one byte more lets the last read meet the end
 	// without growing.
 	size := int64(512)
@@ -60,7 +62,7 @@ func ReadAll(r *http.Request, limit int64) ([]byte, error) {
 		if left := limit - int64(len(b)); int64(len(free))-1 > left {
 			free = free[:left+1]
 		}
-		n, err := r.Body.Read(free)
+		n, err := in.Read(free)
 		b = b[:len(b)+n]
 		switch {
 		case int64(len(b)) > limit:
@@ -112,16 +114,23 @@ func unreadable(err error, limit int64) error {
 // would be right. A request without a body is refused as well unless it
 // declares the type; whether a body is needed at all is for the caller.
 func MediaType(r *http.Request, want string) error {
-	for _, coding := range r.Header["Content-Encoding"] {
-		if !equalFold(strings.Trim(coding, " \t"), "identity") {
-			return unsupported("The body must not be compressed or otherwise encoded. Send it without Content-Encoding.")
-		}
+	if err := checkCoding(r); err != nil {
+		return err
 	}
 	lines := r.Header["Content-Type"]
 	if len(lines) == 1 && isType(lines[0], want) {
 		return nil
 	}
 	return unsupported("This accepts one kind of body. Send it as " + want + ", with exactly one header “Content-Type: " + want + "”.")
+}
+
+func checkCoding(r *http.Request) error {
+	for _, coding := range r.Header["Content-Encoding"] {
+		if !equalFold(strings.Trim(coding, " \t"), "identity") {
+			return unsupported("The body must not be compressed or otherwise encoded. Send it without Content-Encoding.")
+		}
+	}
+	return nil
 }
 
 func isType(line, want string) bool {
