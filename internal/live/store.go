@@ -135,8 +135,11 @@ type record struct {
 	w [words]atomic.Uint64
 }
 
+// A chunk is 8.6 MB, of which what is not used yet takes no memory of the machine.
+// It counts as live for the garbage collector, which therefore runs a quarter as
+// often in a program that holds little else, and each request pays less of it.
 const (
-	chunkBits = 10
+	chunkBits = 16
 	chunkSize = 1 << chunkBits
 )
 
