@@ -92,6 +92,7 @@ type Refused struct {
 	Reason  string // "expired", "session ended" …
 	Subject string // if it is known
 	Action  string // of the audit event; credential.refused if empty
+	Guess   bool   // nobody has ever had it, as far as can be told: see Guesses
 }
 
 func (r *Refused) Error() string { return "credential refused: " + r.Reason }

@@ -229,10 +229,10 @@ func (c *Clients) Authenticate(ctx context.Context, id, secret string) error {
 	// What cannot be one of ours is not looked up; whether an id exists does not
 	// show by that.
 	if u, err := uuid.Parse(id); err != nil || u.String() != id {
-		return &authn.Refused{Reason: "unknown client"}
+		return &authn.Refused{Reason: "unknown client", Guess: true}
 	}
 	if !wellFormed(secret) {
-		return &authn.Refused{Reason: "not a client secret of ours"}
+		return &authn.Refused{Reason: "not a client secret of ours", Guess: true}
 	}
 	return c.check(c.DB.View(ctx), id, digestOf(secret))
 }
@@ -248,9 +248,9 @@ func (c *Clients) check(rd db.Reader, id string, digest []byte) error {
 	same := subtle.ConstantTimeCompare(is.digest, digest) == 1
 	switch {
 	case !found:
-		return &authn.Refused{Reason: "unknown client"}
+		return &authn.Refused{Reason: "unknown client", Guess: true}
 	case !same:
-		return &authn.Refused{Reason: "wrong client secret", Subject: id}
+		return &authn.Refused{Reason: "wrong client secret", Subject: id, Guess: true}
 	case is.disabled:
 		return &authn.Refused{Reason: "the client is disabled", Subject: id}
 	}

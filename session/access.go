@@ -33,7 +33,7 @@ func (s *Service) VerifyAccess(ctx context.Context, text string) (authn.Verified
 		}
 	}
 	if e, ok := errors.AsType[*token.Error](err); ok {
-		return authn.Verified{}, &authn.Refused{Reason: string(e.Reason)}
+		return authn.Verified{}, &authn.Refused{Reason: string(e.Reason), Guess: e.Reason != token.Expired}
 	}
 	return v, err
 }

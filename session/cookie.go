@@ -23,7 +23,7 @@ func (s *Service) VerifyCookie(ctx context.Context, value string) (authn.Verifie
 func (s *Service) readCookie(rd db.Reader, value string) (authn.Verified, error) {
 	id, ok := s.tokens().read(cookieKind, value)
 	if !ok {
-		return authn.Verified{}, &authn.Refused{Reason: "not a session cookie of ours"}
+		return authn.Verified{}, &authn.Refused{Reason: "not a session cookie of ours", Guess: true}
 	}
 	c := sallyport.Claims{Session: id.String(), Kind: sallyport.KindCookie}
 	var scope []string
@@ -32,7 +32,7 @@ func (s *Service) readCookie(rd db.Reader, value string) (authn.Verified, error)
 		return authn.Verified{}, err
 	}
 	if subtle.ConstantTimeCompare(digest, digestOf(value)) != 1 {
-		return authn.Verified{}, &authn.Refused{Reason: "the session does not exist"}
+		return authn.Verified{}, &authn.Refused{Reason: "the session does not exist", Guess: true}
 	}
 	c.Scopes = sallyport.NewSet(scope...)
 	return authn.Verified{Claims: c, Unit: id}, nil

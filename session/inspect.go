@@ -19,7 +19,7 @@ func IsRefresh(text string) bool { return strings.HasPrefix(text, refreshPrefix)
 func (s *Service) InspectRefresh(ctx context.Context, text string) (Session, authn.State, error) {
 	presented, ok := s.tokens().parse(text)
 	if !ok {
-		return Session{}, authn.State{}, &authn.Refused{Reason: "not a refresh token of ours"}
+		return Session{}, authn.State{}, &authn.Refused{Reason: "not a refresh token of ours", Guess: true}
 	}
 	view, now := s.cfg.DB.View(ctx), s.cfg.Now()
 	se, _, _, found, err := readFamily(view, presented.session.String())
@@ -63,7 +63,7 @@ func (s *Service) Find(ctx context.Context, text string) (Named, error) {
 	}
 	t, ok := s.tokens().parse(text)
 	if !ok {
-		return Named{}, &authn.Refused{Reason: "not a refresh token of ours"}
+		return Named{}, &authn.Refused{Reason: "not a refresh token of ours", Guess: true}
 	}
 	se, _, _, found, err := readFamily(s.cfg.DB.View(ctx), t.session.String())
 	if err == nil && !found {

@@ -113,7 +113,7 @@ func (s *Service) accessUntil(now time.Time, se Session) time.Time {
 func (s *Service) verifyOpaque(ctx context.Context, text string) (authn.Verified, error) {
 	id, ok := s.tokens().read(accessKind, text)
 	if !ok {
-		return authn.Verified{}, &authn.Refused{Reason: "not an access token of ours"}
+		return authn.Verified{}, &authn.Refused{Reason: "not an access token of ours", Guess: true}
 	}
 	c := sallyport.Claims{Session: id.String(), Kind: sallyport.KindBearer}
 	var scope []string
@@ -122,7 +122,7 @@ func (s *Service) verifyOpaque(ctx context.Context, text string) (authn.Verified
 	case err != nil:
 		return authn.Verified{}, err
 	case !found:
-		return authn.Verified{}, &authn.Refused{Reason: "the access token is not there any more"}
+		return authn.Verified{}, &authn.Refused{Reason: "the access token is not there any more", Guess: true}
 	case !s.cfg.Now().Before(c.Expires):
 		return authn.Verified{}, &authn.Refused{Reason: "expired", Subject: c.Subject}
 	}

@@ -119,7 +119,7 @@ var ErrScope = errors.New("the scope is not within the session's")
 func (s *Service) Refresh(ctx context.Context, text, client string, scoped bool, scope []string) (Tokens, error) {
 	presented, ok := s.tokens().parse(text)
 	if !ok {
-		return Tokens{}, &authn.Refused{Reason: "not a refresh token of ours"}
+		return Tokens{}, &authn.Refused{Reason: "not a refresh token of ours", Guess: true}
 	}
 	next := presented.successor().String()
 	digest, nextDigest := digestOf(text), digestOf(next)
@@ -137,7 +137,7 @@ func (s *Service) Refresh(ctx context.Context, text, client string, scoped bool,
 		}
 		now := s.cfg.Now()
 		refuse := func(reason string) error {
-			refused = &authn.Refused{Reason: reason, Subject: se.Subject}
+			refused = &authn.Refused{Reason: reason, Subject: se.Subject, Guess: !found}
 			return nil
 		}
 		switch {

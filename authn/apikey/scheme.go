@@ -111,7 +111,7 @@ const unknownKey = "the API key does not exist"
 func (s *Service) Verify(ctx context.Context, cred string) (authn.Verified, error) {
 	key, err := Parse(cred)
 	if err != nil {
-		return authn.Verified{}, &authn.Refused{Reason: err.Error()}
+		return authn.Verified{}, &authn.Refused{Reason: err.Error(), Guess: true}
 	}
 	digest := key.Digest()
 	if st, ok := s.static[digest]; ok {
@@ -122,7 +122,7 @@ func (s *Service) Verify(ctx context.Context, cred string) (authn.Verified, erro
 		return authn.Verified{}, err
 	}
 	if !ok {
-		return authn.Verified{}, &authn.Refused{Reason: unknownKey}
+		return authn.Verified{}, &authn.Refused{Reason: unknownKey, Guess: true}
 	}
 	id, err := uuid.Parse(f.id)
 	if err != nil {
