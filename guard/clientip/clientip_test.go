@@ -184,6 +184,8 @@ func TestXForwardedFor(t *testing.T) {
 		{"fullwidth digits", []string{"１９２.0.2.1"}, "10.0.0.1"},
 		{"too long for an address", []string{"fe80::1%" + strings.Repeat("x", maxNode)}, "10.0.0.1"},
 		{"an element that is too long", []string{"192.0.2.1," + strings.Repeat(" ", maxElement+1) + "10.0.0.2"}, "10.0.0.1"},
+		{"an element that is too long, alone", []string{strings.Repeat(" ", maxElement+1) + "192.0.2.1"}, "10.0.0.1"},
+		{"an element that is as long as may be", []string{strings.Repeat(" ", maxElement-9) + "192.0.2.1"}, "192.0.2.1"},
 		{"a long line of one element", []string{strings.Repeat("1", 1<<20)}, "10.0.0.1"},
 		{"too many hops", []string{chain(MaxHops)}, "10.0.0.2"},
 		{"far too many hops", []string{chain(100_000)}, "10.0.0.2"},
@@ -236,6 +238,7 @@ func TestForwarded(t *testing.T) {
 		{"an open quotation mark on its own line", []string{`for="`, `for="192.0.2.1"`}, "192.0.2.1", false},
 		{"an escaped quotation mark", []string{`for="\"`, `for="192.0.2.1"`}, "192.0.2.1", false},
 		{"a backslash before the comma", []string{`for=203.0.113.9\,for="192.0.2.1"`}, "192.0.2.1", false},
+		{"escaped backslashes", []string{`for="203.0.113.9\\", for=192.0.2.1;x="\\", for="10.0.0.2";x="\\\",\\"`}, "192.0.2.1", false},
 		{"a comma in quotation marks", []string{`for="203.0.113.9,for=10.0.0.2", for=192.0.2.1`}, "192.0.2.1", false},
 		{"a client that quotes a proxy", []string{`for=203.0.113.9;x="a, for=10.0.0.2", for=192.0.2.1`}, "192.0.2.1", false},
 
