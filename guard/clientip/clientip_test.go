@@ -246,6 +246,8 @@ func TestForwarded(t *testing.T) {
 		{"hidden, https", []string{first + ", for=_hidden;proto=https"}, "10.0.0.1", true},
 		{"unknown", []string{first + ", for=unknown;proto=http," + last}, "10.0.0.2", false},
 		{"no for", []string{first + ", proto=https"}, "10.0.0.1", true},
+		{"obfuscated port with a slash", []string{`for="192.0.2.1:_a/b"`}, "10.0.0.1", false},
+		{"obfuscated port of nothing", []string{`for="192.0.2.1:_"`}, "10.0.0.1", false},
 		{"for twice", []string{"for=192.0.2.1;for=10.0.0.2;proto=https"}, "10.0.0.1", false},
 		{"for twice, the same", []string{"for=192.0.2.1;For=192.0.2.1"}, "10.0.0.1", false},
 		{"proto twice", []string{"for=192.0.2.1;proto=https;proto=https"}, "10.0.0.1", false},
