@@ -50,29 +50,19 @@ func cutLastQuoted(s string) (before, element string, more bool) {
 	for i := len(s) - 1; i >= low; i-- {
 		switch {
 		case s[i] == '"':
-			// The mark at the left end of a quoted string has no backslash before it,
-			// one within it has.
-			if !quoted || !escaped(s[low:i]) {
+			// A mark within a quoted string has a backslash before it; the one at its left
+			// end has an equals sign, or parseElement refuses the element.
+			if !quoted || i == 0 || s[i-1] != '\\' {
 				quoted = !quoted
 			}
 		case s[i] == ',' && !quoted:
 			return s[:i], s[i+1:], true
 		}
 	}
-	if low > 0 || quoted {
+	if low > 0 {
 		return "", "", false
 	}
 	return "", s, false
-}
-
-// escaped tells whether what follows s is escaped by a backslash that is not
-// escaped itself.
-func escaped(s string) bool {
-	n := 0
-	for n < len(s) && s[len(s)-1-n] == '\\' {
-		n++
-	}
-	return n%2 == 1
 }
 
 // parseElement reads a forwarded-element (RFC 7239, section 4): parameters that
