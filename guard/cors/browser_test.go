@@ -55,6 +55,8 @@ func tab(t *testing.T) func(address, script string) string {
 	t.Cleanup(closeTab)
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	t.Cleanup(cancel)
+	// Waits until the browser has ended and writes no more into its profile.
+	t.Cleanup(func() { _ = chromedp.Cancel(ctx) })
 	return func(address, script string) (out string) {
 		t.Helper()
 		if err := chromedp.Run(ctx, chromedp.Navigate(address), chromedp.WaitReady("body", chromedp.ByQuery),

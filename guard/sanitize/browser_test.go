@@ -105,6 +105,8 @@ func TestV_InABrowser(t *testing.T) {
 	defer closeTab()
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
 	defer cancel()
+	// Waits until the browser has ended and writes no more into its profile.
+	defer func() { _ = chromedp.Cancel(ctx) }()
 	var clean bool
 	chromedp.ListenTarget(ctx, func(event any) {
 		if e, ok := event.(*network.EventRequestWillBeSent); ok {

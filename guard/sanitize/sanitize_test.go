@@ -25,7 +25,7 @@ func TestText(t *testing.T) {
 		{"&amp;lt;b&amp;gt;", "&amp;lt;b&amp;gt;"},
 		{"&#60;b&#x3e;", "&#60;b&#x3e;"},
 		{" two\r\n\tlines ", " two\r\n\tlines "},
-		{"日本語 ‮🎈", "日本語 ‮🎈"},
+		{"日本語 \u202e🎈", "日本語 \u202e🎈"},
 		{"{{7*7}} ${x} `id`", "{{7*7}} ${x} `id`"},
 
 		// Tags go, what stands between them stays.
