@@ -129,6 +129,9 @@ func (ad adapter) Handle(op *huma.Operation, h func(huma.Context)) {
 	rule, _ := op.Metadata[ruleKey].(sallyport.Rule) // the zero Rule, which Mux refuses
 	maxBody := op.MaxBodyBytes
 	op.MaxBodyBytes = -1 // Huma gets what has been read already
+	if c, ok := op.Metadata[sanitizeKey].(*cleaner); ok {
+		c.document(op)
+	}
 	shortcut, _ := op.Metadata[shortcutKey].(func(http.ResponseWriter, *http.Request) bool)
 	ad.a.register(op, rule, func(w http.ResponseWriter, r *http.Request) {
 		header := w.Header()
@@ -350,6 +353,9 @@ func Errors(statuses ...int) Option {
 // Handle registers a typed operation. Like Mux.Handle it panics on a mistake in
 // the program: no rule, a conflicting path, a type without a schema.
 //
+// Text of the input that is tagged sanitize:"text" or sanitize:"rich" loses its
+// markup before f sees it (docs/sanitize.md).
+//
 // f returns a *sallyport.Error for what the caller should know; a failure of
 // the database is answered 503, and everything else 500.
 func Handle[I, O any](a *API, method, path string, rule sallyport.Rule, f func(context.Context, *I) (*O, error), opts ...Option) {
@@ -373,7 +379,16 @@ func Handle[I, O any](a *API, method, path string, rule sallyport.Rule, f func(c
 	op.Errors = slices.Compact(op.Errors)
 	op.Responses = map[string]*huma.Response{}
 	a.describe(&op, rule)
+	cleaner := newCleaner(a.huma.OpenAPI().Components.Schemas, op.Method+" "+op.Path, reflect.TypeFor[I]())
+	if cleaner != nil {
+		set(&op, sanitizeKey, cleaner)
+	}
 	huma.Register(a.huma, op, func(ctx context.Context, in *I) (*O, error) {
+		if cleaner != nil {
+			if err := cleaner.clean(reflect.ValueOf(in).Elem()); err != nil {
+				return nil, a.problem(ctx, err)
+			}
+		}
 		out, err := f(ctx, in)
 		if err != nil {
 			if e, ok := errors.AsType[*sallyport.Error](err); ok && a.cfg.Refused != nil && (e.Status == http.StatusForbidden || e.Code == "last_administrator") {

@@ -116,3 +116,40 @@ func Example() {
 	// Requires: permission(write:notes).
 	// [map[bearer:[write:notes]]]
 }
+
+// putComment is an input whose texts lose their markup.
+type putComment struct {
+	Body struct {
+		Author string `json:"author" sanitize:"text" minLength:"1" maxLength:"100"`
+		Text   string `json:"text" sanitize:"rich" maxLength:"5000"`
+	}
+}
+
+// Texts are sanitised before the operation sees them, and must be valid then,
+// too.
+func Example_sanitize() {
+	mux := sallyport.NewMux(door{})
+	a := api.New(mux, api.Config{Title: "Comments", Version: "1.0"})
+	api.Post(a, "/comments", sallyport.Public(), func(_ context.Context, in *putComment) (*api.None, error) {
+		fmt.Println(in.Body.Author)
+		fmt.Println(in.Body.Text)
+		return nil, nil
+	})
+	for _, text := range []string{
+		`{"author":"<b>Ada</b> & Eve","text":"<p onclick=alert(1)>Hi<script>alert(1)</script>"}`,
+		`{"author":"<b></b>","text":"Hi"}`,
+	} {
+		r := httptest.NewRequest("POST", "/comments", strings.NewReader(text))
+		r.Header.Set("Content-Type", "application/json")
+		w := httptest.NewRecorder()
+		mux.ServeHTTP(w, r)
+		var problem sallyport.Problem
+		_ = json.Unmarshal(w.Body.Bytes(), &problem) // a 204 has none
+		fmt.Println(w.Code, problem.Code, problem.Errors)
+	}
+	// Output:
+	// Ada & Eve
+	// <p>Hi</p>
+	// 204  []
+	// 422 validation_failed [{/author too_short Nothing but markup is in this text, and markup is removed. Write some text.}]
+}

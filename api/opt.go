@@ -36,6 +36,8 @@ func (o Opt[T]) Schema(r huma.Registry) *huma.Schema {
 	return &nullable
 }
 
+func (Opt[T]) isOpt() {}
+
 // Change returns what to hand on: nil if left out.
 func (o Opt[T]) Change() **T {
 	if !o.Set {
