@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -22,6 +23,12 @@ type Error struct {
 	MFA        bool          // a second factor
 	MaxAge     time.Duration // a sign-in not older than this
 	RetryAfter time.Duration // with 429 and 503
+
+	// Quota, with 429, is the quota that is used up until RetryAfter is over, as the
+	// header RateLimit-Policy states it: its name in quotes, how many (q), and within
+	// how many seconds (w), such as "sign-in";q=5;w=86400
+	// (draft-ietf-httpapi-ratelimit-headers-10, section 3).
+	Quota string
 }
 
 // Field is one member of a request that was refused. It never holds the value.
@@ -124,9 +131,18 @@ func WriteError(w http.ResponseWriter, e *Error) {
 	_, _ = w.Write(body)
 }
 
-// SetRetryAfter sets Retry-After in whole seconds, rounded up, if e has one.
+// SetRetryAfter sets Retry-After in whole seconds, rounded up, if e has one; and
+// with a Quota, RateLimit-Policy and RateLimit, which says that none of it is
+// left.
 func (e *Error) SetRetryAfter(h http.Header) {
-	if e.RetryAfter > 0 {
-		h.Set("Retry-After", strconv.FormatInt(int64((e.RetryAfter+time.Second-1)/time.Second), 10))
+	if e.RetryAfter <= 0 {
+		return
+	}
+	seconds := strconv.FormatInt(int64((e.RetryAfter+time.Second-1)/time.Second), 10)
+	h.Set("Retry-After", seconds)
+	if e.Quota != "" {
+		name, _, _ := strings.Cut(e.Quota, ";")
+		h.Set("RateLimit-Policy", e.Quota)
+		h.Set("RateLimit", name+";r=0;t="+seconds)
 	}
 }

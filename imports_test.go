@@ -40,6 +40,8 @@ var house = []room{
 	{dir: "authz", never: []string{"authn"}, apart: true},
 	// Signed in, until signed out.
 	{dir: "session"},
+	// How often a password may be tried, by whichever way: all ways are to the right.
+	{dir: "lockout"},
 	// The life of a user.
 	{dir: "account"},
 	// From a name to a session.

@@ -20,6 +20,7 @@ import (
 	"github.com/sallyport/sallyport/authn/password"
 	"github.com/sallyport/sallyport/authz/role"
 	"github.com/sallyport/sallyport/internal/db"
+	"github.com/sallyport/sallyport/lockout"
 	"github.com/sallyport/sallyport/session"
 )
 
@@ -39,6 +40,7 @@ type Config struct {
 	DB           *db.DB
 	Passwords    *password.Hasher
 	Sessions     *session.Service
+	Lockout      *lockout.Guard
 	Registration Registration // Open if empty
 	CursorKey    []byte
 	Log          *slog.Logger
@@ -353,18 +355,24 @@ func (s *Service) Delete(ctx context.Context, actor *role.Actor, id string) erro
 }
 
 // ChangePassword replaces a person's own password and ends their other
-// sessions; keep is the one that asks.
+// sessions; keep is the one that asks. Whoever guesses the current one counts as
+// at a sign-in.
 func (s *Service) ChangePassword(ctx context.Context, id, keep, current, next string) error {
 	u, stored, err := s.passwordOf(ctx, id)
 	if err != nil {
 		return err
 	}
+	try, err := s.cfg.Lockout.Begin(ctx, lockout.Who{Subject: id})
+	if err != nil {
+		return err
+	}
+	defer try.End(ctx)
 	res, err := s.cfg.Passwords.Verify(ctx, stored, current)
 	if err != nil {
 		return err
 	}
 	if !res.OK {
-		if err := s.cfg.DB.Write(ctx, func(tx *db.Tx) error {
+		if err := try.Failure(ctx, func(tx *db.Tx) error {
 			return audit.Append(ctx, tx, audit.Event{Action: "password.changed", Result: audit.Failure, Target: id, Reason: "the current password is wrong"})
 		}); err != nil {
 			return err
@@ -374,7 +382,7 @@ func (s *Service) ChangePassword(ctx context.Context, id, keep, current, next st
 			Message: "The current password is not right. Nothing was changed.",
 		}
 	}
-	return s.setPassword(ctx, u, stored, keep, "/new_password", next)
+	return s.setPassword(ctx, try.Success, u, stored, keep, "/new_password", next)
 }
 
 // SetPassword replaces a password for the operator and ends all sessions.
@@ -383,7 +391,7 @@ func (s *Service) SetPassword(ctx context.Context, id, next string) error {
 	if err != nil {
 		return err
 	}
-	return s.setPassword(ctx, u, stored, "", "/password", next)
+	return s.setPassword(ctx, s.cfg.DB.Write, u, stored, "", "/password", next)
 }
 
 func (s *Service) passwordOf(ctx context.Context, id string) (User, string, error) {
@@ -395,7 +403,7 @@ func (s *Service) passwordOf(ctx context.Context, id string) (User, string, erro
 	return u, l.Hash, err
 }
 
-func (s *Service) setPassword(ctx context.Context, u User, stored, keep, pointer, next string) error {
+func (s *Service) setPassword(ctx context.Context, write func(context.Context, func(*db.Tx) error) error, u User, stored, keep, pointer, next string) error {
 	own := []string{u.Email}
 	for _, n := range []*string{u.Username, u.FullName} {
 		if n != nil {
@@ -409,7 +417,7 @@ func (s *Service) setPassword(ctx context.Context, u User, stored, keep, pointer
 	if err != nil {
 		return err
 	}
-	return s.cfg.DB.Write(ctx, func(tx *db.Tx) error {
+	return write(ctx, func(tx *db.Tx) error {
 		// Only over the hash that was checked: of two changes at once, one wins.
 		ok, err := ReplaceHash(tx, u.ID, stored, hash, s.cfg.Now())
 		if err != nil {

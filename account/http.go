@@ -155,7 +155,7 @@ func (s *Service) ownRoutes(a *api.API) {
 	api.Put(a, "/users/me/password", sallyport.Unscoped(), func(ctx context.Context, in *passwordInput) (*api.None, error) {
 		p := sallyport.From(ctx)
 		return nil, s.ChangePassword(ctx, p.ID(), p.SessionID(), in.Body.Current, in.Body.New)
-	}, api.Doc("Own account", "Change own password", "Needs the current one. All other sessions are ended."), api.Status(204), api.BodyLimit(api.MaxAuthBody), api.Errors(503))
+	}, api.Doc("Own account", "Change own password", "Needs the current one. All other sessions are ended."), api.Status(204), api.BodyLimit(api.MaxAuthBody), api.Errors(429, 503))
 }
 
 func (s *Service) adminRoutes(a *api.API) {

@@ -73,6 +73,18 @@ func loginKeys(login string) (emailKey, usernameKey string) {
 	return emailKey, usernameKey
 }
 
+// LoginName returns the form of a login name in which two are the same if they
+// can only name the same account: for what must be told apart without one.
+func LoginName(login string) string {
+	switch email, username := loginKeys(login); {
+	case email != "":
+		return "email:" + email
+	case username != "":
+		return "username:" + username
+	}
+	return "none:" + login // it names no account, now or later
+}
+
 func fullNameOK(name string) bool {
 	return utf8.ValidString(name) && utf8.RuneCountInString(name) <= maxFullName && !strings.ContainsFunc(name, unicode.IsControl)
 }

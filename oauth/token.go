@@ -94,6 +94,7 @@ func (e *Endpoint) Routes(a *api.API) {
 			"401": errorResponse(a, "Incorrect username or password, or an unknown client"),
 			"413": errorResponse(a, "The body is larger than 64 KiB"),
 			"415": errorResponse(a, "The body is not a form"),
+			"429": errorResponse(a, "Too many sign-ins with this name or from this network have failed; see Retry-After"),
 			"503": errorResponse(a, "Too many sign-ins at once; see Retry-After"),
 		},
 	}, sallyport.Public(), e.serve, api.IgnoreCredentials())
@@ -150,8 +151,11 @@ func (e *Endpoint) visible(r *http.Request, err error) *TokenError {
 // ofError puts an error into RFC 6749's form.
 func ofError(e *sallyport.Error) *TokenError {
 	code := "invalid_request"
-	if e.Status >= 500 {
+	switch {
+	case e.Status >= 500:
 		code = "temporarily_unavailable"
+	case e.Status == http.StatusTooManyRequests: // RFC 6749 has no word for it
+		code = "too_many_attempts"
 	}
 	return &TokenError{Code: code, Description: e.Message, status: e.Status, retry: e}
 }

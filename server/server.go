@@ -8,6 +8,8 @@ package server
 import (
 	"cmp"
 	"context"
+	"crypto/hkdf"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -32,6 +34,7 @@ import (
 	"github.com/sallyport/sallyport/authz/role"
 	"github.com/sallyport/sallyport/internal/db"
 	"github.com/sallyport/sallyport/internal/live"
+	"github.com/sallyport/sallyport/lockout"
 	"github.com/sallyport/sallyport/oauth"
 	"github.com/sallyport/sallyport/session"
 	"github.com/sallyport/sallyport/signin"
@@ -64,6 +67,10 @@ type Config struct {
 	NoPasswordGrant bool                 // switches signing in with a password off
 	Basic           bool                 // takes HTTP Basic on every route, not only where a rule names it
 	Password        password.Config
+	// NoLockout lets a password be tried as often as anybody likes: for tests and
+	// measurements. Otherwise a name and a network are locked for a time after
+	// failures (docs/lockout.md).
+	NoLockout bool
 
 	// APIKeyHeader is the header of API keys; default X-API-Key.
 	APIKeyHeader string
@@ -237,6 +244,7 @@ type Services struct {
 	Accounts *account.Service
 	Sessions *session.Service
 	SignIn   *signin.Service
+	Lockout  *lockout.Guard
 	APIKeys  *apikey.Service
 	Clients  *oauth.Clients
 	Keys     *keyring.Ring
@@ -310,17 +318,22 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	if err := s.rotateIfDue(ctx); err != nil {
 		return nil, err
 	}
+	lockoutKey, err := hkdf.Expand(sha256.New, keys.RefreshKey(), "sallyport lockout", sha256.Size)
+	if err != nil {
+		return nil, err
+	}
 	s.Refusals = audit.NewRefusals(cfg.DB, cfg.Log)
 	s.live = live.New(live.Config{DB: cfg.DB, Lease: cfg.Lease, Max: cfg.Remember})
 	s.Sessions = session.New(session.Config{
 		DB: cfg.DB, Keys: keys, Issuer: cfg.BaseURL, Log: cfg.Log,
 		Access: cfg.AccessTTL, Refresh: cfg.RefreshTTL, Life: cfg.SessionLife, Format: cfg.TokenFormat, Now: cfg.Now,
 	})
+	s.Lockout = lockout.New(lockout.Config{DB: cfg.DB, Key: lockoutKey, Refusals: s.Refusals, Off: cfg.NoLockout, Now: cfg.Now})
 	s.Accounts = account.New(account.Config{
-		DB: cfg.DB, Passwords: hasher, Sessions: s.Sessions, Registration: cfg.Registration, CursorKey: keys.RefreshKey(), Now: cfg.Now,
+		DB: cfg.DB, Passwords: hasher, Sessions: s.Sessions, Lockout: s.Lockout, Registration: cfg.Registration, CursorKey: keys.RefreshKey(), Now: cfg.Now,
 	})
 	s.SignIn = signin.New(signin.Config{
-		DB: cfg.DB, Passwords: hasher, Sessions: s.Sessions, Refusals: s.Refusals, Cookie: s.cookie, NoPasswordGrant: cfg.NoPasswordGrant, Now: cfg.Now,
+		DB: cfg.DB, Passwords: hasher, Sessions: s.Sessions, Refusals: s.Refusals, Lockout: s.Lockout, Cookie: s.cookie, NoPasswordGrant: cfg.NoPasswordGrant, Now: cfg.Now,
 	})
 	s.APIKeys = apikey.New(apikey.Config{
 		DB: cfg.DB, Header: cfg.APIKeyHeader, Cookie: cfg.APIKeyCookie, Query: cfg.APIKeyQuery, Static: cfg.APIKeys, Origin: origin,
@@ -556,6 +569,9 @@ func (s *Server) sweep(ctx context.Context) {
 		s.cfg.Log.Error("expired sessions could not be deleted", "error", err)
 	} else if n > 0 {
 		s.cfg.Log.Info("deleted expired sessions", "sessions", n)
+	}
+	if _, err := s.Lockout.Sweep(ctx); err != nil {
+		s.cfg.Log.Error("counts of failed sign-ins that are over could not be deleted", "error", err)
 	}
 	if err := s.DB.SweepChanges(ctx); err != nil {
 		s.cfg.Log.Error("old changes could not be deleted", "error", err)

@@ -55,7 +55,7 @@ func TestJ_EveryCredentialEverywhere(t *testing.T) {
 			w.mux.HandleFunc("/who", sallyport.SignedIn(), ok)
 			w.mux.HandleFunc("GET /basic", sallyport.Via(sallyport.KindBasic, sallyport.KindBearer), ok)
 			w.mux.HandleFunc("GET /machines", sallyport.Via(sallyport.KindClient, sallyport.KindBearer), ok)
-		}, overHTTPS, func(c *server.Config) {
+		}, overHTTPS, noLockout, func(c *server.Config) {
 			c.APIKeys = []apikey.Static{apikey.NewStatic("billing", static, []string{"introspect:tokens"})}
 			c.Log = slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 		})

@@ -96,7 +96,7 @@ const (
 // hash cannot be used are answered alike, everywhere.
 func TestL_RefusalsAreAlike(t *testing.T) {
 	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
-		w := newWorld(t, d, nil)
+		w := newWorld(t, d, nil, noLockout)
 		w.register("ada")
 		w.disable(w.register("disabled"))
 		for name, hash := range map[string]string{
@@ -155,7 +155,7 @@ func TestL_RefusalsAreAlike(t *testing.T) {
 // whole tenth of a second: none is ever answered before the first. The medians
 // are compared coarsely, for other programs use the machine as well.
 func TestL_TimingOfRefusals(t *testing.T) {
-	w := newWorld(t, testkit.SQLite(t), nil, func(c *server.Config) { c.Password = password.Config{Permits: 5} })
+	w := newWorld(t, testkit.SQLite(t), nil, noLockout, func(c *server.Config) { c.Password = password.Config{Permits: 5} })
 	w.register("ada")
 	w.disable(w.register("disabled"))
 	w.setHash(w.register("unusable"), "!")
@@ -195,7 +195,7 @@ func TestL_TimingOfRefusals(t *testing.T) {
 // Every byte of a password counts: behind the 72nd, behind a NUL, in every
 // case; and the two spellings of the same text are the same password.
 func TestL_EveryByteCounts(t *testing.T) {
-	w := newWorld(t, testkit.SQLite(t), nil)
+	w := newWorld(t, testkit.SQLite(t), nil, noLockout)
 	long := strings.Repeat("quartz-lantern ", 6) // 90 bytes
 	composed, decomposed := "gr\u00fcner-\u00e9lephant-53", "gru\u0308ner-e\u0301lephant-53"
 	makeUser := func(name, pw string) {
@@ -349,7 +349,7 @@ func TestL_PasswordPolicy(t *testing.T) {
 // memory stays within the budget, and nothing is left running.
 func TestL_Storm(t *testing.T) {
 	const permits, memory = 2, 19456 // KiB
-	w := newWorld(t, testkit.SQLite(t), nil, func(c *server.Config) {
+	w := newWorld(t, testkit.SQLite(t), nil, noLockout, func(c *server.Config) {
 		c.Password = password.Config{Memory: memory, Permits: permits, Queue: 4, MaxWait: 500 * time.Millisecond}
 	})
 	w.user("ada")
@@ -827,7 +827,7 @@ func TestL_ClientOfTokenRequest(t *testing.T) {
 // keeps the one that asks.
 func TestL_PasswordChange(t *testing.T) {
 	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
-		w := newWorld(t, d, nil)
+		w := newWorld(t, d, nil, noLockout)
 		_, own := w.user("ada")
 		other, third := w.signIn("ada", goodPassword), w.signIn("ada", goodPassword, "client_id", "docs")
 		_, bob := w.user("bob")

@@ -30,6 +30,10 @@ const goodPassword = "violet-anchor-97-marmalade"
 // weakHashes makes sign-ins cheap, so that tests are quick.
 var weakHashes = password.Config{Memory: 64, Time: 1, Threads: 1, Permits: 4, DangerouslyWeak: true}
 
+// noLockout is for tests whose subject are many refusals, and not how many there
+// may be.
+func noLockout(c *server.Config) { c.NoLockout = true }
+
 // clock is a settable clock that moves with time.
 type clock struct {
 	mu     sync.Mutex

@@ -11,64 +11,48 @@ import (
 	"github.com/sallyport/sallyport/audit"
 	"github.com/sallyport/sallyport/authn"
 	"github.com/sallyport/sallyport/internal/db"
+	"github.com/sallyport/sallyport/internal/reqctx"
 )
 
 // Basic checks a name and password that came with a request (authn.Basic). It is
 // a sign-in without a session, on the same way as every other. An account with a
 // second factor is refused: a password alone does not open it.
 func (s *Service) Basic(ctx context.Context, name, pw string) (authn.Verified, error) {
-	// Many requests may come at once before the first is known.
-	return s.flights.do(ctx, sha256.Sum256([]byte(name+":"+pw)), func(ctx context.Context) (authn.Verified, error) {
+	// Many requests may come at once before the first is known. What one network
+	// tries counts there: it does not share what another one is told.
+	from := ""
+	if c := reqctx.From(ctx); c != nil {
+		from = c.Address()
+	}
+	return s.flights.do(ctx, sha256.Sum256([]byte(from+" "+name+":"+pw)), func(ctx context.Context) (authn.Verified, error) {
 		began := time.Now()
 		v, err := s.basic(ctx, name, pw)
 		if refused, ok := err.(*authn.Refused); ok {
 			refused.Action = audit.SignInRefused // a guess, and not nonsense
-			wait(ctx, answerGrid-time.Since(began)%answerGrid)
 		}
+		s.hold(ctx, began, err)
 		return v, err
 	})
 }
 
-func (s *Service) basic(ctx context.Context, name, pw string) (authn.Verified, error) {
-	for attempt := 1; ; attempt++ {
-		v, err := s.basicOnce(ctx, name, pw)
-		if refused, ok := err.(*authn.Refused); ok && refused.Reason == changed && attempt < 2 {
-			continue // as a rule another sign-in has replaced an imported hash
+func (s *Service) basic(ctx context.Context, name, pw string) (v authn.Verified, err error) {
+	err = s.tried(ctx, name, pw, func(who proven) error {
+		hash := who.Hash
+		if who.upgraded != "" {
+			hash = who.upgraded
 		}
-		return v, err
-	}
-}
-
-func (s *Service) basicOnce(ctx context.Context, name, pw string) (authn.Verified, error) {
-	who, err := s.identify(ctx, name)
-	if err != nil {
-		return authn.Verified{}, err
-	}
-	upgraded, err := s.verify(ctx, who, pw)
-	if err != nil {
-		return authn.Verified{}, err
-	}
-	if who.MFA {
-		return authn.Verified{}, &authn.Refused{Reason: "the account has a second factor", Subject: who.ID}
-	}
-	hash := who.Hash
-	if upgraded != "" {
-		hash = upgraded
-	}
-	var refused *authn.Refused
-	err = s.cfg.DB.Write(ctx, func(tx *db.Tx) (err error) {
-		if refused, err = s.stillThere(ctx, tx, who, upgraded); refused != nil || err != nil {
-			return err
-		}
-		return audit.Append(ctx, tx, audit.Event{Action: "password.accepted", Target: who.ID, Actor: who.ID, Detail: map[string]string{"by": "basic"}})
+		v = authn.Verified{Claims: sallyport.Claims{Subject: who.ID, Kind: sallyport.KindBasic}, Unit: account.HashID(hash)}
+		return who.try.Success(ctx, func(tx *db.Tx) error {
+			if err := s.stillThere(ctx, tx, who); err != nil {
+				return err
+			}
+			return audit.Append(ctx, tx, audit.Event{Action: "password.accepted", Target: who.ID, Actor: who.ID, Detail: map[string]string{"by": "basic"}})
+		})
 	})
 	if err != nil {
 		return authn.Verified{}, err
 	}
-	if refused != nil {
-		return authn.Verified{}, refused
-	}
-	return authn.Verified{Claims: sallyport.Claims{Subject: who.ID, Kind: sallyport.KindBasic}, Unit: account.HashID(hash)}, nil
+	return v, nil
 }
 
 // flights lets those who send the same name and password at the same time share

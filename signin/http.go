@@ -38,7 +38,7 @@ func (s *Service) Routes(a *api.API) {
 		RequestBody: &huma.RequestBody{Required: true, Content: map[string]*huma.MediaType{
 			"application/json": {Schema: schema}, api.FormType: {Schema: schema},
 		}},
-		Responses: api.ErrorResponses(a, 400, 401, 403, 409, 413, 415, 422, 500, 503),
+		Responses: api.ErrorResponses(a, 400, 401, 403, 409, 413, 415, 422, 429, 500, 503),
 	}
 	op.Responses["200"] = &huma.Response{Description: "OK", Content: map[string]*huma.MediaType{
 		"application/json": {Schema: api.Schema[session.TokenResponse](a)},

@@ -3,7 +3,8 @@
 // is asked of all.
 //
 // It decides whether a person has proved who they are. It stores nothing of its
-// own; the session it ends in is package session's. It never tells an unknown
+// own; the session it ends in is package session's, and how often somebody may
+// try is package lockout's. It never tells an unknown
 // name, a wrong password and a disabled account apart, by what it says or by
 // how long it takes.
 package signin
@@ -22,6 +23,7 @@ import (
 	"github.com/sallyport/sallyport/authn/password"
 	"github.com/sallyport/sallyport/authz/role"
 	"github.com/sallyport/sallyport/internal/db"
+	"github.com/sallyport/sallyport/lockout"
 	"github.com/sallyport/sallyport/session"
 )
 
@@ -36,6 +38,7 @@ type Config struct {
 	Passwords *password.Hasher
 	Sessions  *session.Service
 	Refusals  *audit.Refusals
+	Lockout   *lockout.Guard
 	Cookie    *authn.Cookie // of browsers' sessions
 	// NoPasswordGrant switches POST /auth/login off, as it does the grant.
 	NoPasswordGrant bool
@@ -102,16 +105,25 @@ func ParseScope(text string) (scope []string, scoped, ok bool) {
 const ScopeSyntax = "The scope is a list of at most 64 names and 2,048 bytes, separated by single spaces."
 
 // Password signs in with a password. It returns *authn.Refused for everything
-// that must look the same from outside, and session.ErrScope for a scope
-// that does not exist.
+// that must look the same from outside, session.ErrScope for a scope that does
+// not exist, and a *sallyport.Error 429 “too_many_attempts” where the password
+// was not looked at (package lockout).
 func (s *Service) Password(ctx context.Context, a Attempt) (session.Tokens, error) {
 	began := time.Now()
 	t, err := s.password(ctx, a)
 	if refused, ok := err.(*authn.Refused); ok {
 		s.cfg.Refusals.Note(ctx, audit.Event{Action: audit.SignInRefused, Result: audit.Failure, Reason: refused.Reason, Actor: refused.Subject})
+	}
+	s.hold(ctx, began, err)
+	return t, err
+}
+
+// hold answers a refusal on the grid. One that was locked out has hashed nothing,
+// but looked for the account.
+func (s *Service) hold(ctx context.Context, began time.Time, err error) {
+	if _, ok := err.(*authn.Refused); ok || lockout.IsRefusal(err) {
 		wait(ctx, answerGrid-time.Since(began)%answerGrid)
 	}
-	return t, err
 }
 
 func wait(ctx context.Context, d time.Duration) {
@@ -127,35 +139,73 @@ func wait(ctx context.Context, d time.Duration) {
 // password was checked.
 const changed = "the account changed during the sign-in"
 
-func (s *Service) password(ctx context.Context, a Attempt) (session.Tokens, error) {
-	t, err := s.attempt(ctx, a)
-	if refused, ok := err.(*authn.Refused); ok && refused.Reason == changed {
-		// As a rule another sign-in has replaced an imported hash. The new one is
-		// current, so once more is enough.
-		t, err = s.attempt(ctx, a)
-	}
+func (s *Service) password(ctx context.Context, a Attempt) (t session.Tokens, err error) {
+	err = s.tried(ctx, a.Login, a.Password, func(p proven) (err error) {
+		t, err = s.admit(ctx, p, a)
+		return err
+	})
 	return t, err
 }
 
-func (s *Service) attempt(ctx context.Context, a Attempt) (session.Tokens, error) {
-	who, err := s.identify(ctx, a.Login)
+// proven is somebody whose password is right, and the attempt that showed it.
+type proven struct {
+	identified
+	upgraded string // the hash to store in place of theirs, if any
+	try      *lockout.Attempt
+}
+
+// tried is the one way to have a password tested: it counts before it hashes, and
+// whatever is going to be answered as a wrong password is counted as one. admit
+// is called for who is proven, with their attempt, whose Success is theirs.
+func (s *Service) tried(ctx context.Context, login, pw string, admit func(proven) error) error {
+	who, err := s.identify(ctx, login)
 	if err != nil {
-		return session.Tokens{}, err
+		return err
 	}
-	upgraded, err := s.verify(ctx, who, a.Password)
+	try, err := s.cfg.Lockout.Begin(ctx, who.counted(login))
 	if err != nil {
-		return session.Tokens{}, err
+		return err
+	}
+	defer try.End(ctx)
+	err = s.attempt(ctx, who, pw, try, admit)
+	if refused, ok := err.(*authn.Refused); ok && refused.Reason == changed {
+		// As a rule another sign-in has replaced an imported hash. The new one is
+		// current, so once more is enough.
+		if who, err = s.identify(ctx, login); err == nil {
+			err = s.attempt(ctx, who, pw, try, admit)
+		}
+	}
+	if _, refused := err.(*authn.Refused); refused {
+		if ferr := try.Failure(ctx, nil); ferr != nil {
+			return ferr
+		}
+	}
+	return err
+}
+
+func (s *Service) attempt(ctx context.Context, who identified, pw string, try *lockout.Attempt, admit func(proven) error) error {
+	upgraded, err := s.verify(ctx, who, pw)
+	if err != nil {
+		return err
 	}
 	if who.MFA { // no way to ask for it yet, and none round it
-		return session.Tokens{}, &authn.Refused{Reason: "the account has a second factor", Subject: who.ID}
+		return &authn.Refused{Reason: "the account has a second factor", Subject: who.ID}
 	}
-	return s.admit(ctx, who, upgraded, a)
+	return admit(proven{who, upgraded, try})
 }
 
 // identified is who somebody says to be; unknown has no account.
 type identified struct {
 	account.Login
 	unknown bool
+}
+
+// counted is whose failures they are. A name that is no account's has its own.
+func (who identified) counted(login string) lockout.Who {
+	if who.unknown {
+		return lockout.Who{Name: account.LoginName(login)}
+	}
+	return lockout.Who{Subject: who.ID}
 }
 
 func (s *Service) identify(ctx context.Context, login string) (identified, error) {
@@ -188,7 +238,7 @@ func (s *Service) verify(ctx context.Context, who identified, pw string) (upgrad
 
 // admit begins the session, unless the account changed while the password was
 // being checked.
-func (s *Service) admit(ctx context.Context, who identified, upgraded string, a Attempt) (_ session.Tokens, err error) {
+func (s *Service) admit(ctx context.Context, who proven, a Attempt) (_ session.Tokens, err error) {
 	var scope []string
 	if a.Scoped {
 		var unknown bool
@@ -205,10 +255,8 @@ func (s *Service) admit(ctx context.Context, who identified, upgraded string, a 
 	started := s.cfg.Sessions.Prepare(ctx, session.Start{
 		Subject: who.ID, Client: a.Client, Scoped: a.Scoped, Scope: scope, AMR: []string{"pwd"}, Cookie: a.Cookie,
 	})
-	var refused *authn.Refused
-	err = s.cfg.DB.Write(ctx, func(tx *db.Tx) error {
-		var err error
-		if refused, err = s.stillThere(ctx, tx, who, upgraded); refused != nil || err != nil {
+	err = who.try.Success(ctx, func(tx *db.Tx) error {
+		if err := s.stillThere(ctx, tx, who); err != nil {
 			return err
 		}
 		if a.Replaces != "" {
@@ -221,32 +269,29 @@ func (s *Service) admit(ctx context.Context, who identified, upgraded string, a 
 	if err != nil {
 		return session.Tokens{}, err
 	}
-	if refused != nil {
-		return session.Tokens{}, refused
-	}
 	return s.cfg.Sessions.Issue(ctx, started)
 }
 
 // stillThere refuses somebody whose account is not what it was when the password
 // was checked; otherwise it stores the new hash, if there is one, and the
 // sign-in.
-func (s *Service) stillThere(ctx context.Context, tx *db.Tx, who identified, upgraded string) (*authn.Refused, error) {
+func (s *Service) stillThere(ctx context.Context, tx *db.Tx, who proven) error {
 	now, found, err := account.ReadLogin(tx, who.ID)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if !found || now.Disabled || now.Hash != who.Hash || now.MFA != who.MFA {
-		return &authn.Refused{Reason: changed, Subject: who.ID}, nil
+		return &authn.Refused{Reason: changed, Subject: who.ID}
 	}
-	if upgraded != "" {
-		if err := account.UpgradeHash(tx, who.ID, who.Hash, upgraded); err != nil {
-			return nil, err
+	if who.upgraded != "" {
+		if err := account.UpgradeHash(tx, who.ID, who.Hash, who.upgraded); err != nil {
+			return err
 		}
 		if err := audit.Append(ctx, tx, audit.Event{Action: "password.upgraded", Target: who.ID, Actor: who.ID}); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	return nil, account.TouchLogin(tx, who.ID, s.cfg.Now())
+	return account.TouchLogin(tx, who.ID, s.cfg.Now())
 }
 
 // WrongCredentials is the one answer to a sign-in that failed.

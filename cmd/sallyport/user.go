@@ -1,12 +1,14 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -15,6 +17,7 @@ import (
 	"github.com/sallyport/sallyport/account"
 	"github.com/sallyport/sallyport/authz/role"
 	"github.com/sallyport/sallyport/internal/db"
+	"github.com/sallyport/sallyport/lockout"
 	"github.com/sallyport/sallyport/store/sqlite"
 )
 
@@ -78,6 +81,7 @@ type userCmd struct {
 	Delete   userDeleteCmd   `cmd:"" help:"Delete an account."`
 	Sessions userSessionsCmd `cmd:"" help:"List an account's sessions."`
 	Logout   userLogoutCmd   `cmd:"" help:"End all of an account's sessions."`
+	Unlock   userUnlockCmd   `cmd:"" help:"Forget failed sign-ins of an account, or of an address."`
 }
 
 type userArg struct {
@@ -314,6 +318,69 @@ func (c userLogoutCmd) Run(a *app) error {
 		}
 		a.done("ended all sessions of %s", show(u))
 		return a.data("logout/v1", map[string]string{"user": u.ID})
+	})
+}
+
+type userUnlockCmd struct {
+	User    string `arg:"" optional:"" help:"Id, user name or address."`
+	Address string `help:"IP address: forget what counts against its network, over all names, instead." placeholder:"IP"`
+}
+
+type clearedLine struct {
+	Network     string     `json:"network"`
+	Failures    int        `json:"failures"`
+	LockedUntil *time.Time `json:"locked_until"`
+}
+
+func (c userUnlockCmd) Run(a *app) error {
+	if (c.User == "") == (c.Address == "") {
+		return &errUsage{errors.New("say whose failed sign-ins to forget: USER, or --address IP")}
+	}
+	if c.User != "" {
+		return a.withUser(c.User, func(o *opened, u account.User) error {
+			cleared, err := o.Lockout.Unlock(a.ctx, u.ID)
+			if err != nil {
+				return err
+			}
+			return a.unlocked(show(u), cleared)
+		})
+	}
+	addr, err := netip.ParseAddr(c.Address)
+	if err != nil {
+		return &errUsage{errors.New("--address takes an IP address, for example 203.0.113.7 or 2001:db8::1")}
+	}
+	return a.with(func(o *opened) error {
+		cleared, err := o.Lockout.UnlockAddress(a.ctx, addr)
+		if err != nil {
+			return err
+		}
+		return a.unlocked(addr.String(), cleared)
+	})
+}
+
+func (a *app) unlocked(what string, cleared []lockout.Cleared) error {
+	if len(cleared) == 0 {
+		a.info("nothing counted against %s", what)
+	} else {
+		a.done("unlocked %s", what)
+	}
+	lines := make([]clearedLine, 0, len(cleared))
+	for _, c := range cleared {
+		l := clearedLine{Network: cmp.Or(c.Network, "all"), Failures: c.Failures}
+		if !c.Locked.IsZero() {
+			l.LockedUntil = &c.Locked
+		}
+		lines = append(lines, l)
+	}
+	return a.answer("unlocked/v1", lines, func(w io.Writer) {
+		fmt.Fprintln(w, "NETWORK\tFAILURES\tLOCKED UNTIL")
+		for _, l := range lines {
+			until := "-"
+			if l.LockedUntil != nil {
+				until = l.LockedUntil.Format(time.RFC3339)
+			}
+			fmt.Fprintf(w, "%s\t%d\t%s\n", l.Network, l.Failures, until)
+		}
 	})
 }
 
