@@ -123,7 +123,14 @@ func (l *limits) Take(_ context.Context, key string, n int, rates ...ratelimit.R
 
 	ctx, cancel := context.WithTimeout(context.Background(), l.c.timeout)
 	defer cancel()
-	answer, err := script.Exec(ctx, l.c.redis, []string{l.name(key, rates)}, args).AsIntSlice()
+	keys := []string{l.name(key, rates)}
+	answer, err := script.Exec(ctx, l.c.redis, keys, args).AsIntSlice()
+	if err != nil && isBroken(err) {
+		// The connection was broken, perhaps long ago: that shows when it is used.
+		// Should the call have been counted, it is counted twice, which is never too
+		// loose.
+		answer, err = script.Exec(ctx, l.c.redis, keys, args).AsIntSlice()
+	}
 	if err != nil {
 		return ratelimit.Decision{}, fmt.Errorf("redis: %s: %w", l.c.name, err)
 	}
@@ -140,6 +147,13 @@ func (l *limits) Take(_ context.Context, key string, n int, rates ...ratelimit.R
 		return ratelimit.Decision{}, errAnswer
 	}
 	return d, nil
+}
+
+// isBroken reports whether a call failed because of its connection, neither by an
+// answer of the server nor by the time limit.
+func isBroken(err error) bool {
+	_, answered := rueidis.IsRedisErr(err)
+	return !answered && !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, rueidis.ErrClosing)
 }
 
 // name is the key in Redis: a digest of the key and its rates, cut to 128 bits.

@@ -6,8 +6,8 @@
 // of the Redis server. It never decides by itself: where Redis does not answer in
 // time, the error says so, and ratelimit.Fallback goes on locally.
 //
-// Any Redis from 6.2 on will do, alone, with Sentinel or as a Cluster, and so
-// will Valkey. Nothing needs to be durable there. Errors never contain the
+// Redis from 6.2 on will do, alone, with Sentinel or as a Cluster, and so will
+// Valkey. Nothing needs to be durable there. Errors never contain the
 // password.
 package redis
 
@@ -155,7 +155,10 @@ func Open(rawURL string, o Options) (*Client, error) {
 		option.TLSConfig = c
 	}
 	option.DisableCache = true // nothing that is counted may be cached
-	option.DisableRetry = true // a call that may have counted is not made again
+	option.DisableRetry = true // we retry ourselves, once: see limits.Take
+	// One connection, over which concurrent calls are pipelined: that a call comes
+	// through says that the next one will, too.
+	option.PipelineMultiplex = -1
 	option.Dialer.Timeout = openTimeout
 	// Of a server that answers nothing any more the connection is given up, so that
 	// one to its successor can be made.
