@@ -287,14 +287,14 @@ func (s *shard) settle(rates []Rate, found *[MaxRates]*slot) {
 // grow, or some bucket would find no place.
 func (s *shard) rebuild(now int64, maxSlots int, larger bool) bool {
 	n := max(len(s.slots), min(firstSlots, maxSlots))
+	if larger && n == maxSlots {
+		return false
+	}
 	live := 0
 	for i := range s.slots {
 		if s.slots[i].live(now) {
 			live++
 		}
-	}
-	if larger && n == maxSlots {
-		return false
 	}
 	if larger || live > n/4 {
 		n = min(2*n, maxSlots)
