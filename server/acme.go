@@ -442,7 +442,19 @@ func certificatePurpose(directory, name string) string {
 // Get implements autocert.Cache. What was sealed under a master key that is
 // lost, or damaged, counts as not there: it can be had anew. But if it is this
 // process that has not the right master key, nothing is asked for.
+//
+// The manager writes errors of the answers to http-01 to whoever asks: such an
+// answer is there or it is not.
 func (c certificateCache) Get(ctx context.Context, name string) ([]byte, error) {
+	text, err := c.get(ctx, name)
+	if err != nil && err != autocert.ErrCacheMiss && strings.HasSuffix(name, "+http-01") {
+		c.log.Debug("a challenge cannot be answered", "error", err)
+		return nil, autocert.ErrCacheMiss
+	}
+	return text, err
+}
+
+func (c certificateCache) get(ctx context.Context, name string) ([]byte, error) {
 	sealed, found, err := sealedCertificate(c.db.View(ctx), c.directory, name)
 	if err != nil {
 		return nil, err

@@ -141,6 +141,9 @@ func TestCertificateCache(t *testing.T) {
 		if _, err := c.Get(gone, "c.example"); err == nil || errors.Is(err, autocert.ErrCacheMiss) {
 			t.Errorf("without the database: %v", err)
 		}
+		if _, err := c.Get(gone, "token+http-01"); err != autocert.ErrCacheMiss {
+			t.Errorf("a stranger is told: %v", err)
+		}
 	})
 }
 

@@ -42,37 +42,17 @@ type AuthorityConfig struct {
 	Life              time.Duration // of certificates; whole seconds
 }
 
-// pebble builds the program once for all tests of a process.
-var pebble = sync.OnceValues(func() (string, error) {
-	root, err := os.Getwd()
-	for err == nil {
-		if _, serr := os.Stat(filepath.Join(root, "go.mod")); serr == nil {
-			break
-		}
-		root = filepath.Dir(root)
-	}
-	dir, err2 := os.MkdirTemp("", "sallyport-pebble-")
-	if err != nil || err2 != nil {
-		return "", fmt.Errorf("%w, %w", err, err2)
-	}
-	path := filepath.Join(dir, "pebble")
-	build := exec.Command("go", "build", "-modfile="+filepath.Join(root, "tools", "go.mod"), "-o", path, "github.com/letsencrypt/pebble/v2/cmd/pebble")
-	build.Dir = root
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("go build pebble: %w\n%s", err, out)
-	}
-	return path, nil
-})
-
 // NewAuthority starts a certificate authority of the test's own.
 func NewAuthority(t testing.TB, cfg AuthorityConfig) *Authority {
 	t.Helper()
-	program, err := pebble()
-	if err != nil {
-		t.Fatal(err)
+	root, dir := moduleRoot(t), t.TempDir()
+	program := filepath.Join(dir, "pebble")
+	build := exec.Command("go", "build", "-modfile="+filepath.Join(root, "tools", "go.mod"), "-o", program, "github.com/letsencrypt/pebble/v2/cmd/pebble")
+	build.Dir = root
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("go build pebble: %v\n%s", err, out)
 	}
-	dir := t.TempDir()
 	certFile, keyFile := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
 	roots := selfSigned(t, certFile, keyFile)
 	api, management := FreePort(t), FreePort(t)
