@@ -14,6 +14,7 @@ require (
 	github.com/jackc/pgx/v5 v5.12.0
 	github.com/jub0bs/cors v1.0.1
 	github.com/microcosm-cc/bluemonday v1.0.27
+	github.com/pires/go-proxyproto v0.8.1
 	github.com/pressly/goose/v3 v3.28.0
 	github.com/redis/rueidis v1.0.79
 	github.com/rogpeppe/go-internal v1.16.0

@@ -124,7 +124,7 @@ func (s *Server) RotateMaster(ctx context.Context) (file string, err error) {
 	if err := next.Stage(file); err != nil {
 		return "", err
 	}
-	if err := s.Keys.Rewrap(ctx, next); err != nil {
+	if err := s.Keys.Rewrap(ctx, next, resealCertificates); err != nil {
 		// Of two rotations at once one finds the other's key. Only when it is
 		// certain that nothing is sealed under ours may it go.
 		if errors.Is(err, keyring.ErrMasterKey) {

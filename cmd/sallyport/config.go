@@ -19,6 +19,7 @@ import (
 	"github.com/sallyport/sallyport/authn/apikey"
 	"github.com/sallyport/sallyport/authn/password"
 	"github.com/sallyport/sallyport/authn/token"
+	"github.com/sallyport/sallyport/guard/https"
 	"github.com/sallyport/sallyport/server"
 )
 
@@ -38,7 +39,7 @@ type key struct {
 // keys is the manual: docs/configuration.md is made from it.
 var keys = []key{
 	{name: "listen", flag: "listen", def: "127.0.0.1:8080", doc: "Address to listen on.", bounds: "host:port", check: checkListen},
-	{name: "base_url", flag: "base-url", def: "", doc: "Where clients reach the server. It is the issuer and audience of tokens. Empty: http:// and the address of “listen”.", bounds: "URL", check: optional(server.CheckBaseURL)},
+	{name: "base_url", flag: "base-url", def: "", doc: "Where clients reach the server. It is the issuer and audience of tokens. Empty: http:// (with TLS https://) and the address of “listen”.", bounds: "URL", check: optional(server.CheckBaseURL)},
 	{name: "data_dir", flag: "data", def: "./sallyport-data", doc: "Folder of the SQLite file and the master key. It is made if its parent exists.", bounds: "path", check: nonEmpty},
 	{name: "database", flag: "database", def: "", doc: "URL of a PostgreSQL database. Empty: SQLite in data_dir.", bounds: "postgres://…", secret: true, check: optional(checkPostgres)},
 	{name: "redis", flag: "redis", def: "", doc: "URL of a Redis or Valkey server for limits that nodes share.", bounds: "redis://…", secret: true, pending: "shared limits", check: optional(scheme("redis", "rediss", "redis-sentinel"))},
@@ -72,6 +73,18 @@ var keys = []key{
 	{name: "cors.max_age", def: "10m", doc: "How long a browser may remember the answer to a preflight.", bounds: "duration, 0s to 24h", pending: "CORS", check: duration(0, 24*time.Hour)},
 	{name: "hosts.allowed", def: "", doc: "Names under which the server may be addressed. Empty: that of base_url.", bounds: "list of host, *.domain", pending: "host checks", check: optional(list(nonEmpty))},
 	{name: "proxy.trusted", def: "", doc: "Networks of proxies whose forwarded headers are believed.", bounds: "list of CIDR", pending: "proxies", check: optional(list(checkCIDR))},
+	{name: "proxy.protocol", def: "false", doc: "PROXY protocol, version 1 or 2: connections from proxy.trusted must begin with its header, which says who the client is; connections from elsewhere must not.", bounds: "true, false", check: checkBool},
+	{name: "tls.cert", def: "", doc: "PEM files of certificates with their chains, for HTTPS on “listen”. They are read again when they change.", bounds: "list of paths", check: optional(list(nonEmpty))},
+	{name: "tls.key", def: "", doc: "PEM files of their private keys, in the same order.", bounds: "list of paths", check: optional(list(nonEmpty))},
+	{name: "tls.acme", def: "false", doc: "HTTPS with certificates from a certificate authority, by ACME (RFC 8555). To set it is to accept the authority's terms of service.", bounds: "true, false", check: checkBool},
+	{name: "tls.hosts", def: "", doc: "Names to have certificates for beside the host of base_url; only with tls.acme.", bounds: "list of host", check: optional(list(nonEmpty))},
+	{name: "tls.acme_email", def: "", doc: "Address that the authority may write to.", bounds: "e-mail address", check: optional(server.CheckACMEEmail)},
+	{name: "tls.acme_directory", def: "", doc: "Directory of the authority. Empty: Let's Encrypt's.", bounds: "https://…", check: optional(server.CheckACMEDirectory)},
+	{name: "tls.acme_roots", def: "", doc: "PEM file with the roots of a private authority, trusted for the connection to its directory beside the system's.", bounds: "path", check: optional(nonEmpty)},
+	{name: "tls.redirect", def: "", doc: "Address of a second listener, without TLS: it sends pages to base_url, refuses everything else, and answers the authority's challenges.", bounds: "host:port", check: optional(checkListen)},
+	{name: "tls.hsts", def: "8760h", doc: "For how long browsers shall use https:// only. 0s makes them forget it.", bounds: "duration, 0s to 87600h", check: duration(0, https.MaxHSTS)},
+	{name: "tls.hsts_subdomains", def: "false", doc: "Whether that holds for all names below the host, too.", bounds: "true, false", check: checkBool},
+	{name: "tls.hsts_preload", def: "false", doc: "Agrees to be built into browsers as https:// only. It takes months to undo.", bounds: "true, false", check: checkBool},
 	{name: "smtp.url", def: "", doc: "Server that sends mail.", bounds: "smtp://…, smtps://…", secret: true, pending: "mail", check: optional(scheme("smtp", "smtps"))},
 	{name: "log.level", def: "info", doc: "The least level that is logged. Requests are logged at info.", bounds: "debug, info, warn, error", check: oneOf("debug", "info", "warn", "error")},
 	{name: "log.format", def: "", doc: "Form of the log. Empty: json, or text with dev.", bounds: "json, text", check: optional(oneOf("json", "text"))},
@@ -130,6 +143,9 @@ func (s settings) baseURL() string {
 	if ip, err := netip.ParseAddr(host); host == "" || err == nil && ip.IsUnspecified() {
 		host = "127.0.0.1"
 	}
+	if s.tlsOn() {
+		return "https://" + net.JoinHostPort(host, port)
+	}
 	return "http://" + net.JoinHostPort(host, port)
 }
 
@@ -150,8 +166,8 @@ func (e *errConfig) Error() string {
 }
 
 // loadSettings puts the sources together: flag over environment over file over
-// default. It reports every mistake at once.
-func loadSettings(file string, env []string, flags map[string]value) (settings, error) {
+// default. It reports every mistake at once, with those that more finds.
+func loadSettings(file string, env []string, flags map[string]value, more ...func(settings) []error) (settings, error) {
 	s := settings{}
 	for _, k := range keys {
 		s[k.name] = value{k.def, "default"}
@@ -205,6 +221,10 @@ func loadSettings(file string, env []string, flags map[string]value) (settings, 
 		if every := s["keys.rotate_every"]; !wrong["keys.rotate_every"] && every.text != "off" {
 			errs = append(errs, fmt.Errorf("keys.rotate_every = %s (from %s): the key that signs is tokens.secret (from %s), which does not rotate by itself. Leave one of the two out", every.text, every.source, secret.source))
 		}
+	}
+	errs = append(errs, s.tlsMistakes(wrong)...)
+	for _, f := range more {
+		errs = append(errs, f(s)...)
 	}
 	if errs != nil {
 		return nil, &errConfig{errs}

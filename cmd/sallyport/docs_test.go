@@ -97,6 +97,8 @@ const configurationTail = `
 
 ` + "`registration = \"invite\"`" + ` is the same as ` + "`closed`" + ` in this release: there are no invitations yet.
 
+` + "`tls.cert` and `tls.acme`" + ` exclude each other; either makes ` + "`listen`" + ` a listener with TLS, and then ` + "`base_url`" + ` begins with https://. To set ` + "`tls.acme`" + ` is to accept the authority's terms of service. ` + "`proxy.protocol`" + ` needs ` + "`proxy.trusted`" + `. See [https.md](https.md).
+
 ` + "`base_url`" + ` is the issuer and the audience of access tokens. Changing it makes those that are out worthless; sessions and refresh tokens live on.
 `
 

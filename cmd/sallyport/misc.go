@@ -18,6 +18,7 @@ import (
 
 	"github.com/alecthomas/kong"
 
+	"github.com/sallyport/sallyport/guard/https"
 	"github.com/sallyport/sallyport/store/sqlite"
 )
 
@@ -90,15 +91,19 @@ type healthcheckCmd struct {
 }
 
 func (c healthcheckCmd) Run(a *app) error {
+	client := &http.Client{Timeout: 5 * time.Second}
 	if c.URL == "" {
 		s, err := a.settings()
 		if err != nil {
 			return err
 		}
-		s["base_url"] = value{"", "default"} // ask the process itself, not what stands before it
+		// Ask the process itself, not what stands before it.
+		if client.Transport, err = itself(s); err != nil {
+			return err
+		}
+		s["base_url"] = value{"", "default"}
 		c.URL = s.baseURL()
 	}
-	client := &http.Client{Timeout: 5 * time.Second}
 	req, err := http.NewRequestWithContext(a.ctx, http.MethodGet, strings.TrimSuffix(c.URL, "/")+"/readyz", nil)
 	if err != nil {
 		return &errUsage{err}
@@ -243,7 +248,11 @@ func configTemplate() string {
 type configValidateCmd struct{}
 
 func (configValidateCmd) Run(a *app) error {
-	if _, err := a.settings(); err != nil {
+	s, err := a.settings(tlsFiles)
+	if err != nil {
+		return err
+	}
+	if _, err := loadTLS(s, func(e https.Event) { a.info("warning: %s: %s.", e.Pair.Cert, e) }); err != nil {
 		return err
 	}
 	a.info("the configuration is valid")

@@ -24,9 +24,9 @@ import (
 	"github.com/sallyport/sallyport/store/sqlite"
 )
 
-// settings loads the configuration.
-func (a *app) settings() (settings, error) {
-	s, err := loadSettings(a.g.Config, a.env, a.g.flags())
+// settings loads the configuration, with what more has against it.
+func (a *app) settings(more ...func(settings) []error) (settings, error) {
+	s, err := loadSettings(a.g.Config, a.env, a.g.flags(), more...)
 	if err != nil {
 		return nil, err
 	}

@@ -2,11 +2,16 @@ package main
 
 import (
 	"bytes"
+	"cmp"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -27,8 +32,11 @@ const testPassword = "correct horse battery staple"
 
 // place is a server's data, on which processes start, die and start again.
 type place struct {
-	data string
-	env  []string
+	data  string
+	env   []string
+	roots *x509.CertPool // what its clients trust
+	http2 bool           // and whether they speak HTTP/2
+	at    string         // where they connect to whatever the URL says; "": as it says
 }
 
 // eachPlace runs a test with the server's data in SQLite and in PostgreSQL.
@@ -87,7 +95,7 @@ type running struct {
 	client *http.Client
 }
 
-var apiLine = regexp.MustCompile(`(?m)^  API +(http://\S+)$`)
+var apiLine = regexp.MustCompile(`(?m)^  API +(https?://\S+)$`)
 
 // serve starts the server on a port of its own and waits until it is ready.
 func (p place) serve(t *testing.T, flags ...string) *running {
@@ -107,7 +115,12 @@ func (p place) serve(t *testing.T, flags ...string) *running {
 		close(r.ended)
 	}()
 	t.Cleanup(func() { r.kill(); r.client.CloseIdleConnections() })
-	r.client = &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 16}}
+	r.client = &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{
+		MaxIdleConnsPerHost: 16, TLSClientConfig: &tls.Config{RootCAs: p.roots}, ForceAttemptHTTP2: p.http2,
+		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, network, cmp.Or(p.at, addr))
+		},
+	}}
 	r.until(t, 10*time.Second, "the server is ready", func() bool {
 		select {
 		case <-r.ended:
@@ -359,65 +372,79 @@ func TestStart(t *testing.T) {
 // request: HTTP/1.1 has no way to exclude it (RFC 9112, 9.6), and clients send
 // such a request again. Those are counted.
 func TestShutdownUnderLoad(t *testing.T) {
-	p := newPlace(t)
-	p.cli(t, "admin", "create", "--username", "root", "--email", "root@example.com", "--password-stdin")
-	for round := range 5 {
-		t.Run(fmt.Sprint(round), func(t *testing.T) {
-			r := p.serve(t, "--set", "log.level=debug") // health checks are in the log then
-			tk := r.signIn(t, "root")
-			l := load{r: r, answers: map[string]int{}, failures: map[string]int{}}
-			var clients sync.WaitGroup
-			for i := range 8 {
-				clients.Go(func() {
-					if i%2 == 0 {
-						l.run(fmt.Sprintf("livez-%d", i), "GET", "/livez", "", nil)
-						return
-					}
-					l.run(fmt.Sprintf("me-%d", i), "GET", "/users/me", tk.access, nil)
-				})
-			}
-			// Slow ones, that are being handled when the signal comes.
-			clients.Go(func() { l.run("sign-in", "POST", "/token", "", passwordForm("root")) })
-			time.Sleep(300 * time.Millisecond)
-			r.terminate(t)
-			clients.Wait()
+	for _, over := range []struct {
+		name   string
+		rounds int
+		http2  bool
+	}{{"plain", 5, false}, {"tls", 3, false}, {"http2", 3, true}} {
+		p := newPlace(t)
+		var flags []string
+		if over.name != "plain" {
+			pair := newPair(t, "127.0.0.1")
+			p.roots, p.http2 = pair.roots, over.http2
+			flags = pair.flags()
+		}
+		p.cli(t, "admin", "create", "--username", "root", "--email", "root@example.com", "--password-stdin")
+		for round := range over.rounds {
+			t.Run(fmt.Sprint(over.name, round), func(t *testing.T) { shutdownUnderLoad(t, p, flags) })
+		}
+	}
+}
 
-			handled := map[string]bool{}
-			for line := range strings.Lines(r.output(t)) {
-				var e struct {
-					Msg    string
-					ID     string `json:"request_id"`
-					Status int
-				}
-				if json.Unmarshal([]byte(line), &e) != nil || e.Msg != "request" || !strings.HasPrefix(e.ID, "load-") {
-					continue
-				}
-				if handled[e.ID] {
-					t.Errorf("%s was handled twice", e.ID)
-				}
-				handled[e.ID] = true
-				if got, ok := l.answers[e.ID]; !ok || got != e.Status {
-					t.Errorf("%s was handled with status %d; the client has %d (0: no whole answer)", e.ID, e.Status, got)
-				}
+func shutdownUnderLoad(t *testing.T, p place, flags []string) {
+	r := p.serve(t, append([]string{"--set", "log.level=debug"}, flags...)...) // health checks are in the log then
+	tk := r.signIn(t, "root")
+	l := load{r: r, answers: map[string]int{}, failures: map[string]int{}}
+	var clients sync.WaitGroup
+	for i := range 8 {
+		clients.Go(func() {
+			if i%2 == 0 {
+				l.run(fmt.Sprintf("livez-%d", i), "GET", "/livez", "", nil)
+				return
 			}
-			for id, status := range l.answers {
-				if !handled[id] || status != http.StatusOK {
-					t.Errorf("%s: answer %d, in the log: %v", id, status, handled[id])
-				}
-			}
-			closed := -l.failures["connection refused"]
-			for _, n := range l.failures {
-				closed += n
-			}
-			if closed > 2*9 {
-				t.Errorf("%d connections were closed on 9 clients: %v", closed, l.failures)
-			}
-			if len(handled) < 100 {
-				t.Errorf("only %d requests were handled: that is no load", len(handled))
-			}
-			t.Logf("%d requests handled and answered; failures: %v", len(handled), l.failures)
+			l.run(fmt.Sprintf("me-%d", i), "GET", "/users/me", tk.access, nil)
 		})
 	}
+	// Slow ones, that are being handled when the signal comes.
+	clients.Go(func() { l.run("sign-in", "POST", "/token", "", passwordForm("root")) })
+	time.Sleep(300 * time.Millisecond)
+	r.terminate(t)
+	clients.Wait()
+
+	handled := map[string]bool{}
+	for line := range strings.Lines(r.output(t)) {
+		var e struct {
+			Msg    string
+			ID     string `json:"request_id"`
+			Status int
+		}
+		if json.Unmarshal([]byte(line), &e) != nil || e.Msg != "request" || !strings.HasPrefix(e.ID, "load-") {
+			continue
+		}
+		if handled[e.ID] {
+			t.Errorf("%s was handled twice", e.ID)
+		}
+		handled[e.ID] = true
+		if got, ok := l.answers[e.ID]; !ok || got != e.Status {
+			t.Errorf("%s was handled with status %d; the client has %d (0: no whole answer)", e.ID, e.Status, got)
+		}
+	}
+	for id, status := range l.answers {
+		if !handled[id] || status != http.StatusOK {
+			t.Errorf("%s: answer %d, in the log: %v", id, status, handled[id])
+		}
+	}
+	closed := -l.failures["connection refused"]
+	for _, n := range l.failures {
+		closed += n
+	}
+	if closed > 2*9 {
+		t.Errorf("%d connections were closed on 9 clients: %v", closed, l.failures)
+	}
+	if len(handled) < 100 {
+		t.Errorf("only %d requests were handled: that is no load", len(handled))
+	}
+	t.Logf("%d requests handled and answered; failures: %v", len(handled), l.failures)
 }
 
 type load struct {

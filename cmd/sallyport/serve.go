@@ -1,16 +1,23 @@
 package main
 
 import (
+	"cmp"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
+	"net/http"
 	"os"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/authz/role"
+	"github.com/sallyport/sallyport/guard/https"
 	"github.com/sallyport/sallyport/internal/db"
 	"github.com/sallyport/sallyport/server"
 )
@@ -28,15 +35,20 @@ func (serveCmd) Run(a *app) error {
 	if a.g.DryRun {
 		return &errUsage{errors.New("serve has no dry run. “sallyport config validate” checks the configuration")}
 	}
-	s, err := a.settings()
+	s, err := a.settings(tlsFiles)
 	if err != nil {
 		return err
 	}
 	log := a.logger(s)
 	for _, k := range keys {
-		if k.pending != "" && s.isSet(k.name) && s.text(k.name) != k.def {
+		inUse := k.name == "proxy.trusted" && s.bool("proxy.protocol")
+		if k.pending != "" && !inUse && s.isSet(k.name) && s.text(k.name) != k.def {
 			a.info("warning: %s is set, but this release has no %s yet: it has no effect.", k.name, k.pending)
 		}
+	}
+	front, err := loadTLS(s, reportTo(log))
+	if err != nil {
+		return err
 	}
 	a.serving = true
 	o, err := a.open(a.ctx, s, mayCreate, log)
@@ -44,51 +56,173 @@ func (serveCmd) Run(a *app) error {
 		return err
 	}
 	defer o.Close()
-	ln, err := net.Listen("tcp", s.text("listen"))
-	if err != nil {
-		return &errConfig{[]error{fmt.Errorf("listen = %q: %w. Give another address with --listen, or end what listens there", s.text("listen"), err)}}
-	}
 	mux := sallyport.NewMux(o)
 	mux.Mount("/", o.Routes())
-	if err := o.Declare(a.ctx); err != nil {
-		return errors.Join(err, ln.Close())
+	doors, err := a.doors(s, o, front, mux, log)
+	if err != nil {
+		return err
 	}
-	srv := server.HTTPServer(o.Guard(mux), log)
-	d := newDrain()
-	d.attach(srv)
-	failed := make(chan error, 1)
-	go func() { failed <- srv.Serve(d.listen(ln)) }()
-	a.banner(s, o, ln.Addr().String())
+	if err := o.Declare(a.ctx); err != nil {
+		return errors.Join(err, closeAll(doors))
+	}
+	failed := make(chan error, len(doors))
+	for _, d := range doors {
+		go func() { failed <- d.serve() }()
+	}
+	background, stop := context.WithCancel(context.WithoutCancel(a.ctx))
+	defer stop()
+	if front != nil {
+		front.warnOfNames(s, log)
+		front.run(background)
+	}
+	a.banner(s, o, doors)
 	select {
 	case err := <-failed:
-		return err
+		return errors.Join(err, closeAll(doors))
 	case <-a.ctx.Done():
 	}
 	log.Info("shutting down")
 	o.Drain()
-	d.begin()
+	for _, d := range doors {
+		d.drain.begin()
+	}
 	time.Sleep(drainPause)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(a.ctx), shutdownTimeout)
 	defer cancel()
-	if err := ln.Close(); err != nil {
+	if err := closeAll(doors); err != nil {
 		return err
 	}
-	<-failed // nothing is accepted any more
-	if d.wait(ctx) != nil {
+	for range doors {
+		<-failed // nothing is accepted any more
+	}
+	var waiting sync.WaitGroup
+	var cut atomic.Bool
+	for _, d := range doors {
+		waiting.Go(func() {
+			if d.drain.wait(ctx) != nil {
+				cut.Store(true)
+			}
+		})
+	}
+	waiting.Wait()
+	if cut.Load() {
 		return fmt.Errorf("requests that took longer than %v were cut off", shutdownTimeout)
 	}
 	log.Info("stopped")
 	return nil
 }
 
-// banner tells what is where.
-func (a *app) banner(s settings, o *opened, addr string) {
+// door is a listener with what answers on it.
+type door struct {
+	net.Listener
+	srv     *http.Server
+	drain   *drain
+	withTLS bool
+}
+
+func (d *door) attach(srv *http.Server) {
+	d.srv, d.drain, d.withTLS = srv, drained(srv), srv.TLSConfig != nil
+}
+
+// serve ends with the listener.
+func (d *door) serve() error {
+	ln := d.drain.listen(d.Listener, d.withTLS)
+	if d.withTLS {
+		return d.srv.ServeTLS(ln, "", "")
+	}
+	return d.srv.Serve(ln)
+}
+
+func closeAll(doors []*door) error {
+	var errs []error
+	for _, d := range doors {
+		errs = append(errs, d.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// doors listens: for the service, and for what still comes in clear.
+func (a *app) doors(s settings, o *opened, front *tlsFront, h http.Handler, log *slog.Logger) (doors []*door, err error) {
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, closeAll(doors))
+		}
+	}()
+	main, err := listenOn(s, "listen", log)
+	if err != nil {
+		return nil, err
+	}
+	doors = []*door{{Listener: main}}
+	if front == nil {
+		doors[0].attach(server.HTTPServer(o.Guard(h), log))
+		return doors, nil
+	}
+	policy, err := https.New(s.policy(baseOn(s, main.Addr())))
+	if err != nil {
+		return doors, err
+	}
+	var cfg *tls.Config
+	inClear := policy.Handler(http.NotFoundHandler())
+	if front.certs != nil {
+		cfg = https.TLSConfig(front.certs.GetCertificate)
+	} else {
+		front.acme, err = o.ACME(server.ACMEConfig{
+			Hosts: s.acmeHosts(), Directory: s.text("tls.acme_directory"), Email: s.text("tls.acme_email"), Roots: front.roots,
+		})
+		if err != nil {
+			return doors, err
+		}
+		cfg = front.acme.TLSConfig()
+		if s.text("tls.redirect") != "" {
+			inClear = front.acme.Challenges(inClear)
+		}
+	}
+	srv := server.HTTPServer(o.Guard(policy.Handler(h)), log)
+	srv.TLSConfig = cfg
+	doors[0].attach(srv)
+	if s.text("tls.redirect") == "" {
+		return doors, nil
+	}
+	clear, err := listenOn(s, "tls.redirect", log)
+	if err != nil {
+		return doors, err
+	}
+	doors = append(doors, &door{Listener: clear})
+	doors[1].attach(server.HTTPServer(o.Guard(inClear), log))
+	return doors, nil
+}
+
+// listenOn listens on the address that a key holds.
+func listenOn(s settings, key string, log *slog.Logger) (net.Listener, error) {
+	ln, err := net.Listen("tcp", s.text(key))
+	if err != nil {
+		flag := ""
+		if key == "listen" {
+			flag = " with --listen"
+		}
+		return nil, &errConfig{[]error{fmt.Errorf("%s = %q: %w. Give another address%s, or end what listens there", key, s.text(key), err, flag)}}
+	}
+	if s.bool("proxy.protocol") {
+		ln = behindProxies(ln, s.trusted(), proxyHeaderTimeout, log)
+	}
+	return ln, nil
+}
+
+// baseOn is the base URL of a server that listens on addr.
+func baseOn(s settings, addr net.Addr) string {
 	base := s.baseURL()
 	if s.text("base_url") == "" {
 		if _, port, err := net.SplitHostPort(s.text("listen")); err == nil && port == "0" {
-			base = "http://" + addr
+			scheme, _, _ := strings.Cut(base, "://")
+			return scheme + "://" + addr.String()
 		}
 	}
+	return base
+}
+
+// banner tells what is where.
+func (a *app) banner(s settings, o *opened, doors []*door) {
+	base := baseOn(s, doors[0].Addr())
 	tick := "ok"
 	if utf8Terminal(a.env) {
 		tick = "✔"
@@ -104,6 +238,16 @@ func (a *app) banner(s settings, o *opened, addr string) {
 				a.info("%s Signing    %s  kid %s…", tick, k.Alg, k.ID[:min(8, len(k.ID))])
 			}
 		}
+	}
+	if doors[0].withTLS {
+		from := "files"
+		if s.bool("tls.acme") {
+			from = cmp.Or(s.text("tls.acme_directory"), server.DefaultACMEDirectory)
+		}
+		a.info("  HTTPS      on %s, certificates from %s", doors[0].Addr(), from)
+	}
+	if len(doors) > 1 {
+		a.info("  HTTP       on %s, leads to HTTPS", doors[1].Addr())
 	}
 	a.info("  API        %s", base)
 	a.info("  Docs       %s/docs", base)

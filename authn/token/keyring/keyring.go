@@ -672,9 +672,50 @@ func (k *Ring) Sweep(ctx context.Context) (n int, err error) {
 	return n, err
 }
 
-// Rewrap seals everything under another master key, in one transaction. The
-// keys themselves stay: nobody is logged out.
-func (k *Ring) Rewrap(ctx context.Context, to *seal.Master) error {
+// StoreSealed seals another secret of the server under the master key, for one
+// purpose, and has store write it in a transaction in which that key is the one
+// that the database is sealed under. Whoever stores such a secret takes part in
+// Rewrap.
+func (k *Ring) StoreSealed(ctx context.Context, purpose string, secret []byte, store func(tx *db.Tx, sealed []byte) error) error {
+	master, err := k.ready(ctx)
+	if err != nil {
+		return err
+	}
+	sealed := master.Seal(purpose, secret)
+	return k.db.Write(ctx, func(tx *db.Tx) error {
+		if _, err := loadUnder(tx, master); err != nil {
+			return err
+		}
+		return store(tx, sealed)
+	})
+}
+
+// Unseal returns what StoreSealed sealed for the same purpose. It reads the
+// master key again if it must. The error is ErrMasterKey if this process has not
+// the master key of the database; seal.ErrWrongKey or seal.ErrDamaged without it
+// say that it has, and that the secret is lost.
+func (k *Ring) Unseal(ctx context.Context, purpose string, sealed []byte) ([]byte, error) {
+	k.mu.Lock()
+	master := k.master
+	k.mu.Unlock()
+	secret, err := master.Open(purpose, sealed)
+	if !errors.Is(err, seal.ErrWrongKey) {
+		return secret, err
+	}
+	if master, err = k.ready(ctx); err != nil {
+		return nil, err
+	}
+	return master.Open(purpose, sealed)
+}
+
+// Reseal returns a sealed secret as it is under the next master key, or an error
+// if it is not sealed under the one before.
+type Reseal func(purpose string, sealed []byte) ([]byte, error)
+
+// Rewrap seals everything under another master key, in one transaction, in which
+// each of others does the same for what it stores. The keys themselves stay:
+// nobody is logged out.
+func (k *Ring) Rewrap(ctx context.Context, to *seal.Master, others ...func(*db.Tx, Reseal) error) error {
 	k.mu.Lock()
 	master := k.master
 	k.mu.Unlock()
@@ -701,6 +742,17 @@ func (k *Ring) Rewrap(ctx context.Context, to *seal.Master) error {
 		}
 		if err := resealSecret(tx, refreshSecret, to.Seal(purposeOf(refreshSecret), secret)); err != nil {
 			return err
+		}
+		for _, other := range others {
+			if err := other(tx, func(purpose string, sealed []byte) ([]byte, error) {
+				secret, err := master.Open(purpose, sealed)
+				if err != nil {
+					return nil, err
+				}
+				return to.Seal(purpose, secret), nil
+			}); err != nil {
+				return err
+			}
 		}
 		return audit.Append(ctx, tx, audit.Event{Action: "key.master_rotated"})
 	})
