@@ -142,7 +142,11 @@ func (e *Error) SetRetryAfter(h http.Header) {
 	h.Set("Retry-After", seconds)
 	if e.Quota != "" {
 		name, _, _ := strings.Cut(e.Quota, ";")
-		h.Set("RateLimit-Policy", e.Quota)
+		policy := e.Quota
+		if before := h.Values("RateLimit-Policy"); len(before) > 0 { // of limits that it has passed
+			policy = strings.Join(before, ", ") + ", " + policy
+		}
+		h.Set("RateLimit-Policy", policy)
 		h.Set("RateLimit", name+";r=0;t="+seconds)
 	}
 }

@@ -19,6 +19,9 @@ type Limit struct {
 	// together, and one for which it is empty is not limited. It is called before
 	// the credential is looked at. By then is the name that documents show.
 	Key func(*http.Request) string
+	// For, if not empty, says which of the calls count: “grant_type=password”. Such a
+	// limit is listed and documented, and counted by the handler itself.
+	For string
 	// Name is shown to callers in RateLimit headers. Limits of the same name are one
 	// limit: what is called on all routes that name it counts together. A limit
 	// without a name is its route's own.
@@ -70,15 +73,22 @@ func (l Limit) by() By {
 }
 
 // String returns the limit as lists show it: "5/minute by address".
-func (l Limit) String() string { return l.Rate + " by " + string(l.by()) }
+func (l Limit) String() string {
+	s := l.Rate + " by " + string(l.by())
+	if l.For != "" {
+		s += " for " + l.For
+	}
+	return s
+}
 
 // MarshalJSON implements json.Marshaler.
 func (l Limit) MarshalJSON() ([]byte, error) {
 	return json.Marshal(struct {
 		Rate string `json:"rate"`
 		By   By     `json:"by"`
+		For  string `json:"for,omitempty"`
 		Name string `json:"name,omitempty"`
-	}{l.Rate, l.by(), l.Name})
+	}{l.Rate, l.by(), l.For, l.Name})
 }
 
 // LimitGate is a Gate that can also bound how often a route is called.

@@ -35,7 +35,7 @@ func TestMuxLeadsThroughLimits(t *testing.T) {
 	limits := []sallyport.Limit{{Rate: "5/minute"}, {Rate: "50/hour", By: sallyport.ByAccount, Name: "mail"}}
 	sub.HandleFunc("POST /mail", sallyport.SignedIn(), hello, limits...)
 	m.HandleFunc("GET /free", sallyport.SignedIn(), hello)
-	m.Open("GET /open", http.HandlerFunc(hello), sallyport.Limit{Rate: "1/day", By: sallyport.ByRoute})
+	m.Open("GET /open", http.HandlerFunc(hello), sallyport.Limit{Rate: "1/day", By: sallyport.ByRoute}, sallyport.Limit{Rate: "2/day", For: "a colour"})
 	m.Mount("/v1", sub)
 	limits[0].Rate = "changed afterwards"
 	before, behind := "before POST /mail: 5/minute by address", "behind POST /mail: 50/hour by account"
@@ -60,7 +60,7 @@ func TestMuxLeadsThroughLimits(t *testing.T) {
 	}
 	for _, want := range []string{
 		`"path":"/v1/mail","rule":"signed_in","limits":[{"rate":"5/minute","by":"address"},{"rate":"50/hour","by":"account","name":"mail"}]`,
-		`"path":"/open","rule":"public","limits":[{"rate":"1/day","by":"route"}]`,
+		`"path":"/open","rule":"public","limits":[{"rate":"1/day","by":"route"},{"rate":"2/day","by":"address","for":"a colour"}]`,
 		`{"method":"GET","path":"/free","rule":"signed_in"}`,
 	} {
 		if !strings.Contains(string(b), want) {

@@ -82,12 +82,12 @@ func (m *Mux) enter(pattern string, rule Rule, through func(http.Handler) http.H
 			panic(fmt.Sprintf("sallyport: route %q: %v", pattern, err))
 		}
 	}
-	if len(limits) > 0 {
+	if enforced := slices.DeleteFunc(slices.Clone(limits), func(l Limit) bool { return l.For != "" }); len(enforced) > 0 {
 		g, ok := m.gate.(LimitGate)
 		if !ok {
 			panic(fmt.Sprintf("sallyport: route %q: this gate enforces no limits", pattern))
 		}
-		through = g.Limit(pattern, slices.Clone(limits), through)
+		through = g.Limit(pattern, enforced, through)
 	}
 	method, p := splitPattern(pattern)
 	m.add(entry{Route{method, p, rule, slices.Clone(limits)}, through(h)})

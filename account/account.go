@@ -37,14 +37,17 @@ const (
 
 // Config is what a Service needs.
 type Config struct {
-	DB           *db.DB
-	Passwords    *password.Hasher
-	Sessions     *session.Service
-	Lockout      *lockout.Guard
-	Registration Registration // Open if empty
-	CursorKey    []byte
-	Log          *slog.Logger
-	Now          func() time.Time
+	DB        *db.DB
+	Passwords *password.Hasher
+	Sessions  *session.Service
+	Lockout   *lockout.Guard
+	// RegisterLimit bounds how often registration is asked for; PasswordLimit is how
+	// the documentation tells of what Lockout.Limit counts.
+	RegisterLimit, PasswordLimit []sallyport.Limit
+	Registration                 Registration // Open if empty
+	CursorKey                    []byte
+	Log                          *slog.Logger
+	Now                          func() time.Time
 }
 
 // Service keeps accounts.

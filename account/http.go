@@ -94,7 +94,7 @@ func (s *Service) Routes(a *api.API) {
 		return output(s.Register(ctx, NewUser{
 			Email: in.Body.Email, Password: in.Body.Password, Username: in.Body.Username, FullName: in.Body.FullName,
 		}))
-	}, api.Doc("Own account", "Register", "Makes an account with the role user."), api.Status(201), api.IgnoreCredentials(), api.BodyLimit(api.MaxAuthBody), api.Errors(403, 409, 503))
+	}, api.Doc("Own account", "Register", "Makes an account with the role user."), api.Status(201), api.IgnoreCredentials(), api.BodyLimit(api.MaxAuthBody), api.Errors(403, 409, 503), api.Limit(s.cfg.RegisterLimit...))
 
 	s.ownRoutes(a)
 	s.adminRoutes(a)
@@ -155,7 +155,7 @@ func (s *Service) ownRoutes(a *api.API) {
 	api.Put(a, "/users/me/password", sallyport.Unscoped(), func(ctx context.Context, in *passwordInput) (*api.None, error) {
 		p := sallyport.From(ctx)
 		return nil, s.ChangePassword(ctx, p.ID(), p.SessionID(), in.Body.Current, in.Body.New)
-	}, api.Doc("Own account", "Change own password", "Needs the current one. All other sessions are ended."), api.Status(204), api.BodyLimit(api.MaxAuthBody), api.Errors(429, 503))
+	}, api.Doc("Own account", "Change own password", "Needs the current one. All other sessions are ended."), api.Status(204), api.BodyLimit(api.MaxAuthBody), api.Errors(429, 503), api.Limit(s.cfg.PasswordLimit...))
 }
 
 func (s *Service) adminRoutes(a *api.API) {

@@ -205,6 +205,9 @@ const (
 // What it says stands in the document as x-sallyport-limits.
 func Limit(l ...sallyport.Limit) Option {
 	return func(op *huma.Operation) {
+		if len(l) == 0 {
+			return
+		}
 		set(op, limitsKey, append(limitsOf(op), l...))
 		op.Errors = append(op.Errors, http.StatusTooManyRequests)
 	}

@@ -33,6 +33,7 @@ type Config struct {
 	Resolve func(ctx context.Context, version int64, roles, permissions string) (*sallyport.Grants, error)
 	// GrantsOf reads what a subject may do, inside a transaction.
 	GrantsOf func(rd db.Reader, subject string) (*sallyport.Grants, error)
+	Guesses  *Guesses // of credentials that have to be looked up
 	Refusals *audit.Refusals
 	Log      *slog.Logger
 	Now      func() time.Time // the clock of what is decided; nil: time.Now
@@ -230,7 +231,11 @@ func (g *Gate) find(ctx context.Context, s *numbered, cred string, now time.Time
 		}
 	}
 	for attempt := 1; ; attempt++ {
-		v, err := s.Verify(ctx, cred)
+		var v Verified
+		err := g.cfg.Guesses.Try(ctx, func() (err error) {
+			v, err = s.Verify(ctx, cred)
+			return err
+		})
 		if err != nil {
 			return err
 		}

@@ -28,6 +28,7 @@ import (
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/audit"
 	"github.com/sallyport/sallyport/internal/db"
+	"github.com/sallyport/sallyport/internal/reqctx"
 )
 
 // Config is what a Guard needs.
@@ -37,6 +38,9 @@ type Config struct {
 	// else: accounts are named by digests under it.
 	Key      []byte
 	Refusals *audit.Refusals
+	// Limit, if not nil, refuses an attempt beyond how many passwords may be tested
+	// at all, right or wrong. It is asked first, also with Off.
+	Limit func(ctx context.Context) error
 	// Off lets every attempt through and counts none: for tests and measurements.
 	Off bool
 	Now func() time.Time // default time.Now
@@ -129,7 +133,7 @@ type Attempt struct {
 // of ctx came, before it is tested. The error is a *sallyport.Error 429
 // "too_many_attempts" with RetryAfter if there may be none now, the same for
 // every reason, whether there is such an account or not; then the refusal is
-// recorded. Any other error means that it could not be counted, and then the
+// recorded. So is what Config.Limit returns. Any other error means that it could not be counted, and then the
 // password must not be tested either.
 //
 // Where as many attempts are under way as may fail, it waits for them, at most
@@ -137,13 +141,18 @@ type Attempt struct {
 //
 // Call End, always.
 func (g *Guard) Begin(ctx context.Context, who Who) (*Attempt, error) {
+	if g.cfg.Limit != nil {
+		if err := g.cfg.Limit(ctx); err != nil {
+			return nil, err
+		}
+	}
 	a := &Attempt{g: g, who: who}
 	if g.cfg.Off {
 		a.done = true
 		return a, nil
 	}
 	a.keys.account = g.account(who)
-	a.keys.networks = networksOf(addressOf(ctx))
+	a.keys.networks = networksOf(reqctx.AddrOf(ctx))
 	wait, err := g.begin(ctx, a)
 	if err == nil && wait > 0 {
 		g.cfg.Refusals.Note(ctx, audit.Event{Action: audit.SignInRefused, Result: audit.Failure, Reason: "too many attempts have failed", Actor: who.Subject})

@@ -4,6 +4,8 @@ import (
 	"net/netip"
 	"slices"
 	"time"
+
+	"github.com/sallyport/sallyport/guard/clientip"
 )
 
 // The rule for one account from one network: Free failures in a row cost
@@ -232,17 +234,5 @@ func networksOf(a netip.Addr) networks {
 	if !a.IsValid() {
 		return networks{"none", "none/0"}
 	}
-	a = a.Unmap().WithZone("")
-	own, wide := 64, 48
-	if a.Is4() {
-		own, wide = 32, 24
-	}
-	prefix := func(bits int) string {
-		p, err := a.Prefix(bits)
-		if err != nil {
-			panic(err) // both are within the length of an address
-		}
-		return p.String()
-	}
-	return networks{prefix(own), prefix(wide)}
+	return networks{clientip.Network(a.WithZone("")).String(), clientip.Wider(a.WithZone("")).String()}
 }

@@ -3,19 +3,9 @@ package lockout
 import (
 	"context"
 	"hash/maphash"
-	"net/netip"
 	"sync"
 	"time"
-
-	"github.com/sallyport/sallyport/internal/reqctx"
 )
-
-func addressOf(ctx context.Context) netip.Addr {
-	if c := reqctx.From(ctx); c != nil {
-		return c.Addr()
-	}
-	return netip.Addr{}
-}
 
 // turns lets as many attempts of one account from one network be under way as may
 // fail, and the others wait for them, so that they do not all ask the database

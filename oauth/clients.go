@@ -38,6 +38,7 @@ type Clients struct {
 	DB        *db.DB
 	Sessions  *session.Service
 	CursorKey []byte
+	Guesses   *authn.Guesses // of secrets
 	Now       func() time.Time
 }
 
@@ -226,6 +227,10 @@ var nobody = make([]byte, sha256.Size)
 // must look the same from outside: an unknown id, a wrong secret, a client that
 // is disabled.
 func (c *Clients) Authenticate(ctx context.Context, id, secret string) error {
+	return c.Guesses.Try(ctx, func() error { return c.authenticate(ctx, id, secret) })
+}
+
+func (c *Clients) authenticate(ctx context.Context, id, secret string) error {
 	// What cannot be one of ours is not looked up; whether an id exists does not
 	// show by that.
 	if u, err := uuid.Parse(id); err != nil || u.String() != id {

@@ -47,7 +47,10 @@ type Endpoint struct {
 	Resolve func(ctx context.Context, version int64, roles, permissions string) (*sallyport.Grants, error)
 	// NoPasswordGrant switches the password grant off.
 	NoPasswordGrant bool
-	Log             *slog.Logger
+	// PasswordLimit is how the documentation tells of what lockout.Config.Limit
+	// counts.
+	PasswordLimit []sallyport.Limit
+	Log           *slog.Logger
 
 	known live.Memo[*Introspection]
 }
@@ -97,7 +100,7 @@ func (e *Endpoint) Routes(a *api.API) {
 			"429": errorResponse(a, "Too many sign-ins with this name or from this network have failed; see Retry-After"),
 			"503": errorResponse(a, "Too many sign-ins at once; see Retry-After"),
 		},
-	}, sallyport.Public(), e.serve, api.IgnoreCredentials())
+	}, sallyport.Public(), e.serve, api.IgnoreCredentials(), api.Limit(e.PasswordLimit...))
 }
 
 func errorResponse(a *api.API, description string) *huma.Response {

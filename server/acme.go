@@ -27,6 +27,7 @@ import (
 	"golang.org/x/crypto/acme/autocert"
 	"golang.org/x/net/idna"
 
+	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/authn/token/keyring"
 	"github.com/sallyport/sallyport/guard/https"
 	"github.com/sallyport/sallyport/internal/db"
@@ -59,7 +60,7 @@ type ACMEConfig struct {
 func (c *ACMEConfig) check() error {
 	var errs []error
 	bad := func(key, value, reason, fix string) {
-		errs = append(errs, &ConfigError{key, value, reason, fix})
+		errs = append(errs, sallyport.Mistake(key, value, reason, fix))
 	}
 	if len(c.Hosts) == 0 {
 		bad("tls.hosts", "", "there is no host to have a certificate for", "Set base_url to https://HOST.")
@@ -84,7 +85,7 @@ func (c *ACMEConfig) check() error {
 // CheckACMEHost returns why the authority at a directory ("": the default) gives
 // no certificate for a host.
 func CheckACMEHost(host, directory string) error {
-	bad := func(reason, fix string) error { return &ConfigError{"tls.hosts", host, reason, fix} }
+	bad := func(reason, fix string) error { return sallyport.Mistake("tls.hosts", host, reason, fix) }
 	const files = "Give certificate and key in files (tls.cert, tls.key)"
 	if _, err := netip.ParseAddr(strings.Trim(host, "[]")); err == nil {
 		return bad("certificates are asked for by name, and this is an address", files+", or use a name.")
@@ -111,7 +112,7 @@ func CheckACMEHost(host, directory string) error {
 func CheckACMEDirectory(s string) error {
 	u, err := url.Parse(s)
 	if err != nil || u.Scheme != "https" || u.Hostname() == "" || u.User != nil || u.Fragment != "" {
-		return &ConfigError{"tls.acme_directory", "", "it is not an https:// URL", "Give the URL of the authority's directory, such as " + DefaultACMEDirectory + "."}
+		return sallyport.Mistake("tls.acme_directory", "", "it is not an https:// URL", "Give the URL of the authority's directory, such as "+DefaultACMEDirectory+".")
 	}
 	return nil
 }
@@ -119,7 +120,7 @@ func CheckACMEDirectory(s string) error {
 // CheckACMEEmail returns what is wrong with an address for the authority.
 func CheckACMEEmail(s string) error {
 	if a, err := mail.ParseAddress(s); err != nil || a.Address != s {
-		return &ConfigError{"tls.acme_email", s, "it is not one e-mail address", "Write it as ops@example.com, or leave it out."}
+		return sallyport.Mistake("tls.acme_email", s, "it is not one e-mail address", "Write it as ops@example.com, or leave it out.")
 	}
 	return nil
 }

@@ -10,34 +10,38 @@ import (
 	"time"
 
 	"github.com/sallyport/sallyport"
+	"github.com/sallyport/sallyport/guard/body"
+	"github.com/sallyport/sallyport/guard/host"
 	"github.com/sallyport/sallyport/internal/reqctx"
 )
 
-// Headers that every response has, errors included. A page that needs another
-// policy sets its own.
-var (
-	noSniff    = []string{"nosniff"}
-	noReferrer = []string{"no-referrer"}
-	noContent  = []string{"default-src 'none'; frame-ancestors 'none'"}
+var closeConnection = []string{"close"}
 
-	closeConnection = []string{"close"}
-)
-
-// Guard is the outermost handler: request ids, security headers, the log, and
-// an answer when a handler panics. Everything that is served should be inside
-// it.
+// Guard is the wall around a whole handler. It gives the request its id, finds
+// out whose it is (the client's address, behind declared proxies), sets the
+// headers that every answer has, and refuses what is addressed to somebody else,
+// came in clear where HTTPS is meant, or comes too often; it lets pages of
+// allowed origins read answers, bounds bodies, answers for handlers that panic,
+// and logs. It looks at no credential: that is for the gates within.
+//
+// Health routes are answered whatever their host, to everybody: who asks them is
+// on the same machine or in the same cluster, and knows no name.
 func (s *Server) Guard(next http.Handler) http.Handler {
+	within := s.wall.cors.Handler(s.wall.within(next))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		own := new(struct {
 			carrier  reqctx.Carrier
 			recorder recorder
 		})
+		seen := s.wall.clients.Resolve(r)
 		r, carrier := reqctx.BeginIn(&own.carrier, r)
+		carrier.SetClient(seen.Addr, seen.HTTPS)
 		h := w.Header()
 		h["X-Request-Id"] = carrier.Header()
-		h["X-Content-Type-Options"] = noSniff
-		h["Referrer-Policy"] = noReferrer
-		h["Content-Security-Policy"] = noContent
+		s.wall.headers.Set(h)
+		if s.wall.policy != nil && seen.HTTPS {
+			s.wall.policy.SetHeader(h)
+		}
 		if len(r.TransferEncoding) > 0 {
 			// It may have had a Content-Length too, which net/http drops unseen:
 			// two readers can differ on where such a message ends, so nothing
@@ -47,6 +51,9 @@ func (s *Server) Guard(next http.Handler) http.Handler {
 		if s.undeclared.CompareAndSwap(true, false) {
 			s.declareBehind()
 		}
+		if seen.Ignored != "" {
+			s.wall.proxies.note(r, seen, s.cfg.Log)
+		}
 		rec := &own.recorder
 		rec.ResponseWriter = w
 		var began time.Time
@@ -54,7 +61,14 @@ func (s *Server) Guard(next http.Handler) http.Handler {
 			began = time.Now()
 		}
 		defer s.finish(rec, r, carrier, began)
-		next.ServeHTTP(rec, r)
+		switch {
+		case s.wall.isHealth(r):
+			next.ServeHTTP(rec, r)
+		case !s.wall.hosts.Check(r.Host):
+			sallyport.WriteError(rec, host.Refusal())
+		default:
+			within.ServeHTTP(rec, body.Bound(r, s.wall.maxBody))
+		}
 	})
 }
 

@@ -12,10 +12,12 @@ import (
 	"github.com/sallyport/sallyport/api"
 )
 
-// Patterns of the health routes.
+// The health routes.
 const (
-	livez  = "GET /livez"
-	readyz = "GET /readyz"
+	livezPath  = "/livez"
+	readyzPath = "/readyz"
+	livez      = "GET " + livezPath
+	readyz     = "GET " + readyzPath
 )
 
 // readyTimeout bounds what /readyz waits for the database.
@@ -40,10 +42,10 @@ func (s *Server) healthRoutes() {
 			Responses: map[string]*huma.Response{"200": answer("OK")},
 		}
 	}
-	s.api.Raw(doc("/livez", "Is the process alive", "Depends on nothing. A process that does not answer should be restarted."), sallyport.Public(),
+	s.api.Raw(doc(livezPath, "Is the process alive", "Depends on nothing. A process that does not answer should be restarted."), sallyport.Public(),
 		func(w http.ResponseWriter, _ *http.Request) { writeHealth(w, http.StatusOK, health{Status: "ok"}) }, api.IgnoreCredentials())
 
-	ready := doc("/readyz", "Is the server ready", "Whether requests should be sent here: the database answers, and no shutdown has begun. ?verbose lists the checks.")
+	ready := doc(readyzPath, "Is the server ready", "Whether requests should be sent here: the database answers, and no shutdown has begun. ?verbose lists the checks.")
 	ready.Parameters = []*huma.Param{{Name: "verbose", In: "query", AllowEmptyValue: true, Description: "List the checks; the value does not matter", Schema: &huma.Schema{Type: huma.TypeString}}}
 	ready.Responses["503"] = answer("Not ready")
 	s.api.Raw(ready, sallyport.Public(), func(w http.ResponseWriter, r *http.Request) {

@@ -38,7 +38,7 @@ func openKeys(ctx context.Context, cfg Config) (*keyring.Ring, error) {
 	kc := keyring.Config{DB: cfg.DB, Alg: cfg.Algorithm, Secret: cfg.Secret, Grace: grace + keyGrace, Now: cfg.Now}
 	if cfg.MasterKey != "" {
 		if kc.Master, err = seal.Parse(cfg.MasterKey); err != nil {
-			return nil, &ConfigError{"keys.master", "", err.Error(), "Give the key that the database was made with."}
+			return nil, sallyport.Mistake("keys.master", "", err.Error(), "Give the key that the database was made with.")
 		}
 		return opened(ctx, kc, "keys.master")
 	}
@@ -49,10 +49,10 @@ func openKeys(ctx context.Context, cfg Config) (*keyring.Ring, error) {
 	kc.Master, err = seal.ReadFile(file)
 	if errors.Is(err, fs.ErrNotExist) {
 		if hasKeys {
-			return nil, &ConfigError{
+			return nil, sallyport.Mistake(
 				"keys.master", file, "the file does not exist, but the database holds keys that were sealed under it",
 				"Put the master key back from its backup. Without it those keys are lost; nothing was changed.",
-			}
+			)
 		}
 		kc.Master = seal.Generate()
 		if err = kc.Master.WriteFile(file); errors.Is(err, fs.ErrExist) { // another process was first
@@ -60,7 +60,7 @@ func openKeys(ctx context.Context, cfg Config) (*keyring.Ring, error) {
 		}
 	}
 	if err != nil {
-		return nil, &ConfigError{"keys.master", file, err.Error(), "See docs/keys.md."}
+		return nil, sallyport.Mistake("keys.master", file, err.Error(), "See docs/keys.md.")
 	}
 	_, err = keyring.Open(ctx, kc)
 	if errors.Is(err, keyring.ErrMasterKey) {
@@ -90,10 +90,10 @@ func openKeys(ctx context.Context, cfg Config) (*keyring.Ring, error) {
 func opened(ctx context.Context, kc keyring.Config, where string) (*keyring.Ring, error) {
 	ring, err := keyring.Open(ctx, kc)
 	if errors.Is(err, keyring.ErrMasterKey) {
-		return nil, fmt.Errorf("%w", errors.Join(&ConfigError{
+		return nil, fmt.Errorf("%w", errors.Join(sallyport.Mistake(
 			"keys.master", where, "it is not the master key that this database was sealed under",
 			"Give the right one, from its backup; nothing was changed.",
-		}, err))
+		), err))
 	}
 	return ring, err
 }
@@ -105,7 +105,7 @@ func masterKeyFile(cfg Config) (string, error) {
 	if dir := cfg.DB.Dir(); dir != "" {
 		return filepath.Join(dir, "master.key"), nil
 	}
-	return "", &ConfigError{"keys.master", "", "there is none", "Name a file, or give the key itself in SALLYPORT_KEYS_MASTER (Config.MasterKey). All nodes of a cluster share it."}
+	return "", sallyport.Mistake("keys.master", "", "there is none", "Name a file, or give the key itself in SALLYPORT_KEYS_MASTER (Config.MasterKey). All nodes of a cluster share it.")
 }
 
 // RotateMaster seals everything under a new master key and puts it in the place
@@ -113,7 +113,7 @@ func masterKeyFile(cfg Config) (string, error) {
 // the database needs it.
 func (s *Server) RotateMaster(ctx context.Context) (file string, err error) {
 	if s.cfg.MasterKey != "" {
-		return "", &ConfigError{"keys.master", "", "the key comes from the environment, which this program cannot change", "Put the key into a file (keys.master = FILE) to rotate it."}
+		return "", sallyport.Mistake("keys.master", "", "the key comes from the environment, which this program cannot change", "Put the key into a file (keys.master = FILE) to rotate it.")
 	}
 	if file, err = masterKeyFile(s.cfg); err != nil {
 		return "", err

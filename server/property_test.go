@@ -38,7 +38,7 @@ func TestNeverStale(t *testing.T) {
 		start := func(d *db.DB) *node {
 			n := &node{lease: lease, db: d}
 			var err error
-			if n.Server, err = server.New(t.Context(), server.Config{DB: d, BaseURL: baseURL, MasterKeyFile: file, Password: weakHashes, Lease: lease}); err != nil {
+			if n.Server, err = server.New(t.Context(), server.Config{DB: d, BaseURL: baseURL, MasterKeyFile: file, Password: weakHashes, Lease: lease, Hosts: testHosts, Limits: noLimits}); err != nil {
 				t.Fatal(err)
 			}
 			t.Cleanup(n.Close)

@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"strings"
 	"sync"
@@ -32,6 +33,8 @@ import (
 	"github.com/sallyport/sallyport/authn/token"
 	"github.com/sallyport/sallyport/authn/token/keyring"
 	"github.com/sallyport/sallyport/authz/role"
+	"github.com/sallyport/sallyport/guard/clientip"
+	"github.com/sallyport/sallyport/guard/cors"
 	"github.com/sallyport/sallyport/internal/db"
 	"github.com/sallyport/sallyport/internal/live"
 	"github.com/sallyport/sallyport/lockout"
@@ -88,6 +91,28 @@ type Config struct {
 	// has no effect: the cookie is __Host-sallyport, and Secure.
 	InsecureLoopbackCookie bool
 
+	// TrustedProxies are the proxies whose forwarded headers are believed
+	// (clientip.ParseTrusted). Default: none, and every client is its connection's
+	// peer.
+	TrustedProxies []netip.Prefix
+	// ProxyHeader is the header that they write; default clientip.XForwardedFor.
+	ProxyHeader clientip.Header
+	// Hosts are the names under which the server may be addressed, exact or
+	// *.domain. Default: BaseURL's host; if that is this machine, all its names.
+	Hosts []string
+	// CORS says whose pages may read answers; default nobody's. With Credentials
+	// those pages may also act with the session cookie.
+	CORS cors.Config
+	// HSTS is for how long browsers stay with HTTPS, where BaseURL is https://.
+	// Default a year; negative: browsers are told to forget it. See https.Config.
+	HSTS                        time.Duration
+	HSTSSubdomains, HSTSPreload bool
+	// Limits say how often one client may do what.
+	Limits Limits
+	// MaxBody is the largest body, in bytes, that a plain handler can read, if it
+	// does not say otherwise (body.Guard, body.Bound). Default 1 MiB; negative: none.
+	MaxBody int64
+
 	// Lease is the longest that a change which another node made may go
 	// unnoticed, and how long requests are answered while the database is away:
 	// then 503. Default 5 ms on SQLite, 750 ms on PostgreSQL; 1 ms to 1 min.
@@ -112,22 +137,13 @@ type Config struct {
 }
 
 // ConfigError is one mistake in a configuration.
-type ConfigError struct {
-	Key    string // as in configuration files: "base_url"
-	Value  string // never a secret
-	Reason string
-	Fix    string
-}
-
-func (e *ConfigError) Error() string {
-	return fmt.Sprintf("%s = %q: %s. %s", e.Key, e.Value, e.Reason, e.Fix)
-}
+type ConfigError = sallyport.ConfigError
 
 // check returns every mistake at once.
 func (c *Config) check() error {
 	var errs []error
 	bad := func(key, value, reason, fix string) {
-		errs = append(errs, &ConfigError{key, value, reason, fix})
+		errs = append(errs, &ConfigError{Key: key, Value: value, Reason: reason, Fix: fix})
 	}
 	if c.DB == nil {
 		bad("database", "", "there is none", "Open one with sqlite.Open or postgres.Open.")
@@ -192,6 +208,13 @@ func (c *Config) check() error {
 		}
 	}
 	within("keys.rotate_every", c.RotateEvery, MinRotateEvery, MaxRotateEvery)
+	for _, l := range []struct{ key, value string }{
+		{"limits.default", c.Limits.Default}, {"limits.login", c.Limits.Login}, {"limits.register", c.Limits.Register}, {"limits.guesses", c.Limits.Guesses},
+	} {
+		if err := CheckLimit(l.value); err != nil {
+			bad(l.key, l.value, err.Error(), "Write it as 10/minute or 100/hour;burst=20, or off.")
+		}
+	}
 	return errors.Join(errs...)
 }
 
@@ -204,10 +227,10 @@ const (
 // CheckSecret returns what is wrong with a secret for HS256.
 func CheckSecret(secret []byte) error {
 	if _, err := token.NewKey(token.HS256, secret); err != nil {
-		return &ConfigError{
+		return sallyport.Mistake(
 			"tokens.secret", "", fmt.Sprintf("it has %d bytes, and HS256 needs 32 to 512: whoever has a token can try shorter ones against it", len(secret)),
 			"Make one with: openssl rand -hex 32.",
-		}
+		)
 	}
 	return nil
 }
@@ -215,14 +238,14 @@ func CheckSecret(secret []byte) error {
 // CheckBaseURL returns what is wrong with a base URL.
 func CheckBaseURL(s string) error {
 	bad := func(reason string) error {
-		return &ConfigError{"base_url", s, reason, "Write it as https://host or https://host:port, with a path only if the server is mounted under one."}
+		return sallyport.Mistake("base_url", s, reason, "Write it as https://host or https://host:port, with a path only if the server is mounted under one.")
 	}
 	u, err := url.Parse(s)
 	switch {
 	case err != nil:
-		return &ConfigError{"base_url", "", "it is not a URL", "Write it as https://host."}
+		return sallyport.Mistake("base_url", "", "it is not a URL", "Write it as https://host.")
 	case u.User != nil:
-		return &ConfigError{"base_url", "", "it holds a user name", "Write it as https://host."}
+		return sallyport.Mistake("base_url", "", "it holds a user name", "Write it as https://host.")
 	case s == "":
 		return bad("it is empty")
 	case u.Scheme != "http" && u.Scheme != "https":
@@ -259,6 +282,7 @@ type Server struct {
 	cookie *authn.Cookie
 	gate   *authn.Gate
 	roles  *role.Cache
+	wall   *wall
 	mux    *sallyport.Mux
 	api    *api.API
 
@@ -276,7 +300,8 @@ type Server struct {
 // routes. It reports all mistakes of the configuration at once. Close ends what
 // it starts.
 func New(ctx context.Context, cfg Config) (*Server, error) {
-	if err := cfg.check(); err != nil {
+	outer, err := newWall(&cfg)
+	if err = errors.Join(cfg.check(), err); err != nil {
 		return nil, err
 	}
 	if cfg.Log == nil {
@@ -300,10 +325,18 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{cfg: cfg}
-	origin, err := authn.NewSameOrigin(cfg.BaseURL)
+	secret, err := hkdf.Expand(sha256.New, keys.RefreshKey(), "sallyport limits", sha256.Size)
 	if err != nil {
-		return nil, &ConfigError{"base_url", cfg.BaseURL, "browsers have no origin like that", "Write it as https://host."}
+		return nil, err
+	}
+	if outer.limits, err = newLimits(cfg.Limits, secret); err != nil {
+		return nil, err
+	}
+	s := &Server{cfg: cfg, wall: outer}
+	guesses := authn.NewGuesses(outer.limits.guesses)
+	origin, err := authn.NewSameOrigin(cfg.BaseURL, outer.cors.Trusts)
+	if err != nil {
+		return nil, sallyport.Mistake("base_url", cfg.BaseURL, "browsers have no origin like that", "Write it as https://host.")
 	}
 	if s.cookie, err = authn.NewCookie(authn.CookieConfig{
 		BaseURL: cfg.BaseURL, Origin: origin, InsecureLoopback: cfg.InsecureLoopbackCookie,
@@ -312,7 +345,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 		},
 		Session: func(rd db.Reader, v authn.Verified) (authn.State, error) { return s.Sessions.ConfirmCookie(rd, v) },
 	}); err != nil {
-		return nil, &ConfigError{"base_url", cfg.BaseURL, "browsers have no origin like that", "Write it as https://host."}
+		return nil, sallyport.Mistake("base_url", cfg.BaseURL, "browsers have no origin like that", "Write it as https://host.")
 	}
 	s.DB, s.Keys = cfg.DB, keys
 	if err := s.rotateIfDue(ctx); err != nil {
@@ -326,14 +359,16 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	s.live = live.New(live.Config{DB: cfg.DB, Lease: cfg.Lease, Max: cfg.Remember})
 	s.Sessions = session.New(session.Config{
 		DB: cfg.DB, Keys: keys, Issuer: cfg.BaseURL, Log: cfg.Log,
-		Access: cfg.AccessTTL, Refresh: cfg.RefreshTTL, Life: cfg.SessionLife, Format: cfg.TokenFormat, Now: cfg.Now,
+		Access: cfg.AccessTTL, Refresh: cfg.RefreshTTL, Life: cfg.SessionLife, Format: cfg.TokenFormat, Guesses: guesses, Now: cfg.Now,
 	})
-	s.Lockout = lockout.New(lockout.Config{DB: cfg.DB, Key: lockoutKey, Refusals: s.Refusals, Off: cfg.NoLockout, Now: cfg.Now})
+	s.Lockout = lockout.New(lockout.Config{DB: cfg.DB, Key: lockoutKey, Refusals: s.Refusals, Limit: outer.limits.attempt, Off: cfg.NoLockout, Now: cfg.Now})
 	s.Accounts = account.New(account.Config{
 		DB: cfg.DB, Passwords: hasher, Sessions: s.Sessions, Lockout: s.Lockout, Registration: cfg.Registration, CursorKey: keys.RefreshKey(), Now: cfg.Now,
+		RegisterLimit: outer.limits.ofRegistration(), PasswordLimit: outer.limits.ofPasswords("the current password"),
 	})
 	s.SignIn = signin.New(signin.Config{
 		DB: cfg.DB, Passwords: hasher, Sessions: s.Sessions, Refusals: s.Refusals, Lockout: s.Lockout, Cookie: s.cookie, NoPasswordGrant: cfg.NoPasswordGrant, Now: cfg.Now,
+		PasswordLimit: outer.limits.ofPasswords("a password"),
 	})
 	s.APIKeys = apikey.New(apikey.Config{
 		DB: cfg.DB, Header: cfg.APIKeyHeader, Cookie: cfg.APIKeyCookie, Query: cfg.APIKeyQuery, Static: cfg.APIKeys, Origin: origin,
@@ -344,7 +379,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 			s.declareLater(sallyport.Permission(scope))
 		}
 	}
-	s.Clients = &oauth.Clients{DB: cfg.DB, Sessions: s.Sessions, CursorKey: keys.RefreshKey(), Now: cfg.Now}
+	s.Clients = &oauth.Clients{DB: cfg.DB, Sessions: s.Sessions, Guesses: guesses, CursorKey: keys.RefreshKey(), Now: cfg.Now}
 	s.roles = role.NewCache(cfg.DB)
 	schemes := []authn.Scheme{authn.Bearer{Token: s.Sessions.VerifyAccess, Session: s.Sessions.Confirm}, s.APIKeys, s.cookie}
 	named := []authn.Scheme{s.Clients.Scheme()}
@@ -357,9 +392,9 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	s.gate = authn.NewGate(authn.Config{
 		Schemes: schemes, Named: named,
 		DB: cfg.DB, Live: s.live, Keys: keys, Resolve: s.roles.Resolve, GrantsOf: role.GrantsOf,
-		Refusals: s.Refusals, Log: cfg.Log, Now: clock,
+		Guesses: guesses, Refusals: s.Refusals, Log: cfg.Log, Now: clock,
 	}, s.declareLater)
-	s.mux = sallyport.NewMux(s.gate)
+	s.mux = sallyport.NewMux(s)
 	s.routes()
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
 	s.stop = stop
@@ -453,6 +488,7 @@ func (s *Server) routes() {
 	tokens := &oauth.Endpoint{
 		SignIn: s.SignIn, Sessions: s.Sessions, Clients: s.Clients, Refusals: s.Refusals, Issuer: s.cfg.BaseURL,
 		Inspect: s.gate.Inspect, Resolve: s.roles.Resolve, NoPasswordGrant: s.cfg.NoPasswordGrant, Log: s.cfg.Log,
+		PasswordLimit: s.wall.limits.ofPasswords("grant_type=password"),
 	}
 	tokens.Routes(s.api)
 	tokens.IntrospectRoutes(s.api)
@@ -466,6 +502,7 @@ func (s *Server) routes() {
 	s.Clients.Routes(s.api)
 	s.keyRoutes()
 	s.healthRoutes()
+	s.doctorRoutes()
 	s.api.Docs(api.DocsConfig{ClientID: oauth.DocsClient})
 }
 

@@ -72,7 +72,7 @@ func TestJ_EveryCredentialEverywhere(t *testing.T) {
 		}
 		t.Cleanup(sv.Close)
 		other := *w
-		other.sv, other.http = sv, httptest.NewServer(sv.Guard(sv.Routes()))
+		other.sv, other.http = sv, httptest.NewServer(behindTLS(cfg.BaseURL, sv.Guard(sv.Routes())))
 		t.Cleanup(other.http.Close)
 		opaque := other.signIn("ada", goodPassword)
 		if !strings.HasPrefix(opaque.access, "at_") {

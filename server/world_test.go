@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"net/url"
 	"path/filepath"
 	"strings"
@@ -33,6 +34,26 @@ var weakHashes = password.Config{Memory: 64, Time: 1, Threads: 1, Permits: 4, Da
 // noLockout is for tests whose subject are many refusals, and not how many there
 // may be.
 func noLockout(c *server.Config) { c.NoLockout = true }
+
+// Requests go to a test's own address, and many come from there.
+var (
+	testHosts = []string{"sallyport.test", "127.0.0.1", "localhost", "x", "example.com"}
+	noLimits  = server.Limits{Default: server.LimitOff, Login: server.LimitOff}
+)
+
+// behindTLS is what a declared proxy that ends TLS makes of requests, where the
+// base URL is https://.
+func behindTLS(base string, next http.Handler) http.Handler {
+	if !strings.HasPrefix(base, "https:") {
+		return next
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("X-Forwarded-Proto") == "" {
+			r.Header.Set("X-Forwarded-Proto", "https")
+		}
+		next.ServeHTTP(w, r)
+	})
+}
 
 // clock is a settable clock that moves with time.
 type clock struct {
@@ -73,9 +94,13 @@ func newWorld(t *testing.T, d *db.DB, extra func(w *world), change ...func(*serv
 	cfg := server.Config{
 		DB: d, BaseURL: baseURL, MasterKeyFile: filepath.Join(t.TempDir(), "master.key"),
 		Password: weakHashes, Now: w.clock.now,
+		Hosts: testHosts, Limits: noLimits,
 	}
 	for _, f := range change {
 		f(&cfg)
+	}
+	if strings.HasPrefix(cfg.BaseURL, "https:") && cfg.TrustedProxies == nil {
+		cfg.TrustedProxies = []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}
 	}
 	w.cfg = cfg
 	var err error
@@ -88,7 +113,7 @@ func newWorld(t *testing.T, d *db.DB, extra func(w *world), change ...func(*serv
 		extra(w)
 	}
 	w.mux.Mount("/", w.sv.Routes())
-	w.http = httptest.NewServer(w.sv.Guard(w.mux))
+	w.http = httptest.NewServer(behindTLS(cfg.BaseURL, w.sv.Guard(w.mux)))
 	t.Cleanup(w.http.Close)
 	return w
 }

@@ -115,8 +115,17 @@ var ErrScope = errors.New("the scope is not within the session's")
 // the family: all of it is ended.
 //
 // scope, if scoped, narrows the new access token and leaves the session as it
-// is (RFC 6749, 6). Errors: *authn.Refused, ErrScope.
-func (s *Service) Refresh(ctx context.Context, text, client string, scoped bool, scope []string) (Tokens, error) {
+// is (RFC 6749, 6). Errors: *authn.Refused, ErrScope, and what authn.Guesses.Try
+// returns.
+func (s *Service) Refresh(ctx context.Context, text, client string, scoped bool, scope []string) (t Tokens, err error) {
+	err = s.cfg.Guesses.Try(ctx, func() (err error) {
+		t, err = s.refresh(ctx, text, client, scoped, scope)
+		return err
+	})
+	return t, err
+}
+
+func (s *Service) refresh(ctx context.Context, text, client string, scoped bool, scope []string) (Tokens, error) {
 	presented, ok := s.tokens().parse(text)
 	if !ok {
 		return Tokens{}, &authn.Refused{Reason: "not a refresh token of ours", Guess: true}

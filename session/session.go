@@ -55,7 +55,8 @@ type Config struct {
 	Access  time.Duration
 	Refresh time.Duration
 	Life    time.Duration
-	Format  Format // of access tokens that are issued; default JWT
+	Format  Format         // of access tokens that are issued; default JWT
+	Guesses *authn.Guesses // of refresh tokens
 	Log     *slog.Logger
 	Now     func() time.Time
 }

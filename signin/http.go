@@ -60,7 +60,7 @@ func (s *Service) Routes(a *api.API) {
 		w.Header().Set("Content-Type", "application/json")
 		w.Header().Set("Cache-Control", "no-store")
 		_ = json.NewEncoder(w).Encode(t.Response())
-	}, api.IgnoreCredentials())
+	}, api.IgnoreCredentials(), api.Limit(s.cfg.PasswordLimit...))
 }
 
 // secretParameters must not stand in the address, where they would be logged.

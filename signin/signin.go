@@ -39,7 +39,9 @@ type Config struct {
 	Sessions  *session.Service
 	Refusals  *audit.Refusals
 	Lockout   *lockout.Guard
-	Cookie    *authn.Cookie // of browsers' sessions
+	// PasswordLimit is how the documentation tells of what Lockout.Limit counts.
+	PasswordLimit []sallyport.Limit
+	Cookie        *authn.Cookie // of browsers' sessions
 	// NoPasswordGrant switches POST /auth/login off, as it does the grant.
 	NoPasswordGrant bool
 	Now             func() time.Time

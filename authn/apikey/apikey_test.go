@@ -238,7 +238,7 @@ func FuzzReadQuery(f *testing.F) {
 // A cookie is not enough where another site's page asks.
 func TestRestrict(t *testing.T) {
 	k := Generate().Reveal()
-	origin, err := authn.NewSameOrigin("https://example.com")
+	origin, err := authn.NewSameOrigin("https://example.com", nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -61,7 +61,7 @@ func TestACME(t *testing.T) {
 			conn.Close()
 			t.Error("a certificate for a host that is not ours")
 		}
-		for path, want := range map[string]string{"/livez": `"code":"https_required"`, "/.well-known/acme-challenge/abc": "certificate cache miss"} {
+		for path, want := range map[string]string{"/users/me": `"code":"https_required"`, "/livez": `"status":"ok"`, "/.well-known/acme-challenge/abc": "certificate cache miss"} {
 			req, err := http.NewRequest("GET", fmt.Sprint("http://127.0.0.1:", plain, path), nil)
 			if err != nil {
 				t.Fatal(err)

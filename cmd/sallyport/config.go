@@ -19,8 +19,11 @@ import (
 	"github.com/sallyport/sallyport/authn/apikey"
 	"github.com/sallyport/sallyport/authn/password"
 	"github.com/sallyport/sallyport/authn/token"
+	"github.com/sallyport/sallyport/guard/clientip"
+	"github.com/sallyport/sallyport/guard/cors"
 	"github.com/sallyport/sallyport/guard/https"
 	"github.com/sallyport/sallyport/server"
+	"github.com/sallyport/sallyport/store/redis"
 )
 
 // key is one configuration key: its documentation, its default, and what a
@@ -42,7 +45,7 @@ var keys = []key{
 	{name: "base_url", flag: "base-url", def: "", doc: "Where clients reach the server. It is the issuer and audience of tokens. Empty: http:// (with TLS https://) and the address of “listen”.", bounds: "URL", check: optional(server.CheckBaseURL)},
 	{name: "data_dir", flag: "data", def: "./sallyport-data", doc: "Folder of the SQLite file and the master key. It is made if its parent exists.", bounds: "path", check: nonEmpty},
 	{name: "database", flag: "database", def: "", doc: "URL of a PostgreSQL database. Empty: SQLite in data_dir.", bounds: "postgres://…", secret: true, check: optional(checkPostgres)},
-	{name: "redis", flag: "redis", def: "", doc: "URL of a Redis or Valkey server for limits that nodes share.", bounds: "redis://…", secret: true, pending: "shared limits", check: optional(scheme("redis", "rediss", "redis-sentinel"))},
+	{name: "redis", flag: "redis", def: "", doc: "URL of a Redis or Valkey server for limits that nodes share.", bounds: "redis://…, rediss://…, unix://…", secret: true, check: optional(redis.CheckURL)},
 	{name: "dev", flag: "dev", def: "false", doc: "Development: readable logs, and a session cookie that is not Secure where base_url is http:// on this machine.", bounds: "true, false", check: checkBool},
 	{name: "registration", def: "open", doc: "Who may make an account: anyone (open), or only who may write accounts (invite, closed).", bounds: "open, invite, closed", check: oneOf("open", "invite", "closed")},
 	{name: "tokens.access_ttl", def: "15m", doc: "Life of an access token.", bounds: "duration, 10s to 24h", check: duration(10*time.Second, 24*time.Hour)},
@@ -62,17 +65,20 @@ var keys = []key{
 	{name: "auth.api_key_header", def: "X-API-Key", doc: "Header of API keys.", bounds: "name of a header", check: apikey.CheckHeader},
 	{name: "auth.api_key_cookie", def: "", doc: "Cookie in which API keys are taken too. Empty: in none.", bounds: "name of a cookie", check: optional(apikey.CheckCookie)},
 	{name: "auth.api_key_query", def: "", doc: "Query parameter in which API keys are taken too. Addresses end up in logs and histories. Empty: in none, and a key in an address is refused.", bounds: "name of a parameter", check: optional(apikey.CheckQuery)},
-	{name: "limits.login", def: "", doc: "Limit of sign-ins for each account and address. “off” for tests.", bounds: "10/minute, off", pending: "rate limits", check: optional(checkLimit)},
-	{name: "limits.default", def: "", doc: "Limit of all other requests for each caller.", bounds: "100/minute, off", pending: "rate limits", check: optional(checkLimit)},
+	{name: "limits.default", def: server.DefaultLimit, doc: "How many requests of any kind a client address may send; health checks are not counted.", bounds: "10/minute, 100/hour;burst=20, several with commas, or off", check: checkLimit},
+	{name: "limits.login", def: server.LoginLimit, doc: "How many passwords a client address may try, right or wrong. “off”, for tests, also switches limits.register, limits.guesses and lockout off.", bounds: "as limits.default", check: checkLimit},
+	{name: "limits.register", def: server.RegisterLimit, doc: "How many accounts a client address may make.", bounds: "as limits.default", check: checkLimit},
+	{name: "limits.guesses", def: server.GuessLimit, doc: "How many credentials that nobody has (API keys, tokens, client secrets) a client address may send.", bounds: "as limits.default", check: checkLimit},
 	{name: "keys.master", def: "", doc: "File with the master key, the base64 of 32 bytes; it is made with mode 0600 for a new database. Empty: master.key in data_dir. In the environment the variable holds the key itself.", bounds: "path", check: optional(checkKeyFile)},
 	{name: "keys.rotate_every", def: "off", doc: "How long a signing key signs before the next one takes over.", bounds: "duration, 1h to 8784h, or off", check: unlessOff(duration(server.MinRotateEvery, server.MaxRotateEvery))},
-	{name: "cors.origins", def: "", doc: "Origins whose pages may read answers.", bounds: "list of https://host", pending: "CORS", check: optional(list(checkOrigin))},
-	{name: "cors.credentials", def: "false", doc: "Whether those pages may send cookies.", bounds: "true, false", pending: "CORS", check: checkBool},
-	{name: "cors.methods", def: "", doc: "Methods that those pages may use.", bounds: "list", pending: "CORS", check: optional(list(nonEmpty))},
-	{name: "cors.headers", def: "", doc: "Request headers that those pages may send.", bounds: "list", pending: "CORS", check: optional(list(nonEmpty))},
-	{name: "cors.max_age", def: "10m", doc: "How long a browser may remember the answer to a preflight.", bounds: "duration, 0s to 24h", pending: "CORS", check: duration(0, 24*time.Hour)},
-	{name: "hosts.allowed", def: "", doc: "Names under which the server may be addressed. Empty: that of base_url.", bounds: "list of host, *.domain", pending: "host checks", check: optional(list(nonEmpty))},
-	{name: "proxy.trusted", def: "", doc: "Networks of proxies whose forwarded headers are believed.", bounds: "list of CIDR", pending: "proxies", check: optional(list(checkCIDR))},
+	{name: "cors.origins", def: "", doc: "Origins whose pages may read answers.", bounds: "list of https://host, https://*.domain, or * alone", check: optional(list(nonEmpty))},
+	{name: "cors.credentials", def: "false", doc: "Whether those pages may send cookies, and act with them.", bounds: "true, false", check: checkBool},
+	{name: "cors.methods", def: strings.Join(cors.DefaultMethods(), ","), doc: "Methods that those pages may use.", bounds: "list", check: list(nonEmpty)},
+	{name: "cors.headers", def: strings.Join(cors.DefaultRequestHeaders(), ","), doc: "Request headers that those pages may send.", bounds: "list", check: list(nonEmpty)},
+	{name: "cors.max_age", def: "10m", doc: "How long a browser may remember the answer to a preflight.", bounds: "duration, 1s to 24h", check: duration(cors.MinMaxAge, cors.MaxMaxAge)},
+	{name: "hosts.allowed", def: "", doc: "Names under which the server may be addressed. Empty: that of base_url; if that is this machine, all its names.", bounds: "list of host, *.domain", check: optional(list(nonEmpty))},
+	{name: "proxy.trusted", def: "", doc: "Proxies whose forwarded headers are believed.", bounds: "list of network, address, loopback, private", check: optional(list(checkProxy))},
+	{name: "proxy.header", def: string(clientip.XForwardedFor), doc: "Header that those proxies write; no other is read.", bounds: "X-Forwarded-For, Forwarded, X-Real-IP", check: oneOf(string(clientip.XForwardedFor), string(clientip.Forwarded), string(clientip.XRealIP))},
 	{name: "proxy.protocol", def: "false", doc: "PROXY protocol, version 1 or 2: connections from proxy.trusted must begin with its header, which says who the client is; connections from elsewhere must not.", bounds: "true, false", check: checkBool},
 	{name: "tls.cert", def: "", doc: "PEM files of certificates with their chains, for HTTPS on “listen”. They are read again when they change.", bounds: "list of paths", check: optional(list(nonEmpty))},
 	{name: "tls.key", def: "", doc: "PEM files of their private keys, in the same order.", bounds: "list of paths", check: optional(list(nonEmpty))},
@@ -226,10 +232,19 @@ func loadSettings(file string, env []string, flags map[string]value, more ...fun
 	for _, f := range more {
 		errs = append(errs, f(s)...)
 	}
+	if !slices.ContainsFunc(wallKeys, func(name string) bool { return wrong[name] }) {
+		errs = append(errs, s.wallMistakes()...)
+	}
 	if errs != nil {
 		return nil, &errConfig{errs}
 	}
 	return s, nil
+}
+
+// wallKeys are those that wallMistakes puts together.
+var wallKeys = []string{
+	"listen", "base_url", "cors.origins", "cors.credentials", "cors.methods", "cors.headers", "cors.max_age", "hosts.allowed", "proxy.trusted", "proxy.header",
+	"tls.hsts", "tls.hsts_subdomains", "tls.hsts_preload", "limits.default", "limits.login", "limits.register", "limits.guesses",
 }
 
 // mistake returns what is wrong with a value, in full.
@@ -556,32 +571,50 @@ func checkPostgres(s string) error {
 	return scheme("postgres", "postgresql")(s)
 }
 
-func checkOrigin(s string) error {
-	u, err := url.Parse(s)
-	if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" || u.Path != "" || u.RawQuery != "" || u.User != nil {
-		return errors.New("an origin is a scheme and a host, without a path")
-	}
-	return nil
+func checkProxy(s string) error {
+	_, err := clientip.ParseTrusted([]string{s})
+	return err
 }
 
-func checkCIDR(s string) error {
-	if _, err := netip.ParsePrefix(s); err != nil {
-		return errors.New("it is not a network such as 10.0.0.0/8")
-	}
-	return nil
-}
-
-// checkLimit reads the notation of limits: a count, a slash, a unit.
 func checkLimit(s string) error {
-	if s == "off" {
-		return nil
+	if s == "" {
+		return errors.New("it is empty; “off” is how to have none")
 	}
-	rate, _, _ := strings.Cut(s, ";")
-	count, unit, ok := strings.Cut(rate, "/")
-	if n, err := strconv.Atoi(count); !ok || err != nil || n < 1 || !slices.Contains([]string{"second", "minute", "hour", "day"}, unit) {
-		return errors.New("it is not a limit such as 10/minute")
+	return server.CheckLimit(s)
+}
+
+// wall adds to a server's configuration what stands around it.
+func (s settings) wall(c *server.Config) {
+	c.TrustedProxies = s.trusted()
+	c.ProxyHeader = clientip.Header(s.text("proxy.header"))
+	c.Hosts = s.list("hosts.allowed")
+	c.CORS = cors.Config{
+		Origins: s.list("cors.origins"), Methods: s.list("cors.methods"),
+		Credentials: s.bool("cors.credentials"), MaxAge: s.duration("cors.max_age"),
 	}
-	return nil
+	if s.isSet("cors.headers") { // otherwise with the header of API keys as it is called
+		c.CORS.RequestHeaders = s.list("cors.headers")
+	}
+	c.HSTS, c.HSTSSubdomains, c.HSTSPreload = s.duration("tls.hsts"), s.bool("tls.hsts_subdomains"), s.bool("tls.hsts_preload")
+	if c.HSTS == 0 {
+		c.HSTS = -1
+	}
+	c.APIKeyHeader = s.text("auth.api_key_header")
+	c.Limits.Default, c.Limits.Login = s.text("limits.default"), s.text("limits.login")
+	c.Limits.Register, c.Limits.Guesses = s.text("limits.register"), s.text("limits.guesses")
+}
+
+// wallMistakes returns what is wrong with the wall where single keys are well.
+func (s settings) wallMistakes() (errs []error) {
+	c := server.Config{BaseURL: s.baseURL()}
+	if rest, plain := strings.CutPrefix(c.BaseURL, "http://"); plain && s.tlsOn() { // a mistake that tlsMistakes reports
+		c.BaseURL = "https://" + rest
+	}
+	s.wall(&c)
+	for _, e := range server.CheckWall(c) {
+		errs = append(errs, fmt.Errorf("%s = %q (from %s): %s. %s", e.Key, e.Value, s[e.Key].source, e.Reason, strings.TrimSuffix(e.Fix, ".")))
+	}
+	return errs
 }
 
 // masterKey returns the key itself or the file it is in.

@@ -88,6 +88,7 @@ type cli struct {
 	Routes      routesCmd      `cmd:"" help:"List every route and its rule."`
 	ConfigCmd   configCmd      `cmd:"" name:"config" help:"The configuration."`
 	Hash        hashCmd        `cmd:"" help:"Password hashes."`
+	Doctor      doctorCmd      `cmd:"" help:"Ask a running server from outside: proxies, hosts, TLS, clock, cookies, limits; what is wrong and how to mend it."`
 	Healthcheck healthcheckCmd `cmd:"" help:"Ask a running server whether it is ready."`
 	Version     versionCmd     `cmd:"" help:"Print the version."`
 	Completion  completionCmd  `cmd:"" help:"Print a script that completes commands in a shell."`
@@ -102,7 +103,8 @@ type app struct {
 	stdin          io.Reader
 	stdout, stderr io.Writer
 	model          *kong.Application
-	serving        bool // this is the server: the one that rotates keys on schedule
+	endShared      func() // closes the connection to Redis; nil: there is none
+	serving        bool   // this is the server: the one that rotates keys on schedule
 }
 
 func main() {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -55,9 +56,13 @@ func (routesCmd) Run(a *app) error {
 	return a.scratch(s, func(o *opened) error {
 		routes := o.Routes().Routes()
 		return a.answer("routes/v1", routes, func(w io.Writer) {
-			fmt.Fprintln(w, "METHOD\tPATH\tRULE")
+			fmt.Fprintln(w, "METHOD\tPATH\tRULE\tLIMITS")
 			for _, r := range routes {
-				fmt.Fprintf(w, "%s\t%s\t%s\n", r.Method, r.Path, r.Rule)
+				var limits []string
+				for _, l := range r.Limits {
+					limits = append(limits, l.String())
+				}
+				fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", r.Method, r.Path, r.Rule, cmp.Or(strings.Join(limits, ", "), "-"))
 			}
 		})
 	})

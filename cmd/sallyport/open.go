@@ -148,9 +148,13 @@ func (a *app) newServer(ctx context.Context, s settings, d *db.DB, log *slog.Log
 		TokenFormat: session.Format(s.text("tokens.format")), InsecureLoopbackCookie: s.bool("dev"),
 		Algorithm: token.Alg(s.text("tokens.alg")), Secret: []byte(s.text("tokens.secret")), NoPasswordGrant: !s.bool("password.grant"), NoLockout: s.text("limits.login") == "off", Basic: s.bool("auth.basic"),
 		Password: passwordConfig(s), Lease: s.duration("auth.lease"), Remember: s.int("auth.remember"),
-		APIKeyHeader: s.text("auth.api_key_header"), APIKeyCookie: s.text("auth.api_key_cookie"), APIKeyQuery: s.text("auth.api_key_query"), APIKeys: keys,
+		APIKeyCookie: s.text("auth.api_key_cookie"), APIKeyQuery: s.text("auth.api_key_query"), APIKeys: keys,
 	}
+	s.wall(&cfg)
 	if a.serving {
+		if url := s.text("redis"); url != "" {
+			cfg.Limits.Share, a.endShared = sharedLimits(ctx, url, log)
+		}
 		cfg.RotateEvery = s.duration("keys.rotate_every")
 	}
 	return server.New(ctx, cfg)

@@ -41,8 +41,7 @@ func (serveCmd) Run(a *app) error {
 	}
 	log := a.logger(s)
 	for _, k := range keys {
-		inUse := k.name == "proxy.trusted" && s.bool("proxy.protocol")
-		if k.pending != "" && !inUse && s.isSet(k.name) && s.text(k.name) != k.def {
+		if k.pending != "" && s.isSet(k.name) && s.text(k.name) != k.def {
 			a.info("warning: %s is set, but this release has no %s yet: it has no effect.", k.name, k.pending)
 		}
 	}
@@ -56,6 +55,9 @@ func (serveCmd) Run(a *app) error {
 		return err
 	}
 	defer o.Close()
+	if a.endShared != nil {
+		defer a.endShared()
+	}
 	mux := sallyport.NewMux(o)
 	mux.Mount("/", o.Routes())
 	doors, err := a.doors(s, o, front, mux, log)
@@ -153,16 +155,13 @@ func (a *app) doors(s settings, o *opened, front *tlsFront, h http.Handler, log 
 		return nil, err
 	}
 	doors = []*door{{Listener: main}}
+	h = o.Guard(h)
 	if front == nil {
-		doors[0].attach(server.HTTPServer(o.Guard(h), log))
+		doors[0].attach(server.HTTPServer(h, log))
 		return doors, nil
 	}
-	policy, err := https.New(s.policy(baseOn(s, main.Addr())))
-	if err != nil {
-		return doors, err
-	}
 	var cfg *tls.Config
-	inClear := policy.Handler(http.NotFoundHandler())
+	inClear := h // the guard redirects and refuses
 	if front.certs != nil {
 		cfg = https.TLSConfig(front.certs.GetCertificate)
 	} else {
@@ -177,7 +176,7 @@ func (a *app) doors(s settings, o *opened, front *tlsFront, h http.Handler, log 
 			inClear = front.acme.Challenges(inClear)
 		}
 	}
-	srv := server.HTTPServer(o.Guard(policy.Handler(h)), log)
+	srv := server.HTTPServer(h, log)
 	srv.TLSConfig = cfg
 	doors[0].attach(srv)
 	if s.text("tls.redirect") == "" {
@@ -188,7 +187,7 @@ func (a *app) doors(s settings, o *opened, front *tlsFront, h http.Handler, log 
 		return doors, err
 	}
 	doors = append(doors, &door{Listener: clear})
-	doors[1].attach(server.HTTPServer(o.Guard(inClear), log))
+	doors[1].attach(server.HTTPServer(inClear, log))
 	return doors, nil
 }
 

@@ -15,6 +15,7 @@ import (
 	"os"
 	"strings"
 
+	"github.com/sallyport/sallyport/guard/clientip"
 	"github.com/sallyport/sallyport/guard/https"
 	"github.com/sallyport/sallyport/server"
 )
@@ -50,11 +51,7 @@ func (s settings) acmeHosts() []string {
 
 // trusted are the networks of proxy.trusted.
 func (s settings) trusted() (out []netip.Prefix) {
-	for _, part := range s.list("proxy.trusted") {
-		if p, err := netip.ParsePrefix(part); err == nil { // checked
-			out = append(out, p.Masked())
-		}
-	}
+	out, _ = clientip.ParseTrusted(s.list("proxy.trusted")) // checked
 	return out
 }
 
@@ -106,20 +103,12 @@ func (s settings) tlsMistakes(wrong map[string]bool) (errs []error) {
 		}
 	}
 	if !s.tlsOn() && !wrong["tls.acme"] && len(keys) == 0 {
-		for _, name := range []string{"tls.redirect", "tls.hsts", "tls.hsts_subdomains", "tls.hsts_preload"} {
-			if k, _ := keyNamed(name); s.text(name) != k.def {
-				bad(name, "this server does not serve HTTPS. Set tls.cert and tls.key, or tls.acme; or leave this to the proxy that ends TLS")
-			}
+		if s.text("tls.redirect") != "" {
+			bad("tls.redirect", "this server does not serve HTTPS. Set tls.cert and tls.key, or tls.acme; or leave this to the proxy that ends TLS")
 		}
-	}
-	if s.tlsOn() && !wrong["base_url"] && !wrong["tls.hsts"] && !wrong["listen"] {
-		_, err := https.New(s.policy(strings.TrimSuffix(s.baseURL(), ":0")))
-		for _, err := range unjoined(err) {
-			e, ok := errors.AsType[*https.ConfigError](err)
-			if name, known := policyKeys[e.Key]; ok && known {
-				bad(name, "%s. %s", e.Reason, strings.TrimSuffix(inConfiguration.Replace(e.Fix), "."))
-			} else if hasBase && base.Scheme == "https" {
-				bad("base_url", "%s. %s", e.Reason, strings.TrimSuffix(e.Fix, "."))
+		for _, name := range []string{"tls.hsts", "tls.hsts_subdomains", "tls.hsts_preload"} {
+			if k, _ := keyNamed(name); s.text(name) != k.def && !(hasBase && base.Scheme == "https") {
+				bad(name, "clients do not reach this server over HTTPS. Set base_url to an https:// address; or leave this out")
 			}
 		}
 	}
@@ -138,24 +127,6 @@ func unjoined(err error) []error {
 		return nil
 	}
 	return err.(interface{ Unwrap() []error }).Unwrap()
-}
-
-// Fields of the policy, as keys of the configuration.
-var (
-	policyKeys      = map[string]string{"HSTS": "tls.hsts", "HSTSSubdomains": "tls.hsts_subdomains", "HSTSPreload": "tls.hsts_preload"}
-	inConfiguration = strings.NewReplacer("HSTSSubdomains", "tls.hsts_subdomains", "HSTSPreload", "tls.hsts_preload", "HSTS", "tls.hsts")
-)
-
-// policy is that of the server at a base URL.
-func (s settings) policy(base string) https.Config {
-	hsts := s.duration("tls.hsts")
-	if hsts == 0 {
-		hsts = -1
-	}
-	return https.Config{
-		BaseURL: base, CredentialHeaders: []string{s.text("auth.api_key_header")},
-		HSTS: hsts, HSTSSubdomains: s.bool("tls.hsts_subdomains"), HSTSPreload: s.bool("tls.hsts_preload"),
-	}
 }
 
 // tlsFront is where certificates come from.

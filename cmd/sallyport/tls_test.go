@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -138,6 +139,7 @@ func TestHTTPS(t *testing.T) {
 		}{
 			{"page", "GET", "/docs?a=%2F", http.Header{"Accept": {"text/html,*/*;q=0.8"}}, 307, "https://" + host + ":" + port + "/docs?a=%2F"},
 			{"page, towards another host", "GET", "//evil.example/", http.Header{"Accept": {"text/html"}}, 307, "https://" + host + ":" + port + "//evil.example/"},
+			{"page of another host", "GET", "/docs", http.Header{"Accept": {"text/html"}, "X-Test-Host": {"evil.example"}}, 400, ""},
 			{"API", "GET", "/users/me", nil, 403, ""},
 			{"credential", "GET", "/docs", http.Header{"Accept": {"text/html"}, "Authorization": {"Bearer x"}}, 403, ""},
 			{"API key", "GET", "/docs", http.Header{"Accept": {"text/html"}, "X-Api-Key": {"x"}}, 403, ""},
@@ -151,7 +153,7 @@ func TestHTTPS(t *testing.T) {
 			if tt.header != nil {
 				req.Header = tt.header
 			}
-			req.Host = "evil.example"
+			req.Host = cmp.Or(tt.header.Get("X-Test-Host"), host)
 			res, err := client.Do(req)
 			if err != nil {
 				t.Fatal(err)

@@ -28,7 +28,7 @@ func service(t *testing.T) string {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = db.Close() })
-	sp, err := server.New(t.Context(), server.Config{DB: db, BaseURL: "http://items.test"})
+	sp, err := server.New(t.Context(), server.Config{DB: db, BaseURL: "http://items.test", Hosts: []string{"127.0.0.1"}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,7 +3,6 @@ package body
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"io"
 	"mime"
 	"net/http"
@@ -41,9 +40,7 @@ type Config struct {
 }
 
 // ConfigError is one mistake in a Config.
-type ConfigError struct{ Field, Reason, Fix string }
-
-func (e *ConfigError) Error() string { return fmt.Sprintf("%s: %s. %s", e.Field, e.Reason, e.Fix) }
+type ConfigError = sallyport.ConfigError
 
 // Guard stands before handlers that read bodies.
 type Guard struct{ cfg Config }
@@ -52,7 +49,7 @@ type Guard struct{ cfg Config }
 // *ConfigError.
 func New(cfg Config) (*Guard, error) {
 	var errs []error
-	bad := func(field, reason, fix string) { errs = append(errs, &ConfigError{field, reason, fix}) }
+	bad := func(key, value, reason, fix string) { errs = append(errs, sallyport.Mistake(key, value, reason, fix)) }
 	switch {
 	case cfg.Max == 0:
 		cfg.Max = DefaultMax
@@ -65,15 +62,15 @@ func New(cfg Config) (*Guard, error) {
 	cfg.Types = slices.Clone(cfg.Types)
 	for _, t := range cfg.Types {
 		if parsed, params, err := mime.ParseMediaType(t); err != nil || len(params) > 0 || parsed != t || !strings.Contains(t, "/") || strings.Contains(t, "*") {
-			bad("Types", fmt.Sprintf("%q is no media type", t), "Write it in lower case and without parameters, such as image/png.")
+			bad("Types", t, "it is no media type", "Write it in lower case and without parameters, such as image/png.")
 		}
 	}
 	if cfg.JSON {
 		if len(cfg.Types) > 0 {
-			bad("Types", "JSON takes application/json alone", "Leave one of the two out.")
+			bad("Types", strings.Join(cfg.Types, ", "), "JSON takes application/json alone", "Leave one of the two out.")
 		}
 		if cfg.Encoded {
-			bad("Encoded", "what is compressed cannot be checked as JSON", "Leave one of the two out.")
+			bad("Encoded", "true", "what is compressed cannot be checked as JSON", "Leave one of the two out.")
 		}
 	}
 	if errs != nil {

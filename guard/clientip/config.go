@@ -5,19 +5,12 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+
+	"github.com/sallyport/sallyport"
 )
 
 // ConfigError is one mistake in a configuration.
-type ConfigError struct {
-	Key    string // the field of Config
-	Value  string
-	Reason string
-	Fix    string
-}
-
-func (e *ConfigError) Error() string {
-	return fmt.Sprintf("%s = %q: %s. %s", e.Key, e.Value, e.Reason, e.Fix)
-}
+type ConfigError = sallyport.ConfigError
 
 // New returns a Resolver. The error joins a *ConfigError for each mistake: a
 // network that is not valid, has host bits, is an IPv4 network in IPv6 form, or
@@ -32,10 +25,10 @@ func New(cfg Config) (*Resolver, error) {
 	switch cfg.Header {
 	case "", XForwardedFor, Forwarded, XRealIP:
 	default:
-		errs = append(errs, &ConfigError{
+		errs = append(errs, sallyport.Mistake(
 			"Header", string(cfg.Header), "it is not a header that this package reads",
 			"Choose X-Forwarded-For, Forwarded or X-Real-IP: the one that your proxy sets whatever a client sends.",
-		})
+		))
 	}
 	if len(errs) > 0 {
 		return nil, errors.Join(errs...)
@@ -95,16 +88,16 @@ func parseTrusted(s string) (netip.Prefix, error) {
 	a, err := netip.ParseAddr(s)
 	switch {
 	case err != nil:
-		return netip.Prefix{}, &ConfigError{"Trusted", s, "it is neither a network nor an address", "Write it as 10.0.0.0/8 or 192.0.2.1, or one of the names loopback and private."}
+		return netip.Prefix{}, sallyport.Mistake("Trusted", s, "it is neither a network nor an address", "Write it as 10.0.0.0/8 or 192.0.2.1, or one of the names loopback and private.")
 	case a.Zone() != "":
-		return netip.Prefix{}, &ConfigError{"Trusted", s, "it has a zone, which other machines do not know", "Write the address without it."}
+		return netip.Prefix{}, sallyport.Mistake("Trusted", s, "it has a zone, which other machines do not know", "Write the address without it.")
 	}
 	a = a.Unmap()
 	return netip.PrefixFrom(a, a.BitLen()), nil
 }
 
 func checkTrusted(p netip.Prefix) error {
-	bad := func(reason, fix string) error { return &ConfigError{"Trusted", p.String(), reason, fix} }
+	bad := func(reason, fix string) error { return sallyport.Mistake("Trusted", p.String(), reason, fix) }
 	switch {
 	case !p.IsValid():
 		return bad("it is not a network", "Make it with ParseTrusted or netip.ParsePrefix.")

@@ -3,7 +3,6 @@ package cors
 import (
 	"cmp"
 	"errors"
-	"fmt"
 	"net/netip"
 	"net/url"
 	"slices"
@@ -12,19 +11,12 @@ import (
 
 	"github.com/jub0bs/cors"
 	"github.com/jub0bs/cors/cfgerrors"
+
+	"github.com/sallyport/sallyport"
 )
 
 // ConfigError is one mistake in a Config.
-type ConfigError struct {
-	Key    string // as in configuration files: "cors.origins"
-	Value  string // empty where it may hold a password
-	Reason string
-	Fix    string
-}
-
-func (e *ConfigError) Error() string {
-	return fmt.Sprintf("%s = %q: %s. %s", e.Key, e.Value, e.Reason, e.Fix)
-}
+type ConfigError = sallyport.ConfigError
 
 // everybody stands for every origin.
 const everybody = "*"
@@ -58,7 +50,7 @@ func (c *Config) compile() (cors.Config, error) {
 	errs := c.checkOrigins(nil)
 	errs = append(errs, checkNames(out)...)
 	if maxAge < MinMaxAge || maxAge > MaxMaxAge || maxAge%time.Second != 0 {
-		errs = append(errs, &ConfigError{keyMaxAge, c.MaxAge.String(), "it is not a number of whole seconds from 1s to 24h", "Write 10m, for example, or leave it out."})
+		errs = append(errs, sallyport.Mistake(keyMaxAge, c.MaxAge.String(), "it is not a number of whole seconds from 1s to 24h", "Write 10m, for example, or leave it out."))
 	}
 	return out, errors.Join(errs...)
 }
@@ -67,7 +59,7 @@ func (c *Config) compile() (cors.Config, error) {
 // page that holds a token is as open to whoever can write it.
 func (c *Config) checkOrigins(errs []error) []error {
 	for _, o := range c.Origins {
-		bad := func(reason, fix string) { errs = append(errs, &ConfigError{keyOrigins, o, reason, fix}) }
+		bad := func(reason, fix string) { errs = append(errs, sallyport.Mistake(keyOrigins, o, reason, fix)) }
 		if o == everybody {
 			if c.Credentials {
 				bad("with cors.credentials every page on the web could act as its visitor", "Name the origins, or leave cors.credentials out.")
@@ -114,7 +106,7 @@ func checkNames(out cors.Config) (errs []error) {
 		{keyResponseHeaders, out.ResponseHeaders, func(n []string) cors.Config { return cors.Config{Origins: []string{anyOrigin}, ResponseHeaders: n} }},
 	} {
 		for _, name := range list.names {
-			bad := func(reason, fix string) { errs = append(errs, &ConfigError{list.key, name, reason, fix}) }
+			bad := func(reason, fix string) { errs = append(errs, sallyport.Mistake(list.key, name, reason, fix)) }
 			switch {
 			case name == everybody && list.key == keyMethods:
 				bad("it would allow every method that there will ever be", "Name the methods.")
@@ -163,9 +155,9 @@ func translateOne(err error) error {
 		return out
 	case *cfgerrors.UnacceptableMethodError:
 		if e.Reason == "forbidden" {
-			return &ConfigError{keyMethods, e.Value, "browsers let no page send it", "Leave it out."}
+			return sallyport.Mistake(keyMethods, e.Value, "browsers let no page send it", "Leave it out.")
 		}
-		return &ConfigError{keyMethods, e.Value, "it is not a method (RFC 9110, section 9.1)", "Write it as GET or PATCH is written."}
+		return sallyport.Mistake(keyMethods, e.Value, "it is not a method (RFC 9110, section 9.1)", "Write it as GET or PATCH is written.")
 	case *cfgerrors.UnacceptableHeaderNameError:
 		out := &ConfigError{Key: keyRequestHeaders, Value: e.Value}
 		if e.Type == "response" {
@@ -184,7 +176,7 @@ func translateOne(err error) error {
 		}
 		return out
 	default: // what the library may add; it names the value itself
-		return &ConfigError{keyOrigins, "", strings.TrimSuffix(err.Error(), "."), "See the documentation of github.com/jub0bs/cors."}
+		return sallyport.Mistake(keyOrigins, "", strings.TrimSuffix(err.Error(), "."), "See the documentation of github.com/jub0bs/cors.")
 	}
 }
 

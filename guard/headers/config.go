@@ -7,19 +7,12 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/sallyport/sallyport"
 )
 
 // ConfigError is one mistake in a configuration.
-type ConfigError struct {
-	Key    string // the field of Config
-	Value  string // the part of it that is wrong
-	Reason string
-	Fix    string
-}
-
-func (e *ConfigError) Error() string {
-	return fmt.Sprintf("%s = %q: %s. %s", e.Key, e.Value, e.Reason, e.Fix)
-}
+type ConfigError = sallyport.ConfigError
 
 // New returns the headers of cfg. The error joins a *ConfigError for each
 // mistake: control characters and separators gone wrong, directives and values
@@ -108,7 +101,7 @@ type checker struct {
 }
 
 func (c *checker) bad(key, value, reason, fix string) {
-	c.errs = append(c.errs, &ConfigError{key, value, reason, fix})
+	c.errs = append(c.errs, sallyport.Mistake(key, value, reason, fix))
 }
 
 func (c *checker) contentSecurityPolicy(policy string) {

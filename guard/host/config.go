@@ -2,22 +2,14 @@ package host
 
 import (
 	"errors"
-	"fmt"
 	"net/netip"
 	"strings"
+
+	"github.com/sallyport/sallyport"
 )
 
 // ConfigError is one mistake in a configuration.
-type ConfigError struct {
-	Key    string // the field of Config
-	Value  string
-	Reason string
-	Fix    string
-}
-
-func (e *ConfigError) Error() string {
-	return fmt.Sprintf("%s = %q: %s. %s", e.Key, e.Value, e.Reason, e.Fix)
-}
+type ConfigError = sallyport.ConfigError
 
 // New returns the list. The error joins a *ConfigError for each entry that is
 // not what Config.Allowed describes, or says that there is none.
@@ -26,11 +18,11 @@ func New(cfg Config) (*Hosts, error) {
 	var errs []error
 	for _, entry := range cfg.Allowed {
 		if reason, fix := h.add(entry); reason != "" {
-			errs = append(errs, &ConfigError{"Allowed", entry, reason, fix})
+			errs = append(errs, sallyport.Mistake("Allowed", entry, reason, fix))
 		}
 	}
 	if len(cfg.Allowed) == 0 {
-		errs = append(errs, &ConfigError{"Allowed", "", "the list is empty, so that every request would be refused", "List the names under which clients reach the server, such as api.example.com."})
+		errs = append(errs, sallyport.Mistake("Allowed", "", "the list is empty, so that every request would be refused", "List the names under which clients reach the server, such as api.example.com."))
 	}
 	if len(errs) > 0 {
 		return nil, errors.Join(errs...)

@@ -14,6 +14,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/sallyport/sallyport"
 )
 
 // Pair names the PEM files of a certificate with its chain, and of its private
@@ -137,10 +139,10 @@ func NewCertificates(cfg CertificatesConfig) (*Certificates, error) {
 	}
 	var errs []error
 	if c.interval < MinInterval || c.interval > MaxInterval {
-		errs = append(errs, &ConfigError{"Interval", c.interval.String(), "it must be from 10ms to 1h", "Leave it out for 5s."})
+		errs = append(errs, sallyport.Mistake("Interval", c.interval.String(), "it must be from 10ms to 1h", "Leave it out for 5s."))
 	}
 	if len(cfg.Pairs) == 0 {
-		errs = append(errs, &ConfigError{"Pairs", "", "there is none", "Name the files of a certificate and its private key."})
+		errs = append(errs, sallyport.Mistake("Pairs", "", "there is none", "Name the files of a certificate and its private key."))
 	}
 	now := c.now()
 	for _, pair := range cfg.Pairs {
@@ -150,7 +152,7 @@ func NewCertificates(cfg CertificatesConfig) (*Certificates, error) {
 			err = p.read(now)
 		}
 		if errors.Is(err, errMoving) {
-			err = &ConfigError{"Cert", pair.Cert, "the files of this pair change all the time", "Replace files by renaming new ones."}
+			err = sallyport.Mistake("Cert", pair.Cert, "the files of this pair change all the time", "Replace files by renaming new ones.")
 		}
 		if err != nil {
 			errs = append(errs, err)
@@ -352,7 +354,7 @@ func (p *pairState) read(now time.Time) error {
 	for i, path := range p.paths() {
 		b, err := readFile(path)
 		if err != nil {
-			return &ConfigError{[...]string{"Cert", "Key"}[i], path, "it cannot be read: " + reason(err), "Check the path, and that the user of this process may read the file."}
+			return sallyport.Mistake([...]string{"Cert", "Key"}[i], path, "it cannot be read: "+reason(err), "Check the path, and that the user of this process may read the file.")
 		}
 		texts[i] = b
 	}
@@ -379,17 +381,17 @@ func (p *pairState) mistake(texts [2][]byte, err error) error {
 	fix := "Give the PEM files of a certificate with its chain, the leaf first, and of its unencrypted private key."
 	switch text := err.Error(); {
 	case !bytes.Contains(texts[0], []byte("-----BEGIN CERTIFICATE-----")):
-		return &ConfigError{"Cert", p.Cert, "it holds no certificate in PEM", fix}
+		return sallyport.Mistake("Cert", p.Cert, "it holds no certificate in PEM", fix)
 	case bytes.Contains(texts[1], []byte("ENCRYPTED")):
-		return &ConfigError{"Key", p.Key, "the private key is encrypted", "Decrypt it (openssl pkey), and let only the user of this process read the file."}
+		return sallyport.Mistake("Key", p.Key, "the private key is encrypted", "Decrypt it (openssl pkey), and let only the user of this process read the file.")
 	case !bytes.Contains(texts[1], []byte("PRIVATE KEY-----")):
-		return &ConfigError{"Key", p.Key, "it holds no private key in PEM", fix}
+		return sallyport.Mistake("Key", p.Key, "it holds no private key in PEM", fix)
 	case strings.Contains(text, "does not match"):
-		return &ConfigError{"Key", p.Key, "the private key is not that of the certificate in " + p.Cert, "Give the two files of one certificate."}
+		return sallyport.Mistake("Key", p.Key, "the private key is not that of the certificate in "+p.Cert, "Give the two files of one certificate.")
 	case strings.Contains(text, "private key"):
-		return &ConfigError{"Key", p.Key, "the private key cannot be read", fix}
+		return sallyport.Mistake("Key", p.Key, "the private key cannot be read", fix)
 	}
-	return &ConfigError{"Cert", p.Cert, "the certificate cannot be read", fix}
+	return sallyport.Mistake("Cert", p.Cert, "the certificate cannot be read", fix)
 }
 
 func readFile(path string) ([]byte, error) {

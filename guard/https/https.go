@@ -68,16 +68,7 @@ type Config struct {
 }
 
 // ConfigError is one mistake in a configuration.
-type ConfigError struct {
-	Key    string // the field
-	Value  string // never a secret
-	Reason string
-	Fix    string
-}
-
-func (e *ConfigError) Error() string {
-	return fmt.Sprintf("https: %s = %q: %s. %s", e.Key, e.Value, e.Reason, e.Fix)
-}
+type ConfigError = sallyport.ConfigError
 
 // Policy decides by a Config. It is immutable and safe for concurrent use.
 type Policy struct {
@@ -94,7 +85,7 @@ type Policy struct {
 func New(cfg Config) (*Policy, error) {
 	var errs []error
 	bad := func(key, value, reason, fix string) {
-		errs = append(errs, &ConfigError{key, value, reason, fix})
+		errs = append(errs, sallyport.Mistake(key, value, reason, fix))
 	}
 	host, base, err := parseBase(cfg.BaseURL)
 	if err != nil {
@@ -156,7 +147,7 @@ func hstsValue(age time.Duration, cfg Config) string {
 // form that is written into redirects.
 func parseBase(s string) (host, base string, _ error) {
 	bad := func(value, reason string) (string, string, error) {
-		return "", "", &ConfigError{"BaseURL", value, reason, "Write it as https://host or https://host:port, an international name in its xn-- form."}
+		return "", "", sallyport.Mistake("BaseURL", value, reason, "Write it as https://host or https://host:port, an international name in its xn-- form.")
 	}
 	u, err := url.Parse(s)
 	if err != nil {
@@ -301,6 +292,14 @@ func requestTarget(r *http.Request) (string, bool) {
 	return b.String(), true
 }
 
+// SetHeader adds HSTS to the header of an answer to a request that came over TLS,
+// for programs that answer some requests before Handler.
+func (p *Policy) SetHeader(h http.Header) {
+	if p.hsts != nil {
+		h["Strict-Transport-Security"] = p.hsts
+	}
+}
+
 // Handler lets requests over TLS through, with HSTS on their answers, and
 // answers the others: 307 to the https:// address for pages, 403
 // "https_required" for everything else.
@@ -309,9 +308,7 @@ func requestTarget(r *http.Request) (string, bool) {
 func (p *Policy) Handler(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if p.secure(r) {
-			if p.hsts != nil {
-				w.Header()["Strict-Transport-Security"] = p.hsts
-			}
+			p.SetHeader(w.Header())
 			next.ServeHTTP(w, r)
 			return
 		}

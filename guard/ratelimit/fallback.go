@@ -6,6 +6,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/sallyport/sallyport"
 )
 
 // FallbackConfig configures a Fallback. Shared is required.
@@ -56,13 +58,13 @@ type Fallback struct {
 func NewFallback(cfg FallbackConfig) (*Fallback, error) {
 	var errs []error
 	if cfg.Shared == nil {
-		errs = append(errs, &ConfigError{"Shared", "", "there is none", "Give a store that is shared, or use a Memory alone."})
+		errs = append(errs, sallyport.Mistake("Shared", "", "there is none", "Give a store that is shared, or use a Memory alone."))
 	}
 	if cfg.Retry == 0 {
 		cfg.Retry = time.Second
 	}
 	if cfg.Retry < 100*time.Millisecond || cfg.Retry > time.Minute {
-		errs = append(errs, &ConfigError{"Retry", cfg.Retry.String(), "it is not from 100 ms to 1 min", "Leave it out for 1 s."})
+		errs = append(errs, sallyport.Mistake("Retry", cfg.Retry.String(), "it is not from 100 ms to 1 min", "Leave it out for 1 s."))
 	}
 	if cfg.Local == nil {
 		m, err := NewMemory(MemoryConfig{})

@@ -19,7 +19,6 @@ package ratelimit
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/http"
 	"net/netip"
 	"strings"
@@ -55,16 +54,7 @@ type Config struct {
 }
 
 // ConfigError is one mistake in a configuration.
-type ConfigError struct {
-	Key    string // the field: "Rates"
-	Value  string // never a secret
-	Reason string
-	Fix    string
-}
-
-func (e *ConfigError) Error() string {
-	return fmt.Sprintf("ratelimit: %s = %q: %s. %s", e.Key, e.Value, e.Reason, e.Fix)
-}
+type ConfigError = sallyport.ConfigError
 
 // Limiter limits the requests of each key. It does not change once it is made,
 // and may be used concurrently. A nil *Limiter limits nothing.
@@ -81,7 +71,7 @@ type Limiter struct {
 func New(cfg Config) (*Limiter, error) {
 	var errs []error
 	bad := func(key, value, reason, fix string) {
-		errs = append(errs, &ConfigError{key, value, reason, fix})
+		errs = append(errs, sallyport.Mistake(key, value, reason, fix))
 	}
 	switch {
 	case cfg.Name == "" && cfg.Store != nil:
@@ -210,6 +200,7 @@ func (l *Limiter) Handler(next http.Handler) http.Handler {
 // remains there for longer, Retry-After is that.
 func Refuse(w http.ResponseWriter, d Decision) {
 	e := TooMany(d)
+	e.Quota = "" // written below, with what other Limiters have written
 	d.WriteHeader(w.Header())
 	if s, ok := parseService(w.Header()[headerRateLimit]); ok && s.remaining == 0 {
 		e.RetryAfter = max(e.RetryAfter, time.Duration(s.reset)*time.Second)
@@ -217,14 +208,19 @@ func Refuse(w http.ResponseWriter, d Decision) {
 	sallyport.WriteError(w, e)
 }
 
-// TooMany returns the 429 for a decision that was not allowed. Its RetryAfter is
-// written in whole seconds, rounded up.
+// TooMany returns the 429 for a decision that was not allowed, for programs that
+// answer by themselves: with Retry-After, rounded up to whole seconds, and what
+// WriteHeader would have written.
 func TooMany(d Decision) *sallyport.Error {
-	return &sallyport.Error{
+	e := &sallyport.Error{
 		Status: http.StatusTooManyRequests, Code: "rate_limited",
 		Message:    "There were too many requests of this kind in too short a time. Wait for as many seconds as Retry-After says, then send it again.",
 		RetryAfter: max(d.RetryAfter, time.Second),
 	}
+	if d.limiter != nil {
+		e.Quota = d.limiter.header
+	}
+	return e
 }
 
 // Unavailable returns the 503 for a request whose limit could not be checked.

@@ -9,6 +9,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/sallyport/sallyport"
 )
 
 // Store remembers what has passed. *Memory keeps it in this process; package
@@ -110,7 +112,7 @@ func NewMemory(cfg MemoryConfig) (*Memory, error) {
 		cfg.MaxKeys = 1 << 20
 	}
 	if cfg.MaxKeys < 1000 || cfg.MaxKeys > 50_000_000 {
-		return nil, &ConfigError{"MaxKeys", strconv.Itoa(cfg.MaxKeys), "it is not from 1,000 to 50,000,000", "Leave it out for 1,048,576, which take at most 51 MB."}
+		return nil, sallyport.Mistake("MaxKeys", strconv.Itoa(cfg.MaxKeys), "it is not from 1,000 to 50,000,000", "Leave it out for 1,048,576, which take at most 51 MB.")
 	}
 	m := &Memory{seeds: [2]maphash.Seed{maphash.MakeSeed(), maphash.MakeSeed()}, now: cfg.Now, start: time.Now()}
 	if m.now != nil {

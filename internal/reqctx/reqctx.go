@@ -23,9 +23,10 @@ import (
 type Carrier struct {
 	req      *http.Request // as it came: its context, header and peer
 	outer    *Carrier      // whose id is this one's
-	addr     netip.Addr    // the client, if it is not the peer
+	addr     netip.Addr    // the client's; not valid: the peer's
 	named    sync.Once
 	id       [1]string   // what a header holds; read it by Header
+	https    bool        // the client's connection
 	entered  atomic.Bool // a gate has it
 	admitted atomic.Bool // and own is complete
 	own      Admission
@@ -249,11 +250,22 @@ func (c *Carrier) Header() []string {
 	return c.id[:]
 }
 
-// SetAddr makes known what the client's address is, where that is not the peer's.
-// The outermost handler calls it before it hands the request on.
-func (c *Carrier) SetAddr(a netip.Addr) { c.addr = a }
+// SetClient makes known what the client's address is, and whether its connection
+// is HTTPS. The outermost handler calls it before it hands the request on.
+func (c *Carrier) SetClient(a netip.Addr, https bool) { c.addr, c.https = a, https }
 
-// Addr returns the client's IP address: what SetAddr was given, otherwise the
+// HTTPS reports whether the client's connection is HTTPS, as far as is known.
+func (c *Carrier) HTTPS() bool {
+	switch {
+	case c.addr.IsValid() || c.https:
+		return c.https
+	case c.outer != nil:
+		return c.outer.HTTPS()
+	}
+	return c.req.TLS != nil
+}
+
+// Addr returns the client's IP address: what SetClient was given, otherwise the
 // peer's. It is not valid for a request that did not come over the network.
 func (c *Carrier) Addr() netip.Addr {
 	switch {
@@ -267,6 +279,15 @@ func (c *Carrier) Addr() netip.Addr {
 		return netip.Addr{}
 	}
 	return peer.Addr().Unmap().WithZone("")
+}
+
+// AddrOf returns the client's IP address of the request that ctx belongs to. It is
+// not valid if there is none.
+func AddrOf(ctx context.Context) netip.Addr {
+	if c := From(ctx); c != nil {
+		return c.Addr()
+	}
+	return netip.Addr{}
 }
 
 // Address returns Addr as text, "" if it is not valid.

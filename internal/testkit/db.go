@@ -85,10 +85,7 @@ func PostgresURL(t testing.TB) string {
 	t.Helper()
 	base := os.Getenv(PostgresEnv)
 	if base == "" {
-		if os.Getenv("CI") == "true" {
-			t.Fatalf("%s is not set: under CI nothing is skipped", PostgresEnv)
-		}
-		t.Skipf("%s is not set: run scripts/postgres, or make test", PostgresEnv)
+		Missing(t, "%s is not set: run scripts/postgres, or make test", PostgresEnv)
 	}
 	u, err := url.Parse(base)
 	if err != nil {

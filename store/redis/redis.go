@@ -178,6 +178,12 @@ func Open(rawURL string, o Options) (*Client, error) {
 	return &Client{redis: client, name: name, prefix: o.Prefix, secret: slices.Clone(o.Secret), timeout: o.Timeout}, nil
 }
 
+// CheckURL returns what Open would say of a URL without connecting.
+func CheckURL(rawURL string) error {
+	_, _, errs := parse(rawURL)
+	return errors.Join(errs...)
+}
+
 // parse checks a URL. Its errors repeat nothing that may be a password: what
 // url.Parse says quotes its input.
 func parse(rawURL string) (o rueidis.ClientOption, name string, errs []error) {

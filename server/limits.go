@@ -1,0 +1,327 @@
+package server
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+
+	"github.com/sallyport/sallyport"
+	"github.com/sallyport/sallyport/authn"
+	"github.com/sallyport/sallyport/guard/ratelimit"
+	"github.com/sallyport/sallyport/internal/reqctx"
+)
+
+// Limits says how often one client may do what. Rates are written as in
+// guard/ratelimit: "5/minute", "100/hour;burst=20", several with commas.
+type Limits struct {
+	// Default bounds all requests of a client address, health checks aside. Default
+	// DefaultLimit; LimitOff for none.
+	Default string
+	// Login bounds how many passwords a client address may try, right or wrong, on
+	// every route that tests one. Default LoginLimit. LimitOff switches that off, and
+	// with it Register, Guesses and lockout: for tests and measurements.
+	Login string
+	// Register bounds how many accounts a client address may make. Default
+	// RegisterLimit.
+	Register string
+	// Guesses bounds how many credentials that nobody has (API keys, tokens, cookies,
+	// client secrets) a client address may send. Default GuessLimit.
+	Guesses string
+	// Share, if not nil, opens a store in which nodes count together, such as that of
+	// store/redis behind a ratelimit.Fallback. secret is 32 bytes that all servers of
+	// the database have, for what should not be read there. Default: the memory of
+	// this process.
+	Share func(secret []byte) (ratelimit.Store, error)
+}
+
+// Defaults of Limits.
+const (
+	DefaultLimit  = "100/second;burst=1000"
+	LoginLimit    = "60/minute"
+	RegisterLimit = "60/hour;burst=30"
+	GuessLimit    = "60/minute"
+	LimitOff      = "off"
+)
+
+// CheckLimit returns what is wrong with a limit.
+func CheckLimit(text string) error {
+	if text == "" || text == LimitOff {
+		return nil
+	}
+	_, err := ratelimit.ParseAll(text)
+	return err
+}
+
+// limits are the limits of a server.
+type limits struct {
+	cfg    Limits
+	shared ratelimit.Store // nil: each node counts for itself
+	store  ratelimit.Store
+
+	// By client address. Nil: none.
+	all, login, register, guesses *ratelimit.Limiter
+
+	mu    sync.Mutex
+	named map[string]namedLimit // that routes declare
+}
+
+type namedLimit struct {
+	rate    string
+	limiter *ratelimit.Limiter
+}
+
+// newLimits takes limits that have been checked, and a secret for Share.
+func newLimits(cfg Limits, secret []byte) (*limits, error) {
+	fill := func(text *string, def string) {
+		switch {
+		case cfg.Login == LimitOff && text != &cfg.Default:
+			*text = LimitOff
+		case *text == "":
+			*text = def
+		}
+	}
+	fill(&cfg.Default, DefaultLimit)
+	fill(&cfg.Login, LoginLimit)
+	fill(&cfg.Register, RegisterLimit)
+	fill(&cfg.Guesses, GuessLimit)
+	l := &limits{cfg: cfg, named: map[string]namedLimit{}}
+	var err error
+	if cfg.Share != nil {
+		l.shared, err = cfg.Share(secret)
+		l.store = l.shared
+	} else {
+		l.store, err = ratelimit.NewMemory(ratelimit.MemoryConfig{})
+	}
+	if err != nil {
+		return nil, err
+	}
+	for _, own := range []struct {
+		name, rate string
+		limiter    **ratelimit.Limiter
+	}{
+		{"all", cfg.Default, &l.all}, {"sign-in", cfg.Login, &l.login}, {"register", cfg.Register, &l.register}, {"guesses", cfg.Guesses, &l.guesses},
+	} {
+		if own.rate == LimitOff {
+			continue
+		}
+		made, err := l.make(own.name, own.rate)
+		if err != nil {
+			return nil, err
+		}
+		*own.limiter = made
+	}
+	return l, nil
+}
+
+// make returns a limiter whose keys its callers make.
+func (l *limits) make(name, rate string) (*ratelimit.Limiter, error) {
+	rates, err := ratelimit.ParseAll(rate)
+	if err != nil {
+		return nil, err
+	}
+	return ratelimit.New(ratelimit.Config{Name: name, Rates: rates, Store: l.store, Key: ratelimit.Global()})
+}
+
+// ofPasswords is how a route declares that it tests passwords, of which attempt
+// counts each.
+func (l *limits) ofPasswords(which string) []sallyport.Limit {
+	return unlessOff(sallyport.Limit{Name: "sign-in", Rate: l.cfg.Login, For: which})
+}
+
+// ofRegistration is the limit of the route that makes accounts.
+func (l *limits) ofRegistration() []sallyport.Limit {
+	return unlessOff(sallyport.Limit{Name: "register", Rate: l.cfg.Register})
+}
+
+func unlessOff(l sallyport.Limit) []sallyport.Limit {
+	if l.Rate == LimitOff {
+		return nil
+	}
+	return []sallyport.Limit{l}
+}
+
+// ofRoute returns the limiter of a limit that a route declares. One of the
+// server's own names is that one.
+func (l *limits) ofRoute(route string, number int, declared sallyport.Limit) (*ratelimit.Limiter, error) {
+	name := declared.Name
+	if name == "" {
+		name = nameOf(route, number)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if has, ok := l.named[name]; ok {
+		if has.rate != declared.Rate {
+			return nil, fmt.Errorf("limit %q is %s here and %s on another route: limits of one name are one", name, declared.Rate, has.rate)
+		}
+		return has.limiter, nil
+	}
+	made, err := l.make(name, declared.Rate)
+	if err != nil {
+		return nil, err
+	}
+	l.named[name] = namedLimit{declared.Rate, made}
+	return made, nil
+}
+
+// nameOf makes a name for a route's own limit that is the same on every node.
+func nameOf(route string, number int) string {
+	digest := sha256.Sum256(fmt.Appendf(nil, "%s %d", route, number))
+	slug := strings.Map(func(r rune) rune {
+		if r >= 'a' && r <= 'z' || r >= '0' && r <= '9' {
+			return r
+		}
+		return '-'
+	}, strings.ToLower(route))
+	for strings.Contains(slug, "--") {
+		slug = strings.ReplaceAll(slug, "--", "-")
+	}
+	return strings.Trim(slug[:min(len(slug), 22)], "-") + "-" + hex.EncodeToString(digest[:4])
+}
+
+func (l *limits) view() LimitView {
+	v := LimitView{Default: l.cfg.Default, Login: l.cfg.Login, Lockout: l.cfg.Login != LimitOff, Shared: "no"}
+	if l.shared != nil {
+		v.Shared = "yes"
+		if f, ok := l.shared.(interface{ Down() bool }); ok && f.Down() {
+			v.Shared = "away"
+		}
+	}
+	return v
+}
+
+// attempt counts a password that is going to be tested (lockout.Config.Limit).
+// What the program itself tests, without a request, is not counted.
+func (l *limits) attempt(ctx context.Context) error {
+	if l.login == nil || reqctx.From(ctx) == nil {
+		return nil
+	}
+	d, err := l.login.Take(ctx, ratelimit.AddressKey(reqctx.AddrOf(ctx)))
+	switch {
+	case err != nil:
+		return ratelimit.Unavailable()
+	case !d.Allowed:
+		return ratelimit.TooMany(d)
+	}
+	return nil
+}
+
+var _ sallyport.LimitGate = (*Server)(nil)
+
+// Limit implements sallyport.LimitGate.
+func (s *Server) Limit(route string, declared []sallyport.Limit, through func(http.Handler) http.Handler) func(http.Handler) http.Handler {
+	var before, behind []counted
+	for i, d := range declared {
+		limiter, err := s.wall.limits.ofRoute(route, i, d)
+		if err != nil {
+			panic(fmt.Sprintf("sallyport: route %q: %v", route, err))
+		}
+		c := counted{limiter, keyOf(d)}
+		if d.Behind() {
+			behind = append(behind, c)
+		} else {
+			before = append(before, c)
+		}
+	}
+	return func(next http.Handler) http.Handler {
+		refuser, _ := next.(authn.Refuser)
+		return limit(before, refuser, through(limit(behind, refuser, next)))
+	}
+}
+
+// counted is a limiter with whose requests count together; what key returns ""
+// for is not limited.
+type counted struct {
+	limiter *ratelimit.Limiter
+	key     func(*http.Request) string
+}
+
+func keyOf(l sallyport.Limit) func(*http.Request) string {
+	address := func(r *http.Request) string { return ratelimit.AddressKey(reqctx.AddrOf(r.Context())) }
+	own := func(id func(sallyport.Principal) string) func(*http.Request) string {
+		return func(r *http.Request) string {
+			if p := sallyport.From(r.Context()); !p.Anonymous() {
+				return "id " + id(p)
+			}
+			return address(r)
+		}
+	}
+	switch {
+	case l.Key != nil:
+		return func(r *http.Request) string {
+			if k := l.Key(r); k != "" {
+				return "key " + k
+			}
+			return ""
+		}
+	case l.By == sallyport.ByRoute:
+		return func(*http.Request) string { return "all" }
+	case l.By == sallyport.ByAccount:
+		return own(sallyport.Principal.ID)
+	case l.By == sallyport.ByCredential:
+		return own(func(p sallyport.Principal) string {
+			switch {
+			case p.SessionID() != "":
+				return "session " + p.SessionID()
+			case p.KeyID() != "":
+				return "key " + p.KeyID()
+			}
+			return p.ID()
+		})
+	}
+	return address
+}
+
+// limit counts requests before next. A handler that words the refusals of its
+// gate words these too.
+func limit(all []counted, refuser authn.Refuser, next http.Handler) http.Handler {
+	if len(all) == 0 {
+		return next
+	}
+	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		// A request whose context was not begun by Guard has its address by now, too.
+		r, _ = reqctx.Begin(r)
+		for _, c := range all {
+			key := c.key(r)
+			if key == "" {
+				continue
+			}
+			d, err := c.limiter.Take(r.Context(), key)
+			switch {
+			case err != nil && refuser != nil:
+				refuser.Refuse(w, r, ratelimit.Unavailable())
+				return
+			case err != nil:
+				sallyport.WriteError(w, ratelimit.Unavailable())
+				return
+			case d.Allowed:
+				d.WriteHeader(w.Header())
+				continue
+			case refuser == nil:
+				ratelimit.Refuse(w, d)
+			default:
+				refuser.Refuse(w, r, ratelimit.TooMany(d))
+			}
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+	if refuser == nil {
+		return h
+	}
+	return refusing{h, refuser}
+}
+
+// refusing is a handler whose refusals another one words.
+type refusing struct {
+	http.Handler
+	by authn.Refuser
+}
+
+// Refuse implements authn.Refuser.
+func (h refusing) Refuse(w http.ResponseWriter, r *http.Request, e *sallyport.Error) {
+	h.by.Refuse(w, r, e)
+}
