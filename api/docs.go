@@ -14,6 +14,7 @@ import (
 	"github.com/swaggest/swgui/v5/static"
 
 	"github.com/sallyport/sallyport"
+	"github.com/sallyport/sallyport/guard/headers"
 )
 
 //go:embed docs/index.html docs/init.js docs/page.css
@@ -21,10 +22,16 @@ var docsFiles embed.FS
 
 var docsPage = template.Must(template.ParseFS(docsFiles, "docs/index.html"))
 
-// docsPolicy lets the page load its own scripts and styles and talk to its own
+// docsHeaders let the page load its own scripts and styles and talk to its own
 // server, and nothing else: no inline script or style, no evaluated text, no
 // outside address. Icons of Swagger UI's style sheet are data.
-const docsPolicy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
+var docsHeaders = func() *headers.Headers {
+	h, err := headers.New(headers.Page("img-src 'self' data:", "connect-src 'self'"))
+	if err != nil {
+		panic(err) // a policy of ours
+	}
+	return h
+}()
 
 // DocsConfig describes the docs page.
 type DocsConfig struct {
@@ -51,7 +58,7 @@ func (a *API) Docs(cfg DocsConfig) {
 	a.mux.HandleFunc("GET /docs", sallyport.Public(), func(w http.ResponseWriter, _ *http.Request) {
 		h := w.Header()
 		h.Set("Content-Type", "text/html; charset=utf-8")
-		h.Set("Content-Security-Policy", docsPolicy)
+		docsHeaders.Set(h)
 		h.Set("Cache-Control", "no-cache")
 		_, _ = w.Write(page.Bytes())
 	})

@@ -51,6 +51,7 @@ type examination struct {
 	findings []finding
 	answer   *http.Response // of the first request, without its body
 	own      string         // this end of the last connection
+	issuer   string         // what the server calls itself
 }
 
 func (e *examination) note(check, status, fix, detail string, args ...any) {
@@ -158,6 +159,9 @@ func (e *examination) reach() error {
 	var meta struct {
 		Issuer string `json:"issuer"`
 	}
+	if res.StatusCode == http.StatusOK && json.Unmarshal(b, &meta) == nil {
+		e.issuer = meta.Issuer
+	}
 	switch {
 	case res.StatusCode/100 == 3:
 		e.note("reached", problem, "--url "+res.Header.Get("Location"), "it redirects to %s", res.Header.Get("Location"))
@@ -165,7 +169,7 @@ func (e *examination) reach() error {
 		e.note("hosts", problem, "hosts.allowed = ["+quote(e.base.Hostname())+"], and base_url = "+quote(e.base.String()), "the server does not take requests for %s", e.base.Hostname())
 	case res.StatusCode == http.StatusForbidden && strings.Contains(string(b), `"https_required"`):
 		e.note("https", problem, "the address of the proxy in proxy.trusted; or tls.cert and tls.key", "the server believes that this request came without HTTPS, and refuses it")
-	case res.StatusCode != http.StatusOK || json.Unmarshal(b, &meta) != nil:
+	case e.issuer == "":
 		e.note("reached", problem, "the address of the server, or the path that a proxy hands on", "what answers there is not Sallyport: %s", res.Status)
 	case meta.Issuer != e.base.String():
 		e.note("base_url", problem, "base_url = "+quote(e.base.String())+" (it makes the access tokens that are out worthless)", "the server calls itself %s", meta.Issuer)
@@ -315,16 +319,16 @@ func (e *examination) inside(s settings, tokenFile string) error {
 		e.compare(s, token)
 		return nil
 	}
+	if server.CheckBaseURL(e.issuer) != nil {
+		return nil // what answers is not Sallyport
+	}
+	s["base_url"] = value{e.issuer, "default"} // tokens are for what the server calls itself
 	o, err := e.a.open(e.a.ctx, s, mustExist, slog.New(slog.DiscardHandler))
 	if err != nil {
 		e.note("proxies", skipped, "the server's own configuration with this command (--config, --data, --database), or --token-file", "the database cannot be opened here, and the server tells only who has the permission %s: %s", server.ReadServer, describe(err))
 		return nil
 	}
 	defer o.Close()
-	if o.Issuer() != e.base.String() {
-		e.note("proxies", skipped, "base_url = "+quote(e.base.String()), "the server's tokens are for %s", o.Issuer())
-		return nil
-	}
 	// A client of its own, gone when this returns: nobody's account is used.
 	made, err := o.Clients.Create(e.a.ctx, role.Operator(), "sallyport doctor", []string{server.ReadServer}, nil)
 	if err != nil {
