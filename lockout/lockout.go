@@ -133,8 +133,9 @@ type Attempt struct {
 // of ctx came, before it is tested. The error is a *sallyport.Error 429
 // "too_many_attempts" with RetryAfter if there may be none now, the same for
 // every reason, whether there is such an account or not; then the refusal is
-// recorded. So is what Config.Limit returns. Any other error means that it could not be counted, and then the
-// password must not be tested either.
+// recorded. Before that it is what Config.Limit returns, if anything. Any other
+// error means that it could not be counted, and then the password must not be
+// tested either.
 //
 // Where as many attempts are under way as may fail, it waits for them, at most
 // 5 s: many sign-ins at once with the right password are all let in.
