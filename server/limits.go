@@ -23,13 +23,15 @@ type Limits struct {
 	Default string
 	// Login bounds how many passwords a client address may try, right or wrong, on
 	// every route that tests one. Default LoginLimit. LimitOff switches that off, and
-	// with it Register, Guesses and lockout: for tests and measurements.
+	// with it Register and Guesses: for tests and measurements. Lockout is another
+	// thing: Config.NoLockout.
 	Login string
-	// Register bounds how many accounts a client address may make. Default
-	// RegisterLimit.
+	// Register bounds how often a client address may ask to register, whether an
+	// account comes of it or not. Default RegisterLimit.
 	Register string
 	// Guesses bounds how many credentials that nobody has (API keys, tokens, cookies,
-	// client secrets) a client address may send. Default GuessLimit.
+	// client secrets) a client address may send. Beyond it, what is not held in memory
+	// is refused unseen. Default GuessLimit.
 	Guesses string
 	// Share, if not nil, opens a store in which nodes count together, such as that of
 	// store/redis behind a ratelimit.Fallback. secret is 32 bytes that all servers of
@@ -183,7 +185,7 @@ func nameOf(route string, number int) string {
 }
 
 func (l *limits) view() LimitView {
-	v := LimitView{Default: l.cfg.Default, Login: l.cfg.Login, Lockout: l.cfg.Login != LimitOff, Shared: "no"}
+	v := LimitView{Default: l.cfg.Default, Login: l.cfg.Login, Shared: "no"}
 	if l.shared != nil {
 		v.Shared = "yes"
 		if f, ok := l.shared.(interface{ Down() bool }); ok && f.Down() {

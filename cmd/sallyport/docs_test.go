@@ -349,6 +349,21 @@ func TestCommandsIn(t *testing.T) {
 	}
 }
 
+// TestNginxOfThePages keeps the lines for nginx what TestQ_BehindNginx runs.
+func TestNginxOfThePages(t *testing.T) {
+	b, err := os.ReadFile(filepath.Join(docsFolder, "proxies.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := regexp.MustCompile(`(?m)^\tproxy_set_header .*$`).FindAllString(string(b), -1)
+	for i := range lines {
+		lines[i] = strings.TrimSpace(lines[i])
+	}
+	if got := strings.Join(lines, "\n\t\t\t"); got != asDocumented {
+		t.Errorf("docs/proxies.md has\n%s\nand what is tested is\n%s", got, asDocumented)
+	}
+}
+
 // TestCommandLinePage keeps docs/command-line.md complete: a section for every
 // command, with every argument and flag, and nothing that does not exist.
 func TestCommandLinePage(t *testing.T) {

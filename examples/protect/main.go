@@ -81,7 +81,7 @@ func handler(sp *server.Server, all *items) http.Handler {
 	whole := http.NewServeMux()
 	whole.Handle("/reports/", reports)
 	whole.Handle("/", mux)
-	return sp.Guard(whole) // request ids, headers, the log
+	return sp.Guard(whole) // the wall: hosts, origins, limits, headers, request ids, the log
 }
 
 func hello(w http.ResponseWriter, r *http.Request) {
