@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/sallyport/sallyport/internal/reqctx"
 	"github.com/sallyport/sallyport/internal/testkit"
 )
 
@@ -20,7 +21,8 @@ func TestViewOfLockout(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer s.Close()
-		if v := s.view(httptest.NewRequest("GET", "/doctor", nil)); v.Limits.Lockout == off || v.Limits.Login != LimitOff {
+		r, _ := reqctx.Begin(httptest.NewRequest("GET", "/doctor", nil))
+		if v := s.view(r); v.Limits.Lockout == off || v.Limits.Login != LimitOff {
 			t.Errorf("NoLockout %v: %+v", off, v.Limits)
 		}
 	}
