@@ -283,7 +283,10 @@ func limit(all []counted, refuser authn.Refuser, next http.Handler) http.Handler
 	}
 	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		// A request whose context was not begun by Guard has its address by now, too.
-		r, _ = reqctx.Begin(r)
+		// One that a gate has entered keeps what the gate found.
+		if reqctx.From(r.Context()) == nil {
+			r, _ = reqctx.Begin(r)
+		}
 		for _, c := range all {
 			key := c.key(r)
 			if key == "" {
