@@ -66,7 +66,7 @@ type limits struct {
 	all, login, register, guesses *ratelimit.Limiter
 
 	mu    sync.Mutex
-	named map[string]namedLimit // that routes declare
+	named map[string]namedLimit // the server's own, and what routes declare
 }
 
 type namedLimit struct {
@@ -113,6 +113,7 @@ func newLimits(cfg Limits, secret []byte) (*limits, error) {
 			return nil, err
 		}
 		*own.limiter = made
+		l.named[own.name] = namedLimit{own.rate, made}
 	}
 	return l, nil
 }

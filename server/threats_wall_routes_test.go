@@ -279,6 +279,7 @@ func TestQ_MistakesInLimits(t *testing.T) {
 		"a name that is none":       {handle(sallyport.Limit{Rate: "1/minute", Name: "A b"}), "limit name"},
 		"by what is not known":      {handle(sallyport.Limit{Rate: "1/minute", By: "moon"}), "moon"},
 		"one name, two rates":       {handle(sallyport.Limit{Rate: "1/minute", Name: "two"}, sallyport.Limit{Rate: "2/minute", Name: "two"}), `limit "two"`},
+		"the server's name":         {handle(sallyport.Limit{Rate: "2/minute", Name: "sign-in"}), `limit "sign-in"`},
 		"the server's, of accounts": {handle(sallyport.Limit{Rate: "2/minute", Name: "register"}), `limit "register"`},
 		"a typed operation":         {func() { api.Get(w.sv.API(), "/y", sallyport.Public(), typedWho, api.Limit(sallyport.Limit{Rate: "often"})) }, "often"},
 	} {
@@ -295,6 +296,23 @@ func TestQ_MistakesInLimits(t *testing.T) {
 			t.Errorf("%s: panicked: %s", name, got)
 		}
 	}
+}
+
+// A limit of the server's own names counts with the server's: a program's route
+// that tests passwords in its own way, say.
+func TestQ_TheServersOwnNames(t *testing.T) {
+	w := newWorld(t, testkit.SQLite(t), func(w *world) {
+		w.mux.HandleFunc("POST /old-login", sallyport.Public(), whoami, sallyport.Limit{Rate: "4/hour", Name: "sign-in"})
+	}, noLockout, func(c *server.Config) { c.Limits = server.Limits{Default: server.LimitOff, Login: "4/hour"} })
+	w.register("ada")
+	v := w.at("127.0.35.1")
+	for range 2 {
+		v.token("ada", badPassword).want(t, 401, "")
+		v.send(w.request("POST", "/old-login", "", nil)).want(t, 200, "")
+	}
+	tooMany(t, "the server's route", v.token("ada", goodPassword), "sign-in", 4, 900)
+	tooMany(t, "the program's", v.send(w.request("POST", "/old-login", "", nil)), "sign-in", 4, 900)
+	w.at("127.0.35.2").token("ada", goodPassword).want(t, 200, "")
 }
 
 // A limit that says for what is listed and documented, and the handler counts it.
