@@ -281,7 +281,9 @@ func TestQ_MistakesInLimits(t *testing.T) {
 		"one name, two rates":       {handle(sallyport.Limit{Rate: "1/minute", Name: "two"}, sallyport.Limit{Rate: "2/minute", Name: "two"}), `limit "two"`},
 		"the server's name":         {handle(sallyport.Limit{Rate: "2/minute", Name: "sign-in"}), `limit "sign-in"`},
 		"the server's, of accounts": {handle(sallyport.Limit{Rate: "2/minute", Name: "register"}), `limit "register"`},
-		"a typed operation":         {func() { api.Get(w.sv.API(), "/y", sallyport.Public(), typedWho, api.Limit(sallyport.Limit{Rate: "often"})) }, "often"},
+		"a typed operation": {func() {
+			api.Get(w.sv.API(), "/y", sallyport.Public(), typedWho, api.Limit(sallyport.Limit{Rate: "often"}))
+		}, "often"},
 	} {
 		if got := panics(tt.f); !strings.Contains(got, tt.want) {
 			t.Errorf("%s: panicked with %q, want %q in it", name, got, tt.want)
