@@ -23,7 +23,8 @@ type Limits struct {
 	Default string
 	// Login bounds how many passwords a client address may try, right or wrong, on
 	// every route that tests one. Default LoginLimit. LimitOff switches that off, and
-	// with it Register, Guesses and lockout: for tests and measurements.
+	// with it Register and Guesses: for tests and measurements. Lockout has a switch
+	// of its own here, Config.NoLockout.
 	Login string
 	// Register bounds how many accounts a client address may make. Default
 	// RegisterLimit.
@@ -183,8 +184,8 @@ func nameOf(route string, number int) string {
 	return strings.Trim(slug[:min(len(slug), 22)], "-") + "-" + hex.EncodeToString(digest[:4])
 }
 
-func (l *limits) view() LimitView {
-	v := LimitView{Default: l.cfg.Default, Login: l.cfg.Login, Lockout: l.cfg.Login != LimitOff, Shared: "no"}
+func (l *limits) view(lockout bool) LimitView {
+	v := LimitView{Default: l.cfg.Default, Login: l.cfg.Login, Lockout: lockout, Shared: "no"}
 	if l.shared != nil {
 		v.Shared = "yes"
 		if f, ok := l.shared.(interface{ Down() bool }); ok && f.Down() {

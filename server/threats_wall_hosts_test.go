@@ -319,7 +319,7 @@ func TestH_Doctor(t *testing.T) {
 		if v.Address != "127.0.72.2" || v.Peer != "127.0.72.2" || v.PeerPort == 0 || v.Forwarded != "none" || v.HTTPS || v.BaseURL != baseURL || !slices.Equal(v.Hosts, testHosts) || v.Received != "" || v.Undeclared != "" {
 			t.Errorf("directly: %+v", v)
 		}
-		if v.Limits != (server.LimitView{Default: "1000/hour", Login: "500/minute", Lockout: true, Shared: "no"}) {
+		if v.Limits != (server.LimitView{Default: "1000/hour", Login: "500/minute", Lockout: false, Shared: "no"}) {
 			t.Errorf("limits: %+v", v.Limits)
 		}
 	}
@@ -332,6 +332,22 @@ func TestH_Doctor(t *testing.T) {
 	}
 	if v := view(proxy, root.access); v.Undeclared != "127.0.72.2" || v.Forwarded != "none" {
 		t.Errorf("the proxy, which says nothing: %+v", v)
+	}
+}
+
+// Whether wrong passwords lock is told as it is: with the limits of passwords off,
+// lockout goes on.
+func TestH_DoctorTellsLockout(t *testing.T) {
+	for _, off := range []bool{false, true} {
+		w := newWorld(t, testkit.SQLite(t), nil, func(c *server.Config) { c.NoLockout = off })
+		_, root := w.user("root", "admin")
+		v := w.at("127.0.72.9")
+		v.guess("root", 5)
+		locks := v.token("root", goodPassword).status == 429
+		limits := w.do("GET", "/doctor", root.access, nil).want(t, 200, "").json(t)["limits"].(map[string]any)
+		if locks == off || limits["lockout"] != locks || limits["login"] != "off" || limits["default"] != "off" {
+			t.Errorf("switched off %v: it locks %v, and doctor says %v", off, locks, limits)
+		}
 	}
 }
 
