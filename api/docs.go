@@ -94,7 +94,7 @@ func serveDocsFile(w http.ResponseWriter, r *http.Request) {
 	}
 	h := w.Header()
 	if compressed && err == nil {
-		h.Set("Vary", "Accept-Encoding")
+		h.Add("Vary", "Accept-Encoding") // beside Origin, where CORS is on
 		if strings.Contains(r.Header.Get("Accept-Encoding"), "gzip") {
 			h.Set("Content-Encoding", "gzip")
 		} else {

@@ -68,9 +68,8 @@ func (s *Server) view(r *http.Request) View {
 	v := View{
 		Address: reqctx.From(r.Context()).Address(), Forwarded: "none", Ignored: seen.Ignored, HTTPS: seen.HTTPS,
 		BaseURL: s.cfg.BaseURL, Hosts: s.wall.names, Cookie: s.cookie.Name(), Cookies: s.cookie.CheckKept() == nil,
-		Limits: s.wall.limits.view(), Time: s.cfg.Now().UTC(),
+		Limits: s.wall.limits.view(!s.cfg.NoLockout), Time: s.cfg.Now().UTC(),
 	}
-	v.Limits.Lockout = !s.cfg.NoLockout
 	if peer, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
 		v.Peer, v.PeerPort = peer.Addr().Unmap().WithZone("").String(), peer.Port()
 	}

@@ -24,6 +24,10 @@ var closeConnection = []string{"close"}
 // allowed origins read answers, bounds bodies, answers for handlers that panic,
 // and logs. It looks at no credential: that is for the gates within.
 //
+// One Guard may stand within another, as where what is mounted has its own: the
+// request keeps its id, each finds the address by its own configuration, and the
+// limit on all requests counts it at each.
+//
 // Health routes are answered whatever their host, to everybody: who asks them is
 // on the same machine or in the same cluster, and knows no name.
 func (s *Server) Guard(next http.Handler) http.Handler {

@@ -68,7 +68,7 @@ type limits struct {
 	all, login, register, guesses *ratelimit.Limiter
 
 	mu    sync.Mutex
-	named map[string]namedLimit // that routes declare
+	named map[string]namedLimit // the server's own, and what routes declare
 }
 
 type namedLimit struct {
@@ -115,6 +115,7 @@ func newLimits(cfg Limits, secret []byte) (*limits, error) {
 			return nil, err
 		}
 		*own.limiter = made
+		l.named[own.name] = namedLimit{own.rate, made}
 	}
 	return l, nil
 }
@@ -184,8 +185,8 @@ func nameOf(route string, number int) string {
 	return strings.Trim(slug[:min(len(slug), 22)], "-") + "-" + hex.EncodeToString(digest[:4])
 }
 
-func (l *limits) view() LimitView {
-	v := LimitView{Default: l.cfg.Default, Login: l.cfg.Login, Shared: "no"}
+func (l *limits) view(lockout bool) LimitView {
+	v := LimitView{Default: l.cfg.Default, Login: l.cfg.Login, Lockout: lockout, Shared: "no"}
 	if l.shared != nil {
 		v.Shared = "yes"
 		if f, ok := l.shared.(interface{ Down() bool }); ok && f.Down() {
@@ -285,7 +286,10 @@ func limit(all []counted, refuser authn.Refuser, next http.Handler) http.Handler
 	}
 	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		// A request whose context was not begun by Guard has its address by now, too.
-		r, _ = reqctx.Begin(r)
+		// One that a gate has entered keeps what the gate found.
+		if reqctx.From(r.Context()) == nil {
+			r, _ = reqctx.Begin(r)
+		}
 		for _, c := range all {
 			key := c.key(r)
 			if key == "" {

@@ -152,14 +152,11 @@ func Begin(r *http.Request) (*http.Request, *Carrier) {
 	return begin(r, outer, new(Carrier))
 }
 
-// BeginIn is Begin with the memory for a carrier that has to be made, for who
-// needs some anyway.
+// BeginIn returns the request with a carrier of its own, in c, for who makes
+// known whose it is (SetClient). One within another request has the id of that, and
+// leaves it whose it is: a handler may send requests of its own, several at once.
 func BeginIn(c *Carrier, r *http.Request) (*http.Request, *Carrier) {
-	outer := From(r.Context())
-	if outer != nil && !outer.entered.Load() {
-		return r, outer
-	}
-	return begin(r, outer, c)
+	return begin(r, From(r.Context()), c)
 }
 
 func begin(r *http.Request, outer, c *Carrier) (*http.Request, *Carrier) {
