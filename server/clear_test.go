@@ -15,7 +15,7 @@ import (
 func TestThreatsInClear(t *testing.T) {
 	sv, err := server.New(t.Context(), server.Config{
 		DB: testkit.SQLite(t), BaseURL: "https://id.example.test", MasterKeyFile: filepath.Join(t.TempDir(), "master.key"), Password: weakHashes,
-		CORS: cors.Config{Origins: []string{"http://localhost:3000"}},
+		APIKeyQuery: "key", CORS: cors.Config{Origins: []string{"http://localhost:3000"}},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -35,6 +35,8 @@ func TestThreatsInClear(t *testing.T) {
 		{"OPTIONS in clear", "OPTIONS", "http://id.example.test/users/me", nil, 403, false},
 		{"OPTIONS", "OPTIONS", "https://id.example.test/users/me", nil, 418, true},
 		{"GET in clear", "GET", "http://id.example.test/users/me", []string{"Authorization", "Bearer x"}, 403, true},
+		{"page in clear", "GET", "http://id.example.test/docs", []string{"Accept", "text/html"}, 307, true},
+		{"page in clear with a key in the query", "GET", "http://id.example.test/docs?key=x", []string{"Accept", "text/html"}, 403, true},
 		{"GET", "GET", "https://id.example.test/users/me", []string{"Authorization", "Bearer x"}, 418, true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

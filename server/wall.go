@@ -80,10 +80,14 @@ func newWall(cfg *Config) (*wall, error) {
 		}
 	}
 	if perr == nil && base.Scheme == "https" {
+		var query []string
+		if cfg.APIKeyQuery != "" {
+			query = []string{cfg.APIKeyQuery}
+		}
 		w.policy, err = https.New(https.Config{
 			BaseURL: "https://" + strings.TrimSuffix(base.Host, ":0"), // a listener's port that is not known yet
 			HSTS:    cfg.HSTS, HSTSSubdomains: cfg.HSTSSubdomains, HSTSPreload: cfg.HSTSPreload,
-			CredentialHeaders: []string{cmp.Or(cfg.APIKeyHeader, apikey.DefaultHeader)},
+			CredentialHeaders: []string{cmp.Or(cfg.APIKeyHeader, apikey.DefaultHeader)}, CredentialQuery: query,
 			Secure:            func(r *http.Request) bool { return reqctx.From(r.Context()).HTTPS() },
 		})
 		if err != nil {
