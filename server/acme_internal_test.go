@@ -154,7 +154,7 @@ func TestTurns(t *testing.T) {
 		take := func(host, node string) (ours bool) {
 			t.Helper()
 			if err := d.Write(t.Context(), func(tx *db.Tx) (err error) {
-				ours, err = takeTurn(tx, host, node, now, now.Add(turnLength))
+				ours, err = takeTurn(tx, testDirectory, host, node, now, now.Add(turnLength))
 				return err
 			}); err != nil {
 				t.Fatal(err)
@@ -163,7 +163,7 @@ func TestTurns(t *testing.T) {
 		}
 		end := func(host, node string) {
 			t.Helper()
-			if err := d.Write(t.Context(), func(tx *db.Tx) error { return endTurn(tx, host, node) }); err != nil {
+			if err := d.Write(t.Context(), func(tx *db.Tx) error { return endTurn(tx, testDirectory, host, node) }); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -186,7 +186,51 @@ func TestTurns(t *testing.T) {
 		if !take("a", "one") {
 			t.Error("a turn whose time is over is not free")
 		}
+
+		// A failure holds everybody off, and is counted until there is a certificate.
+		attempts := func(want int64) {
+			t.Helper()
+			if o, err := orderOf(d.View(t.Context()), testDirectory, "a"); err != nil || o.attempts != want {
+				t.Errorf("%d attempts (%v), want %d", o.attempts, err, want)
+			}
+		}
+		if attempts(2); !take("a", "one") {
+			t.Error("a turn is not kept")
+		}
+		attempts(2)
+		fail := func(node string) {
+			t.Helper()
+			if err := d.Write(t.Context(), func(tx *db.Tx) error {
+				return failTurn(tx, testDirectory, "a", node, now.Add(retryAfter(2)))
+			}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if fail("two"); !take("a", "one") {
+			t.Error("another node made the turn fail")
+		}
+		if fail("one"); take("a", "one") || take("a", "two") {
+			t.Error("after a failure somebody asks at once")
+		}
+		now = now.Add(retryAfter(2))
+		if !take("a", "one") {
+			t.Error("after a failure nobody asks again")
+		}
+		attempts(3)
+		end("a", "one")
+		attempts(0)
 	})
+}
+
+func TestRetryAfter(t *testing.T) {
+	for attempts, want := range []time.Duration{firstRetry, firstRetry, 260 * time.Second, lastRetry, lastRetry} {
+		if got := retryAfter(int64(attempts)); got != want {
+			t.Errorf("after %d attempts: %v, want %v", attempts, got, want)
+		}
+	}
+	if got := retryAfter(1 << 40); got != lastRetry {
+		t.Errorf("after very many: %v", got)
+	}
 }
 
 func TestComplaints(t *testing.T) {

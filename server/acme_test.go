@@ -344,6 +344,54 @@ func TestACMEOneNodeAsks(t *testing.T) {
 	})
 }
 
+// What fails is not asked for again at once: not by another node, and not after a
+// restart. Authorities allow few failures in an hour.
+func TestACMEFailuresAreShared(t *testing.T) {
+	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
+		// Nobody listens where the authority looks for the proof.
+		a := testkit.NewAuthority(t, testkit.AuthorityConfig{HTTPPort: testkit.FreePort(t), TLSPort: testkit.FreePort(t), Life: time.Hour})
+		master := filepath.Join(t.TempDir(), "master.key")
+		start := func(d *db.DB) (*acmeNode, func()) {
+			n := newACMENode(t, d, master, a, 0, 0)
+			ctx, cancel := context.WithCancel(t.Context())
+			done := make(chan bool)
+			go func() { n.acme.Run(ctx); close(done) }()
+			end := sync.OnceFunc(func() { cancel(); <-done })
+			t.Cleanup(end)
+			return n, end
+		}
+		const failed = "there is no certificate for a host"
+		wait := func(n *acmeNode) {
+			t.Helper()
+			for deadline := time.Now().Add(60 * time.Second); !strings.Contains(n.log.String(), failed); time.Sleep(50 * time.Millisecond) {
+				if time.Now().After(deadline) {
+					t.Fatalf("no failure is logged:\n%s\n%s", n.log, a.Log())
+				}
+			}
+		}
+		one, end := start(d)
+		wait(one)
+		end()
+		orders := strings.Count(a.Log(), "Added order") // the manager makes two of one attempt
+		if orders == 0 {
+			t.Fatal("nothing was asked for")
+		}
+		for range 2 { // restarts, or other nodes
+			n, _ := start(testkit.Again(t, d))
+			wait(n)
+			if !strings.Contains(n.log.String(), "asked in vain before") {
+				t.Errorf("the log does not say why nothing is asked for:\n%s", n.log)
+			}
+		}
+		if got := strings.Count(a.Log(), "Added order"); got != orders {
+			t.Errorf("%d orders, want %d\n%s", got, orders, a.Log())
+		}
+		if text := one.log.String(); !strings.Contains(text, "again_in=1m5s") && !strings.Contains(text, "again_in=1m4s") {
+			t.Errorf("logged:\n%s", text)
+		}
+	})
+}
+
 func TestACMEReportsEveryMistake(t *testing.T) {
 	sv, err := server.New(t.Context(), server.Config{DB: testkit.SQLite(t), BaseURL: "https://" + acmeHost, MasterKeyFile: filepath.Join(t.TempDir(), "m"), Password: weakHashes})
 	if err != nil {
