@@ -158,7 +158,7 @@ func (s *Server) ACME(cfg ACMEConfig) (*ACME, error) {
 		cfg.Directory = DefaultACMEDirectory
 	}
 	a := &ACME{cfg: cfg, db: s.DB, log: s.cfg.Log, now: s.cfg.Now, node: rand.Text(), hosts: map[string]*acmeHost{}}
-	a.cache = certificateCache{s.Keys, s.DB, cfg.Directory, a.log, a.now}
+	a.cache = certificateCache{s.Keys, s.DB, cfg.Directory, a.log, a.now, new(sync.Map)}
 	for _, host := range cfg.Hosts {
 		ascii, err := idna.Lookup.ToASCII(host)
 		if err != nil {
@@ -283,7 +283,7 @@ const (
 	turnLength = 90 * time.Second // taken again while the authority is asked
 	turnPause  = 2 * time.Second  // how often the other nodes look
 
-	watchEvery = time.Hour
+	watchEvery = time.Minute
 	nagEvery   = 24 * time.Hour
 )
 
@@ -325,7 +325,7 @@ func (a *ACME) keep(ctx context.Context, name string, h *acmeHost) {
 }
 
 // watch tells when a certificate was renewed, and when it should have been: the
-// manager tries in silence.
+// manager tries in silence. It also stores what could not be stored before.
 func (a *ACME) watch(ctx context.Context, name string, h *acmeHost) {
 	var serial string
 	var nagged time.Time
@@ -345,6 +345,7 @@ func (a *ACME) watch(ctx context.Context, name string, h *acmeHost) {
 		if !sleep(ctx, watchEvery) {
 			return
 		}
+		a.cache.storeAgain(ctx, name)
 	}
 }
 
@@ -497,6 +498,7 @@ type certificateCache struct {
 	directory string
 	log       *slog.Logger
 	now       func() time.Time
+	unstored  *sync.Map // certificates that could not be stored, by name
 }
 
 var _ autocert.Cache = certificateCache{}
@@ -512,6 +514,9 @@ func certificatePurpose(directory, name string) string {
 // The manager writes errors of the answers to http-01 to whoever asks: such an
 // answer is there or it is not.
 func (c certificateCache) Get(ctx context.Context, name string) ([]byte, error) {
+	if text, ok := c.unstored.Load(name); ok {
+		return text.([]byte), nil
+	}
 	text, err := c.get(ctx, name)
 	if err != nil && err != autocert.ErrCacheMiss && strings.HasSuffix(name, "+http-01") {
 		c.log.Debug("a challenge cannot be answered", "error", err)
@@ -539,17 +544,32 @@ func (c certificateCache) get(ctx context.Context, name string) ([]byte, error) 
 	return nil, err
 }
 
-// Put implements autocert.Cache. The manager goes on without what could not be
-// stored, so the failure is logged here.
+// Put implements autocert.Cache. A certificate that cannot be stored is kept in
+// memory until it can: of a failure, the manager would let go of what it has
+// just been given, serve the old one on, and order another every half hour, of
+// which authorities give few in a week.
 func (c certificateCache) Put(ctx context.Context, name string, text []byte) error {
 	transient := strings.HasSuffix(name, "+token") || strings.HasSuffix(name, "+http-01")
 	err := c.keys.StoreSealed(ctx, certificatePurpose(c.directory, name), text, func(tx *db.Tx, sealed []byte) error {
 		return putCertificate(tx, c.directory, name, sealed, transient, c.now())
 	})
-	if err != nil {
-		c.log.Error("a certificate could not be stored: other nodes do not have it, and it is lost at the next start", "name", name, "error", err)
+	if err == nil {
+		c.unstored.Delete(name)
+		return nil
 	}
-	return err
+	c.log.Error("a certificate could not be stored: other nodes do not have it, and it is lost at the next start", "name", name, "error", err)
+	if strings.Contains(name, "+") { // of a challenge, or the account's key
+		return err
+	}
+	c.unstored.Store(name, text)
+	return nil
+}
+
+// storeAgain stores a certificate that could not be stored before.
+func (c certificateCache) storeAgain(ctx context.Context, name string) {
+	if text, ok := c.unstored.Load(name); ok {
+		_ = c.Put(ctx, name, text.([]byte))
+	}
 }
 
 // Delete implements autocert.Cache.

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -37,7 +38,7 @@ func TestCertificateCache(t *testing.T) {
 		ctx, m, now := t.Context(), seal.Generate(), time.Now()
 		var log bytes.Buffer
 		keys := ring(t, d, m)
-		c := certificateCache{keys, d, testDirectory, slog.New(slog.NewTextHandler(&log, nil)), func() time.Time { return now }}
+		c := certificateCache{keys, d, testDirectory, slog.New(slog.NewTextHandler(&log, nil)), func() time.Time { return now }, new(sync.Map)}
 		want := func(c certificateCache, name, text string) {
 			t.Helper()
 			got, err := c.Get(ctx, name)
@@ -128,12 +129,23 @@ func TestCertificateCache(t *testing.T) {
 				t.Errorf("%s with the old master key: %v", name, err)
 			}
 		}
-		if err := c.Put(ctx, "d.example", []byte("x")); !errors.Is(err, keyring.ErrMasterKey) {
+		if err := c.Put(ctx, "token+http-01", []byte("x")); !errors.Is(err, keyring.ErrMasterKey) {
 			t.Errorf("stored under the old master key: %v", err)
+		}
+		// A certificate is not let go of, and stored when it can be.
+		put("d.example", "y")
+		want(c, "d.example", "y")
+		if _, found, err := sealedCertificate(d.View(ctx), testDirectory, "d.example"); found || err != nil {
+			t.Errorf("stored under the old master key (%v)", err)
+		}
+		if c.storeAgain(ctx, "d.example"); !strings.Contains(log.String(), "could not be stored") {
+			t.Errorf("logged: %s", &log)
 		}
 		c.keys = ring(t, d, third)
 		want(c, "c.example", "x")
-		want(c, "d.example", "")
+		c.storeAgain(ctx, "d.example")
+		c.unstored = new(sync.Map) // another process
+		want(c, "d.example", "y")
 
 		// Without the database it is an error, and not a reason to order.
 		gone, cancel := context.WithCancel(ctx)

@@ -317,6 +317,35 @@ func TestACMERenewal(t *testing.T) {
 	}
 }
 
+// A renewed certificate that cannot be stored is served all the same: the
+// authority would not give another for the asking.
+func TestACMERenewalWithoutTheDatabase(t *testing.T) {
+	port := testkit.FreePort(t)
+	a := testkit.NewAuthority(t, testkit.AuthorityConfig{HTTPPort: testkit.FreePort(t), TLSPort: port, Life: 60 * time.Second})
+	d := testkit.SQLite(t)
+	n := newACMENode(t, d, filepath.Join(t.TempDir(), "master.key"), a, port, 55*time.Second)
+	n.run()
+	first := n.mustServe(a)
+	if err := d.Write(t.Context(), func(tx *db.Tx) error {
+		_, err := tx.Exec("CREATE TRIGGER full BEFORE INSERT ON sp_certificates BEGIN SELECT RAISE(ABORT, 'the disk is full'); END")
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	before := sealedRow(t, d, acmeHost)
+	for deadline := time.Now().Add(50 * time.Second); ; time.Sleep(100 * time.Millisecond) {
+		if cert := n.mustServe(a); cert.SerialNumber.Cmp(first.SerialNumber) != 0 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the renewed certificate is not served:\n%s\n%s", n.log, a.Log())
+		}
+	}
+	if !bytes.Equal(before, sealedRow(t, d, acmeHost)) || !strings.Contains(n.log.String(), "could not be stored") {
+		t.Errorf("it was stored:\n%s", n.log)
+	}
+}
+
 // Of several nodes that start at once one asks.
 func TestACMEOneNodeAsks(t *testing.T) {
 	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
