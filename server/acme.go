@@ -158,7 +158,7 @@ func (s *Server) ACME(cfg ACMEConfig) (*ACME, error) {
 		cfg.Directory = DefaultACMEDirectory
 	}
 	a := &ACME{cfg: cfg, db: s.DB, log: s.cfg.Log, now: s.cfg.Now, node: rand.Text(), hosts: map[string]*acmeHost{}}
-	a.cache = certificateCache{s.Keys, s.DB, cfg.Directory, a.log, a.now}
+	a.cache = certificateCache{s.Keys, s.DB, cfg.Directory, a.log, a.now, new(sync.Map)}
 	for _, host := range cfg.Hosts {
 		ascii, err := idna.Lookup.ToASCII(host)
 		if err != nil {
@@ -275,22 +275,23 @@ func isChallengeToken(s string) bool {
 }
 
 const (
-	// Authorities allow few failures in an hour, and the manager remembers one
-	// for a minute.
+	// Authorities allow few failures in an hour (Let's Encrypt five, and one more
+	// every 12 minutes), and the manager remembers one for a minute.
 	firstRetry = 65 * time.Second
-	lastRetry  = time.Hour
+	lastRetry  = 15 * time.Minute
 
 	turnLength = 90 * time.Second // taken again while the authority is asked
 	turnPause  = 2 * time.Second  // how often the other nodes look
 
-	watchEvery = time.Hour
+	watchEvery = time.Minute
 	nagEvery   = 24 * time.Hour
 )
 
 // Run sees to it that every host has a certificate, until ctx ends. Call it when
 // the listeners accept: the authority connects to them. Failures are logged with
 // the authority's reason and tried again, after about a minute at first and
-// an hour at last.
+// a quarter of an hour at last. That holds for all nodes together, and across
+// restarts.
 func (a *ACME) Run(ctx context.Context) {
 	var all sync.WaitGroup
 	for name, h := range a.hosts {
@@ -300,15 +301,21 @@ func (a *ACME) Run(ctx context.Context) {
 }
 
 func (a *ACME) keep(ctx context.Context, name string, h *acmeHost) {
-	for wait := firstRetry; ; {
+	var told time.Time
+	for {
 		err := a.obtain(ctx, name, h)
 		if err == nil {
 			break
 		}
-		pause := turnPause
-		if !errors.Is(err, errOthersTurn) {
-			a.log.Error("there is no certificate for a host; it is tried again", "host", name, "error", err, "again_in", wait.String())
-			pause, wait = wait, min(wait*4, lastRetry)
+		pause := turnPause // another node may have it by then
+		switch later, ok := errors.AsType[*laterError](err); {
+		case errors.Is(err, errOthersTurn):
+		case !ok: // nobody was asked
+			pause = firstRetry
+			a.log.Error("there is no certificate for a host; it is tried again", "host", name, "error", err, "again_in", pause.String())
+		case !later.until.Equal(told):
+			told = later.until
+			a.log.Error("there is no certificate for a host; it is tried again", "host", name, "error", err, "again_in", told.Sub(a.now()).Round(time.Second).String())
 		}
 		if !sleep(ctx, pause) {
 			return
@@ -318,7 +325,7 @@ func (a *ACME) keep(ctx context.Context, name string, h *acmeHost) {
 }
 
 // watch tells when a certificate was renewed, and when it should have been: the
-// manager tries in silence.
+// manager tries in silence. It also stores what could not be stored before.
 func (a *ACME) watch(ctx context.Context, name string, h *acmeHost) {
 	var serial string
 	var nagged time.Time
@@ -338,6 +345,7 @@ func (a *ACME) watch(ctx context.Context, name string, h *acmeHost) {
 		if !sleep(ctx, watchEvery) {
 			return
 		}
+		a.cache.storeAgain(ctx, name)
 	}
 }
 
@@ -361,6 +369,30 @@ func sleep(ctx context.Context, d time.Duration) bool {
 
 var errOthersTurn = errors.New("another node is asking the authority")
 
+// laterError says that the authority was asked in vain, and is not asked again
+// until then.
+type laterError struct {
+	until time.Time
+	why   error // nil: it was another process that asked
+}
+
+func (e *laterError) Error() string {
+	if e.why == nil {
+		return "the authority was asked in vain before; the reason is in the log of the process that asked"
+	}
+	return e.why.Error()
+}
+
+// retryAfter returns how long the authority is not asked again after so many
+// times in vain.
+func retryAfter(attempts int64) time.Duration {
+	wait := firstRetry
+	for ; attempts > 1 && wait < lastRetry; attempts-- {
+		wait *= 4
+	}
+	return min(wait, lastRetry)
+}
+
 // obtain takes the certificate from the database, or asks the authority if it is
 // this node's turn.
 func (a *ACME) obtain(ctx context.Context, name string, h *acmeHost) error {
@@ -368,28 +400,43 @@ func (a *ACME) obtain(ctx context.Context, name string, h *acmeHost) error {
 	if err != nil {
 		return err
 	}
-	if !stored {
-		if err := a.turn(ctx, name); err != nil {
-			return err
-		}
-		held, release := context.WithCancel(ctx)
-		var holding sync.WaitGroup
-		holding.Go(func() {
-			for sleep(held, turnLength/3) {
-				_ = a.turn(held, name) // another node may take over; then two ask
-			}
-		})
-		defer func() {
-			release()
-			holding.Wait()
-			_ = a.db.Write(context.WithoutCancel(ctx), func(tx *db.Tx) error { return endTurn(tx, name, a.node) }) // it ends by itself
-		}()
+	if stored {
+		_, err = a.manager.GetCertificate(h.hello)
+	} else {
+		err = a.order(ctx, name, h)
 	}
-	if _, err := a.manager.GetCertificate(h.hello); err != nil {
+	if err == nil {
+		h.ready.Store(true)
+	}
+	return err
+}
+
+// order asks the authority.
+func (a *ACME) order(ctx context.Context, name string, h *acmeHost) error {
+	attempts, err := a.turn(ctx, name)
+	if err != nil {
 		return err
 	}
-	h.ready.Store(true)
-	return nil
+	held, release := context.WithCancel(ctx)
+	var holding sync.WaitGroup
+	holding.Go(func() {
+		for sleep(held, turnLength/3) {
+			_, _ = a.turn(held, name) // another node may take over; then two ask
+		}
+	})
+	_, err = a.manager.GetCertificate(h.hello)
+	release()
+	holding.Wait()
+	ctx = context.WithoutCancel(ctx)
+	if err == nil {
+		_ = a.db.Write(ctx, func(tx *db.Tx) error { return endTurn(tx, a.cfg.Directory, name, a.node) }) // it ends by itself
+		return nil
+	}
+	later := &laterError{db.Time(db.Micros(a.now().Add(retryAfter(attempts)))), err}
+	if ferr := a.db.Write(ctx, func(tx *db.Tx) error { return failTurn(tx, a.cfg.Directory, name, a.node, later.until) }); ferr != nil {
+		return errors.Join(err, ferr)
+	}
+	return later
 }
 
 // stored reports whether the database holds a certificate that is good now.
@@ -414,15 +461,34 @@ func (a *ACME) stored(ctx context.Context, name string) (bool, error) {
 	}
 }
 
-func (a *ACME) turn(ctx context.Context, name string) error {
-	return a.db.Write(ctx, func(tx *db.Tx) error {
-		now := a.now()
-		ours, err := takeTurn(tx, name, a.node, now, now.Add(turnLength))
+// turn takes the turn, or keeps it, and returns how often one was taken since
+// there was a certificate. Of a process that dies meanwhile it is not free before
+// one that failed would be.
+func (a *ACME) turn(ctx context.Context, name string) (attempts int64, err error) {
+	now := a.now()
+	o, err := orderOf(a.db.View(ctx), a.cfg.Directory, name)
+	if err != nil {
+		return 0, err
+	}
+	attempts = o.attempts
+	if o.holder != a.node {
+		if now.Before(o.until) {
+			if o.holder == "" {
+				return 0, &laterError{until: o.until}
+			}
+			return 0, errOthersTurn
+		}
+		attempts++
+	}
+	until := now.Add(max(turnLength, retryAfter(attempts)))
+	err = a.db.Write(ctx, func(tx *db.Tx) error {
+		ours, err := takeTurn(tx, a.cfg.Directory, name, a.node, now, until)
 		if err == nil && !ours {
 			err = errOthersTurn
 		}
 		return err
 	})
+	return attempts, err
 }
 
 // certificateCache is the manager's memory, in the database.
@@ -432,6 +498,7 @@ type certificateCache struct {
 	directory string
 	log       *slog.Logger
 	now       func() time.Time
+	unstored  *sync.Map // certificates that could not be stored, by name
 }
 
 var _ autocert.Cache = certificateCache{}
@@ -447,6 +514,9 @@ func certificatePurpose(directory, name string) string {
 // The manager writes errors of the answers to http-01 to whoever asks: such an
 // answer is there or it is not.
 func (c certificateCache) Get(ctx context.Context, name string) ([]byte, error) {
+	if text, ok := c.unstored.Load(name); ok {
+		return text.([]byte), nil
+	}
 	text, err := c.get(ctx, name)
 	if err != nil && err != autocert.ErrCacheMiss && strings.HasSuffix(name, "+http-01") {
 		c.log.Debug("a challenge cannot be answered", "error", err)
@@ -474,17 +544,32 @@ func (c certificateCache) get(ctx context.Context, name string) ([]byte, error) 
 	return nil, err
 }
 
-// Put implements autocert.Cache. The manager goes on without what could not be
-// stored, so the failure is logged here.
+// Put implements autocert.Cache. A certificate that cannot be stored is kept in
+// memory until it can: of a failure, the manager would let go of what it has
+// just been given, serve the old one on, and order another every half hour, of
+// which authorities give few in a week.
 func (c certificateCache) Put(ctx context.Context, name string, text []byte) error {
 	transient := strings.HasSuffix(name, "+token") || strings.HasSuffix(name, "+http-01")
 	err := c.keys.StoreSealed(ctx, certificatePurpose(c.directory, name), text, func(tx *db.Tx, sealed []byte) error {
 		return putCertificate(tx, c.directory, name, sealed, transient, c.now())
 	})
-	if err != nil {
-		c.log.Error("a certificate could not be stored: other nodes do not have it, and it is lost at the next start", "name", name, "error", err)
+	if err == nil {
+		c.unstored.Delete(name)
+		return nil
 	}
-	return err
+	c.log.Error("a certificate could not be stored: other nodes do not have it, and it is lost at the next start", "name", name, "error", err)
+	if strings.Contains(name, "+") { // of a challenge, or the account's key
+		return err
+	}
+	c.unstored.Store(name, text)
+	return nil
+}
+
+// storeAgain stores a certificate that could not be stored before.
+func (c certificateCache) storeAgain(ctx context.Context, name string) {
+	if text, ok := c.unstored.Load(name); ok {
+		_ = c.Put(ctx, name, text.([]byte))
+	}
 }
 
 // Delete implements autocert.Cache.

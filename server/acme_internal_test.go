@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -37,7 +38,7 @@ func TestCertificateCache(t *testing.T) {
 		ctx, m, now := t.Context(), seal.Generate(), time.Now()
 		var log bytes.Buffer
 		keys := ring(t, d, m)
-		c := certificateCache{keys, d, testDirectory, slog.New(slog.NewTextHandler(&log, nil)), func() time.Time { return now }}
+		c := certificateCache{keys, d, testDirectory, slog.New(slog.NewTextHandler(&log, nil)), func() time.Time { return now }, new(sync.Map)}
 		want := func(c certificateCache, name, text string) {
 			t.Helper()
 			got, err := c.Get(ctx, name)
@@ -128,12 +129,23 @@ func TestCertificateCache(t *testing.T) {
 				t.Errorf("%s with the old master key: %v", name, err)
 			}
 		}
-		if err := c.Put(ctx, "d.example", []byte("x")); !errors.Is(err, keyring.ErrMasterKey) {
+		if err := c.Put(ctx, "token+http-01", []byte("x")); !errors.Is(err, keyring.ErrMasterKey) {
 			t.Errorf("stored under the old master key: %v", err)
+		}
+		// A certificate is not let go of, and stored when it can be.
+		put("d.example", "y")
+		want(c, "d.example", "y")
+		if _, found, err := sealedCertificate(d.View(ctx), testDirectory, "d.example"); found || err != nil {
+			t.Errorf("stored under the old master key (%v)", err)
+		}
+		if c.storeAgain(ctx, "d.example"); !strings.Contains(log.String(), "could not be stored") {
+			t.Errorf("logged: %s", &log)
 		}
 		c.keys = ring(t, d, third)
 		want(c, "c.example", "x")
-		want(c, "d.example", "")
+		c.storeAgain(ctx, "d.example")
+		c.unstored = new(sync.Map) // another process
+		want(c, "d.example", "y")
 
 		// Without the database it is an error, and not a reason to order.
 		gone, cancel := context.WithCancel(ctx)
@@ -154,7 +166,7 @@ func TestTurns(t *testing.T) {
 		take := func(host, node string) (ours bool) {
 			t.Helper()
 			if err := d.Write(t.Context(), func(tx *db.Tx) (err error) {
-				ours, err = takeTurn(tx, host, node, now, now.Add(turnLength))
+				ours, err = takeTurn(tx, testDirectory, host, node, now, now.Add(turnLength))
 				return err
 			}); err != nil {
 				t.Fatal(err)
@@ -163,7 +175,7 @@ func TestTurns(t *testing.T) {
 		}
 		end := func(host, node string) {
 			t.Helper()
-			if err := d.Write(t.Context(), func(tx *db.Tx) error { return endTurn(tx, host, node) }); err != nil {
+			if err := d.Write(t.Context(), func(tx *db.Tx) error { return endTurn(tx, testDirectory, host, node) }); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -186,7 +198,51 @@ func TestTurns(t *testing.T) {
 		if !take("a", "one") {
 			t.Error("a turn whose time is over is not free")
 		}
+
+		// A failure holds everybody off, and is counted until there is a certificate.
+		attempts := func(want int64) {
+			t.Helper()
+			if o, err := orderOf(d.View(t.Context()), testDirectory, "a"); err != nil || o.attempts != want {
+				t.Errorf("%d attempts (%v), want %d", o.attempts, err, want)
+			}
+		}
+		if attempts(2); !take("a", "one") {
+			t.Error("a turn is not kept")
+		}
+		attempts(2)
+		fail := func(node string) {
+			t.Helper()
+			if err := d.Write(t.Context(), func(tx *db.Tx) error {
+				return failTurn(tx, testDirectory, "a", node, now.Add(retryAfter(2)))
+			}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if fail("two"); !take("a", "one") {
+			t.Error("another node made the turn fail")
+		}
+		if fail("one"); take("a", "one") || take("a", "two") {
+			t.Error("after a failure somebody asks at once")
+		}
+		now = now.Add(retryAfter(2))
+		if !take("a", "one") {
+			t.Error("after a failure nobody asks again")
+		}
+		attempts(3)
+		end("a", "one")
+		attempts(0)
 	})
+}
+
+func TestRetryAfter(t *testing.T) {
+	for attempts, want := range []time.Duration{firstRetry, firstRetry, 260 * time.Second, lastRetry, lastRetry} {
+		if got := retryAfter(int64(attempts)); got != want {
+			t.Errorf("after %d attempts: %v, want %v", attempts, got, want)
+		}
+	}
+	if got := retryAfter(1 << 40); got != lastRetry {
+		t.Errorf("after very many: %v", got)
+	}
 }
 
 func TestComplaints(t *testing.T) {

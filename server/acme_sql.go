@@ -60,16 +60,39 @@ func resealCertificates(tx *db.Tx, reseal keyring.Reseal) error {
 	return nil
 }
 
+// order is whose turn it is to ask for a host's certificate, or was.
+type order struct {
+	holder   string // a node; empty after a failure
+	until    time.Time
+	attempts int64 // since there was a certificate
+}
+
+// orderOf returns the zero order if there is none.
+func orderOf(rd db.Reader, directory, host string) (o order, err error) {
+	var until int64
+	_, err = rd.Row("SELECT holder, until, attempts FROM sp_certificate_orders WHERE directory = $1 AND host = $2", []any{directory, host}, &o.holder, &until, &o.attempts)
+	o.until = db.Time(until)
+	return o, err
+}
+
 // takeTurn reports whether this node may ask for a host's certificate until then.
-func takeTurn(tx *db.Tx, host, holder string, now, until time.Time) (bool, error) {
-	n, err := tx.Exec(`INSERT INTO sp_certificate_orders (host, holder, until) VALUES ($1, $2, $3)
-		ON CONFLICT (host) DO UPDATE SET holder = excluded.holder, until = excluded.until
-		WHERE sp_certificate_orders.holder = excluded.holder OR sp_certificate_orders.until <= $4`,
-		host, holder, db.Micros(until), db.Micros(now))
+func takeTurn(tx *db.Tx, directory, host, holder string, now, until time.Time) (bool, error) {
+	n, err := tx.Exec(`INSERT INTO sp_certificate_orders (directory, host, holder, until, attempts) VALUES ($1, $2, $3, $4, 1)
+		ON CONFLICT (directory, host) DO UPDATE SET holder = excluded.holder, until = excluded.until,
+			attempts = sp_certificate_orders.attempts + CASE WHEN sp_certificate_orders.holder = excluded.holder THEN 0 ELSE 1 END
+		WHERE sp_certificate_orders.holder = excluded.holder OR sp_certificate_orders.until <= $5`,
+		directory, host, holder, db.Micros(until), db.Micros(now))
 	return n == 1, err
 }
 
-func endTurn(tx *db.Tx, host, holder string) error {
-	_, err := tx.Exec("DELETE FROM sp_certificate_orders WHERE host = $1 AND holder = $2", host, holder)
+// endTurn also forgets earlier failures.
+func endTurn(tx *db.Tx, directory, host, holder string) error {
+	_, err := tx.Exec("DELETE FROM sp_certificate_orders WHERE directory = $1 AND host = $2 AND holder = $3", directory, host, holder)
+	return err
+}
+
+// failTurn keeps every node from asking again until then.
+func failTurn(tx *db.Tx, directory, host, holder string, until time.Time) error {
+	_, err := tx.Exec("UPDATE sp_certificate_orders SET holder = '', until = $4 WHERE directory = $1 AND host = $2 AND holder = $3", directory, host, holder, db.Micros(until))
 	return err
 }

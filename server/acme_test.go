@@ -317,6 +317,35 @@ func TestACMERenewal(t *testing.T) {
 	}
 }
 
+// A renewed certificate that cannot be stored is served all the same: the
+// authority would not give another for the asking.
+func TestACMERenewalWithoutTheDatabase(t *testing.T) {
+	port := testkit.FreePort(t)
+	a := testkit.NewAuthority(t, testkit.AuthorityConfig{HTTPPort: testkit.FreePort(t), TLSPort: port, Life: 60 * time.Second})
+	d := testkit.SQLite(t)
+	n := newACMENode(t, d, filepath.Join(t.TempDir(), "master.key"), a, port, 55*time.Second)
+	n.run()
+	first := n.mustServe(a)
+	if err := d.Write(t.Context(), func(tx *db.Tx) error {
+		_, err := tx.Exec("CREATE TRIGGER full BEFORE INSERT ON sp_certificates BEGIN SELECT RAISE(ABORT, 'the disk is full'); END")
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	before := sealedRow(t, d, acmeHost)
+	for deadline := time.Now().Add(50 * time.Second); ; time.Sleep(100 * time.Millisecond) {
+		if cert := n.mustServe(a); cert.SerialNumber.Cmp(first.SerialNumber) != 0 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the renewed certificate is not served:\n%s\n%s", n.log, a.Log())
+		}
+	}
+	if !bytes.Equal(before, sealedRow(t, d, acmeHost)) || !strings.Contains(n.log.String(), "could not be stored") {
+		t.Errorf("it was stored:\n%s", n.log)
+	}
+}
+
 // Of several nodes that start at once one asks.
 func TestACMEOneNodeAsks(t *testing.T) {
 	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
@@ -340,6 +369,54 @@ func TestACMEOneNodeAsks(t *testing.T) {
 		}
 		if got := strings.Count(a.Log(), "Issued certificate serial"); got != 1 {
 			t.Errorf("%d certificates were issued, want 1\n%s", got, a.Log())
+		}
+	})
+}
+
+// What fails is not asked for again at once: not by another node, and not after a
+// restart. Authorities allow few failures in an hour.
+func TestACMEFailuresAreShared(t *testing.T) {
+	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
+		// Nobody listens where the authority looks for the proof.
+		a := testkit.NewAuthority(t, testkit.AuthorityConfig{HTTPPort: testkit.FreePort(t), TLSPort: testkit.FreePort(t), Life: time.Hour})
+		master := filepath.Join(t.TempDir(), "master.key")
+		start := func(d *db.DB) (*acmeNode, func()) {
+			n := newACMENode(t, d, master, a, 0, 0)
+			ctx, cancel := context.WithCancel(t.Context())
+			done := make(chan bool)
+			go func() { n.acme.Run(ctx); close(done) }()
+			end := sync.OnceFunc(func() { cancel(); <-done })
+			t.Cleanup(end)
+			return n, end
+		}
+		const failed = "there is no certificate for a host"
+		wait := func(n *acmeNode) {
+			t.Helper()
+			for deadline := time.Now().Add(60 * time.Second); !strings.Contains(n.log.String(), failed); time.Sleep(50 * time.Millisecond) {
+				if time.Now().After(deadline) {
+					t.Fatalf("no failure is logged:\n%s\n%s", n.log, a.Log())
+				}
+			}
+		}
+		one, end := start(d)
+		wait(one)
+		end()
+		orders := strings.Count(a.Log(), "Added order") // the manager makes two of one attempt
+		if orders == 0 {
+			t.Fatal("nothing was asked for")
+		}
+		for range 2 { // restarts, or other nodes
+			n, _ := start(testkit.Again(t, d))
+			wait(n)
+			if !strings.Contains(n.log.String(), "asked in vain before") {
+				t.Errorf("the log does not say why nothing is asked for:\n%s", n.log)
+			}
+		}
+		if got := strings.Count(a.Log(), "Added order"); got != orders {
+			t.Errorf("%d orders, want %d\n%s", got, orders, a.Log())
+		}
+		if text := one.log.String(); !strings.Contains(text, "again_in=1m5s") && !strings.Contains(text, "again_in=1m4s") {
+			t.Errorf("logged:\n%s", text)
 		}
 	})
 }

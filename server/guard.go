@@ -32,6 +32,10 @@ var closeConnection = []string{"close"}
 // on the same machine or in the same cluster, and knows no name.
 func (s *Server) Guard(next http.Handler) http.Handler {
 	within := s.wall.cors.Handler(s.wall.within(next))
+	var inClear http.Handler // refuses
+	if s.wall.policy != nil {
+		inClear = s.wall.policy.Handler(http.NotFoundHandler())
+	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		own := new(struct {
 			carrier  reqctx.Carrier
@@ -70,6 +74,10 @@ func (s *Server) Guard(next http.Handler) http.Handler {
 			next.ServeHTTP(rec, r)
 		case !s.wall.hosts.Check(r.Host):
 			sallyport.WriteError(rec, host.Refusal())
+		case inClear != nil && !seen.HTTPS && r.Method == http.MethodOptions:
+			// A preflight that is allowed is followed by the request, with its
+			// credential, in clear.
+			inClear.ServeHTTP(rec, r)
 		default:
 			within.ServeHTTP(rec, body.Bound(r, s.wall.maxBody))
 		}

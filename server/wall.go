@@ -80,11 +80,15 @@ func newWall(cfg *Config) (*wall, error) {
 		}
 	}
 	if perr == nil && base.Scheme == "https" {
+		var query []string
+		if cfg.APIKeyQuery != "" {
+			query = []string{cfg.APIKeyQuery}
+		}
 		w.policy, err = https.New(https.Config{
 			BaseURL: "https://" + strings.TrimSuffix(base.Host, ":0"), // a listener's port that is not known yet
 			HSTS:    cfg.HSTS, HSTSSubdomains: cfg.HSTSSubdomains, HSTSPreload: cfg.HSTSPreload,
-			CredentialHeaders: []string{cmp.Or(cfg.APIKeyHeader, apikey.DefaultHeader)},
-			Secure:            func(r *http.Request) bool { return reqctx.From(r.Context()).HTTPS() },
+			CredentialHeaders: []string{cmp.Or(cfg.APIKeyHeader, apikey.DefaultHeader)}, CredentialQuery: query,
+			Secure: func(r *http.Request) bool { return reqctx.From(r.Context()).HTTPS() },
 		})
 		if err != nil {
 			errs = append(errs, renamed(err, map[string]string{"BaseURL": "base_url", "HSTS": "tls.hsts", "HSTSSubdomains": "tls.hsts_subdomains", "HSTSPreload": "tls.hsts_preload"}))

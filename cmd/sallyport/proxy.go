@@ -4,6 +4,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"net/http"
 	"net/netip"
 	"sync/atomic"
 	"time"
@@ -59,6 +60,23 @@ func isTrusted(networks []netip.Prefix, a net.Addr) bool {
 	return false
 }
 
+// nothingForwarded takes the headers of proxies from requests on a connection of
+// which the proxy named no client. It comes from an address that is trusted with
+// these headers, and the proxy passes on what it is sent: whoever it did not name
+// (the client of a socket, say) could pretend to be anybody.
+func nothingForwarded(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if c, ok := r.Context().Value(drainKey{}).(*drainConn); ok && c != nil {
+			if p, ok := c.Conn.(*proxyConn); ok && p.namesNobody() {
+				for _, name := range []string{"X-Forwarded-For", "Forwarded", "X-Real-Ip", "X-Forwarded-Proto"} {
+					delete(r.Header, name)
+				}
+			}
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
 type proxyListener struct {
 	proxyproto.Listener
 	log   *slog.Logger
@@ -80,6 +98,11 @@ func (l *proxyListener) Accept() (net.Conn, error) {
 type proxyConn struct {
 	*proxyproto.Conn
 	l *proxyListener
+}
+
+func (c *proxyConn) namesNobody() bool {
+	h := c.ProxyHeader()
+	return h != nil && h.Command.IsLocal()
 }
 
 // noteEvery is how often a refusal is logged: a proxy that is set up wrongly is

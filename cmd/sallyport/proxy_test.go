@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sallyport/sallyport/guard/clientip"
 	"github.com/sallyport/sallyport/guard/https"
 	"github.com/sallyport/sallyport/server"
 )
@@ -141,6 +142,52 @@ func TestPROXYProtocol(t *testing.T) {
 	}
 }
 
+// Who is not named cannot say who it is: the proxy's address is trusted with
+// forwarded headers, but what it passes on is the client's.
+func TestPROXYProtocolForwardedHeaders(t *testing.T) {
+	nets := []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("198.51.100.0/24")}
+	for _, tt := range []struct{ name, headers, want string }{
+		{"nobody named", "PROXY UNKNOWN\r\n", "127.0.0.1 false"},
+		{"nobody named, version 2", v2(0, 0x11, v4addresses), "127.0.0.1 false"},
+		{"a stranger", "PROXY TCP4 192.0.2.1 192.0.2.2 8080 443\r\n", "192.0.2.1 false"},
+		{"another proxy", "PROXY TCP4 198.51.100.7 192.0.2.2 8080 443\r\n", "203.0.113.9 true"},
+	} {
+		for _, header := range []clientip.Header{clientip.XForwardedFor, clientip.Forwarded, clientip.XRealIP} {
+			t.Run(tt.name+"/"+string(header), func(t *testing.T) {
+				clients, err := clientip.New(clientip.Config{Trusted: nets, Header: header})
+				if err != nil {
+					t.Fatal(err)
+				}
+				ln, err := net.Listen("tcp", "127.0.0.1:0")
+				if err != nil {
+					t.Fatal(err)
+				}
+				srv := server.HTTPServer(nothingForwarded(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					c := clients.Resolve(r)
+					fmt.Fprint(w, c.Addr, " ", c.HTTPS)
+				})), slog.New(slog.DiscardHandler))
+				behind := drained(srv).listen(behindProxies(ln, nets, 5*time.Second, slog.New(slog.DiscardHandler)), false)
+				go srv.Serve(behind)
+				t.Cleanup(func() { srv.Close() })
+				conn, err := net.Dial("tcp", ln.Addr().String())
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer conn.Close()
+				_, err = io.WriteString(conn, tt.headers+"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nX-Forwarded-For: 203.0.113.9\r\nX-Forwarded-Proto: https\r\n"+
+					"X-Real-IP: 203.0.113.9\r\nForwarded: for=203.0.113.9;proto=https\r\n\r\n")
+				if err != nil {
+					t.Fatal(err)
+				}
+				answer, err := io.ReadAll(conn)
+				if _, got, _ := strings.Cut(string(answer), "\r\n\r\n"); err != nil || got != tt.want {
+					t.Errorf("%q (%v), want %q", answer, err, tt.want)
+				}
+			})
+		}
+	}
+}
+
 // A header that does not come whole, or not at all, is not waited for.
 func TestPROXYProtocolSlowHeader(t *testing.T) {
 	const timeout = 100 * time.Millisecond
@@ -219,6 +266,22 @@ func TestServeBehindAProxy(t *testing.T) {
 	for deadline := time.Now().Add(20 * time.Second); !strings.Contains(log.String(), `"address":"192.0.2.77"`); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("the client's address is not in the log:\n%s", log)
+		}
+	}
+	// Of nobody the proxy's word is not taken.
+	if tcp, err = net.Dial("tcp", "127.0.0.1:"+port); err != nil {
+		t.Fatal(err)
+	}
+	defer tcp.Close()
+	fmt.Fprint(tcp, "PROXY UNKNOWN\r\n")
+	conn = tls.Client(tcp, &tls.Config{RootCAs: files.roots, ServerName: "127.0.0.1"})
+	fmt.Fprint(conn, "GET /users/me HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nX-Request-Id: nobody\r\nX-Forwarded-For: 192.0.2.88\r\n\r\n")
+	if answer, err := io.ReadAll(conn); err != nil || !bytes.Contains(answer, []byte("401 Unauthorized")) {
+		t.Fatalf("%q, %v", answer, err)
+	}
+	for deadline := time.Now().Add(20 * time.Second); !strings.Contains(log.String(), `"request_id":"nobody","address":"127.0.0.1"`); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("the client's address is not the proxy's:\n%s", log)
 		}
 	}
 	if strings.Contains(log.String(), "proxy.trusted is set, but") {

@@ -156,6 +156,9 @@ func (a *app) doors(s settings, o *opened, front *tlsFront, h http.Handler, log 
 	}
 	doors = []*door{{Listener: main}}
 	h = o.Guard(h)
+	if s.bool("proxy.protocol") {
+		h = nothingForwarded(h)
+	}
 	if front == nil {
 		doors[0].attach(server.HTTPServer(h, log))
 		return doors, nil

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -367,6 +368,9 @@ func (p *pairState) read(now time.Time) error {
 		if err != nil {
 			return p.mistake(texts, err)
 		}
+		if isCut(texts[0]) {
+			return sallyport.Mistake("Cert", p.Cert, "a part of the chain is cut off or damaged", "Give the PEM file of a certificate with its whole chain, the leaf first.")
+		}
 		p.cert, p.text, p.warned = &cert, text, never
 	}
 	p.seen, p.settled = seen, true
@@ -374,6 +378,16 @@ func (p *pairState) read(now time.Time) error {
 		p.settled = p.settled && now.Sub(info.ModTime()).Abs() >= settleTime
 	}
 	return nil
+}
+
+// isCut reports whether a block of PEM begins that cannot be read: crypto/tls
+// leaves it out, and a chain without it is none that clients can verify.
+func isCut(text []byte) bool {
+	begun := bytes.Count(text, []byte("-----BEGIN "))
+	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
+		begun--
+	}
+	return begun > 0
 }
 
 // mistake says which of the two texts is wrong, without repeating any of it.

@@ -609,3 +609,43 @@ func BenchmarkGetCertificate(b *testing.B) {
 		}
 	}
 }
+
+// A chain of which a part is written yet is not served: crypto/tls would take
+// the leaf that is whole, and clients would refuse it for want of the rest.
+func TestReloadTornChain(t *testing.T) {
+	names := template{names: []string{"a.example"}}
+	one, two, authority := makeCert(t, names), makeCert(t, names), makeCert(t, template{})
+	chain := string(two.cert) + string(authority.cert)
+	for _, tt := range []struct {
+		name, cert string
+		served     made
+	}{
+		{"whole", chain, two},
+		{"cut off in the second", chain[:len(chain)-100], one},
+		{"cut off before its last line", chain[:strings.LastIndex(chain, "-----END")], one},
+		{"with a note", "-- of 2026 --\n" + chain + "\n-- end --\n", two},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			dir := t.TempDir()
+			pair := one.store(t, dir, "a")
+			now, events := &clock{now: time.Now()}, new(reports)
+			c := newCertificates(t, CertificatesConfig{Pairs: []Pair{pair}, Report: events.add, Now: now.Now})
+			write(t, pair.Key, two.key)
+			write(t, pair.Cert, []byte(tt.cert))
+			now.pass(DefaultInterval)
+			if got := serial(t, c, "a.example"); got != tt.served.serial {
+				t.Errorf("served: %s, want %s (%s)", got, tt.served.serial, events.kinds())
+			}
+			if tt.served.serial != two.serial {
+				write(t, pair.Cert, []byte(chain))
+				now.pass(DefaultInterval)
+				if got := serial(t, c, "a.example"); got != two.serial {
+					t.Error("the whole chain is not served")
+				}
+			}
+			if got := events.kinds(); got != "reloaded" {
+				t.Errorf("reported: %s", got)
+			}
+		})
+	}
+}

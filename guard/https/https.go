@@ -20,6 +20,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -53,6 +54,8 @@ type Config struct {
 	// CredentialHeaders name request headers that carry credentials, beside
 	// Authorization, Proxy-Authorization and X-API-Key.
 	CredentialHeaders []string
+	// CredentialQuery names query parameters that carry credentials. Default: none.
+	CredentialQuery []string
 
 	// HSTS is for how long browsers shall use https:// only, from 1 second to
 	// ten years, sent in whole seconds; the default is one year. A negative
@@ -76,6 +79,7 @@ type Policy struct {
 	secure  func(*http.Request) bool
 	page    func(*http.Request) bool
 	headers []string // canonical
+	query   []string
 	hsts    []string // nil: not sent
 	refusal *sallyport.Error
 }
@@ -104,6 +108,13 @@ func New(cfg Config) (*Policy, error) {
 			continue
 		}
 		p.headers = append(p.headers, http.CanonicalHeaderKey(name))
+	}
+	for _, name := range cfg.CredentialQuery {
+		if name == "" {
+			bad("CredentialQuery", name, "it is empty", "Give the name of a parameter, or leave it out.")
+			continue
+		}
+		p.query = append(p.query, name)
 	}
 	age := cfg.HSTS
 	switch {
@@ -247,6 +258,17 @@ func (p *Policy) hasCredential(r *http.Request) bool {
 	for _, name := range p.headers {
 		if len(r.Header[name]) > 0 {
 			return true
+		}
+	}
+	if len(p.query) > 0 && r.URL != nil {
+		for part := range strings.SplitSeq(r.URL.RawQuery, "&") {
+			name, _, _ := strings.Cut(part, "=")
+			if plain, err := url.QueryUnescape(name); err == nil {
+				name = plain
+			}
+			if slices.Contains(p.query, name) {
+				return true
+			}
 		}
 	}
 	for _, line := range r.Header["Cookie"] {

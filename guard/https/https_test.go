@@ -81,6 +81,7 @@ func TestNewReportsEveryMistake(t *testing.T) {
 		{"too short", Config{BaseURL: base, HSTS: MinHSTS - 1}, "HSTS"},
 		{"too long", Config{BaseURL: base, HSTS: MaxHSTS + 1}, "HSTS"},
 		{"header", Config{BaseURL: base, CredentialHeaders: []string{"X Key", ""}}, "CredentialHeaders CredentialHeaders"},
+		{"parameter", Config{BaseURL: base, CredentialQuery: []string{"key", ""}}, "CredentialQuery"},
 		{"preload alone", Config{BaseURL: base, HSTSPreload: true}, "HSTSPreload"},
 		{"preload for a day", Config{BaseURL: base, HSTSPreload: true, HSTSSubdomains: true, HSTS: 24 * time.Hour}, "HSTSPreload"},
 		{"all at once", Config{HSTS: 1, HSTSPreload: true, CredentialHeaders: []string{"\n"}}, "BaseURL CredentialHeaders HSTS HSTSPreload HSTSPreload"},
@@ -110,7 +111,7 @@ func request(method, target string, header ...string) *http.Request {
 
 func TestInClear(t *testing.T) {
 	const to = "https://" + host
-	p := newPolicy(t, Config{BaseURL: to, CredentialHeaders: []string{"x-service-key"}})
+	p := newPolicy(t, Config{BaseURL: to, CredentialHeaders: []string{"x-service-key"}, CredentialQuery: []string{"key"}})
 	for _, tt := range []struct {
 		name string
 		r    *http.Request
@@ -147,6 +148,9 @@ func TestInClear(t *testing.T) {
 		{"API key", request("GET", "/docs", "Accept", browser, "X-API-Key", "x"), ""},
 		{"API key under another name", request("GET", "/docs", "Accept", browser, "X-Service-Key", "x"), ""},
 		{"cookie that no browser sends", request("GET", "/docs", "Accept", browser, "Cookie", "a=b; __Host-sallyport=x"), ""},
+		{"credential in the query", request("GET", "/docs?a=b&key=x", "Accept", browser), ""},
+		{"the same, written otherwise", request("GET", "/docs?%6Bey=x", "Accept", browser), ""},
+		{"another parameter", request("GET", "/docs?keys=x&a=key", "Accept", browser), to + "/docs?keys=x&a=key"},
 		{"the same in a second line", request("GET", "/docs", "Accept", browser, "Cookie", "a=b", "Cookie", "__SECURE-x=x"), ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

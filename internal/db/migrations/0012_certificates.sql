@@ -11,9 +11,14 @@ CREATE TABLE sp_certificates (
     PRIMARY KEY (directory, name)
 );
 
--- Which node is asking, so that the others wait for what it gets.
+-- Which node is asking, so that the others wait for what it gets, and how often
+-- that was in vain, so that no restart and no other node asks more often than the
+-- authority allows.
 CREATE TABLE sp_certificate_orders (
-    host   TEXT PRIMARY KEY,
-    holder TEXT NOT NULL,
-    until  BIGINT NOT NULL
+    directory TEXT NOT NULL,
+    host      TEXT NOT NULL,
+    holder    TEXT NOT NULL, -- empty: nobody asks before “until”
+    until     BIGINT NOT NULL,
+    attempts  BIGINT NOT NULL, -- since there was a certificate
+    PRIMARY KEY (directory, host)
 );
