@@ -29,11 +29,13 @@ import (
 // get worse is said as allocations and ratios.
 
 // benchServer returns a server on SQLite, its handler with a route of a
-// service's own, and ada's account.
-func benchServer(b *testing.B, hashes password.Config) (*server.Server, http.Handler, signin.Attempt) {
+// service's own, and ada's account. Limits are off where they are not what is
+// measured: requests come from few addresses, as quickly as they are answered.
+func benchServer(b *testing.B, hashes password.Config, limits server.Limits) (*server.Server, http.Handler, signin.Attempt) {
 	b.Helper()
 	sv, err := server.New(b.Context(), server.Config{
 		DB: testkit.SQLite(b), BaseURL: baseURL, MasterKeyFile: filepath.Join(b.TempDir(), "master.key"), Password: hashes,
+		Hosts: testHosts, Limits: limits, NoLockout: true,
 	})
 	if err != nil {
 		b.Fatal(err)
@@ -74,12 +76,24 @@ func (d *discard) WriteHeader(status int)      { d.status = status }
 // Must not get worse: the gate costs 2 allocations and about 400 ns more than the
 // handler, half of it the request's copy and its context; 4 allocs/op for a route
 // of a service's own, 3 for /users/me; and with an API key not more than with an
-// access token.
+// access token. The limit on all requests of an address (“limited” beside
+// “route”) costs at most 150 ns and no allocation.
 func BenchmarkRequest(b *testing.B) {
-	sv, h, ada := benchServer(b, weakHashes)
+	sv, h, ada := benchServer(b, weakHashes, noLimits)
 	tk, err := sv.SignIn.Password(b.Context(), ada)
 	if err != nil {
 		b.Fatal(err)
+	}
+	// So high that none of the addresses below comes near it.
+	limitedServer, limited, _ := benchServer(b, weakHashes, server.Limits{Default: "1000000/second", Login: server.LimitOff})
+	limitedTk, err := limitedServer.SignIn.Password(b.Context(), ada)
+	if err != nil {
+		b.Fatal(err)
+	}
+	var peers, peers6 [64]string
+	for i := range peers {
+		peers[i] = fmt.Sprintf("192.0.2.%d:1234", 100+i)
+		peers6[i] = fmt.Sprintf("[2001:db8:85a3:%x:1319:8a2e:370:7348]:1234", 0x1000+i)
 	}
 	bare := http.NewServeMux()
 	bare.HandleFunc("GET /items", items)
@@ -95,29 +109,34 @@ func BenchmarkRequest(b *testing.B) {
 	for _, c := range []struct {
 		name, path string
 		h          http.Handler
-		key        string // an API key instead of a token
+		token, key string // one of them
+		peers      *[64]string
 	}{
-		{"handler", "/items", http.HandlerFunc(items), ""},
-		{"gate", "/items", gate, ""},
-		{"gate-key", "/items", gate, key.Reveal()},
-		{"bare", "/items", bare, ""},
-		{"route", "/items", h, ""},
-		{"route-key", "/items", h, key.Reveal()},
-		{"me", "/users/me", h, ""},
-		{"me-key", "/users/me", h, key.Reveal()},
+		{"handler", "/items", http.HandlerFunc(items), tk.Access, "", &peers},
+		{"gate", "/items", gate, tk.Access, "", &peers},
+		{"gate-key", "/items", gate, "", key.Reveal(), &peers},
+		{"bare", "/items", bare, tk.Access, "", &peers},
+		{"route", "/items", h, tk.Access, "", &peers},
+		{"limited", "/items", limited, limitedTk.Access, "", &peers},
+		{"route-IPv6", "/items", h, tk.Access, "", &peers6},
+		{"limited-IPv6", "/items", limited, limitedTk.Access, "", &peers6},
+		{"route-key", "/items", h, "", key.Reveal(), &peers},
+		{"me", "/users/me", h, tk.Access, "", &peers},
+		{"me-key", "/users/me", h, "", key.Reveal(), &peers},
 	} {
 		b.Run(c.name, func(b *testing.B) {
 			r := httptest.NewRequestWithContext(b.Context(), "GET", c.path, nil)
 			if c.key != "" {
 				r.Header.Set("X-API-Key", c.key)
 			} else {
-				r.Header.Set("Authorization", "Bearer "+tk.Access)
+				r.Header.Set("Authorization", "Bearer "+c.token)
 			}
 			w := &discard{header: http.Header{}}
 			b.ReportAllocs()
-			for b.Loop() {
+			for i := 0; b.Loop(); i++ {
 				clear(w.header)
 				w.status = 0
+				r.RemoteAddr = c.peers[i%len(c.peers)]
 				c.h.ServeHTTP(w, r)
 			}
 			if w.status != 0 && w.status != 200 {
@@ -133,7 +152,7 @@ func BenchmarkRequest(b *testing.B) {
 // Must not get worse: 230 allocs/op, the client's own included.
 func BenchmarkRefresh(b *testing.B) {
 	const clients = 64
-	sv, h, ada := benchServer(b, weakHashes)
+	sv, h, ada := benchServer(b, weakHashes, noLimits)
 	tokens := make(chan string, clients)
 	for range clients {
 		tk, err := sv.SignIn.Password(b.Context(), ada)
@@ -168,7 +187,7 @@ func BenchmarkRefresh(b *testing.B) {
 //
 // Must not get worse: 0.9 of the bare hash's rate on one processor (-cpu 1).
 func BenchmarkSignIn(b *testing.B) {
-	sv, _, ada := benchServer(b, password.Config{})
+	sv, _, ada := benchServer(b, password.Config{}, noLimits)
 	bare := func() { argon2.IDKey([]byte(goodPassword), make([]byte, 16), 2, 19456, 1, 32) }
 	bare()
 	const hashes = 30
@@ -199,7 +218,7 @@ func BenchmarkSignIn(b *testing.B) {
 //
 // Must not get worse: 44 allocs/op for introspection, the client's own included.
 func BenchmarkMachineClients(b *testing.B) {
-	sv, h, ada := benchServer(b, weakHashes)
+	sv, h, ada := benchServer(b, weakHashes, noLimits)
 	tk, err := sv.SignIn.Password(b.Context(), ada)
 	if err != nil {
 		b.Fatal(err)
