@@ -283,19 +283,21 @@ func AddressKey(a netip.Addr) string {
 	return string(appendAddressKey(space[:0], a))
 }
 
-// appendAddressKey writes 192.0.2.1 of IPv4 and 20010db885a308d3/64 of IPv6: the
-// usual form of an IPv6 address takes longer to write than the limit to check.
+// appendAddressKey writes c0000201 for 192.0.2.1 and 20010db885a308d3 for what is
+// in 2001:db8:85a3:8d3::/64: the usual forms take longer to write than the limit
+// to check.
 func appendAddressKey(key []byte, a netip.Addr) []byte {
 	a = a.Unmap()
-	if a.Is6() {
+	switch {
+	case a.Is4():
+		b := a.As4()
+		return hex.AppendEncode(key, b[:])
+	case a.Is6():
 		b := a.As16() // without a zone
-		if [12]byte(b[:12]) != translated {
-			return append(hex.AppendEncode(key, b[:8]), "/64"...)
+		if [12]byte(b[:12]) == translated {
+			return hex.AppendEncode(key, b[12:])
 		}
-		a = netip.AddrFrom4([4]byte(b[12:]))
+		return hex.AppendEncode(key, b[:8])
 	}
-	if !a.IsValid() {
-		return append(key, "unknown"...)
-	}
-	return a.AppendTo(key)
+	return append(key, "unknown"...)
 }
