@@ -81,6 +81,7 @@ def share(figure, ours, theirs, goal=None):
 
 share("a route behind the whole chain, of a bare net/http handler", "chain /items", "bare", 0.90)
 share("  with an API key, of the same with a token", "chain key", "chain /items", 0.90)
+share("  with the limit on all requests, of the same without", "limited /items", "chain /items")
 share("  /users/me, of the bare handler", "chain /users/me", "bare", 0.80)
 share("  the bare handler with the same headers, of the bare handler", "bare headers", "bare")
 share("  when nothing is in memory (signature and database)", "cold /items in turn", "bare")

@@ -202,7 +202,7 @@ func (l *limits) attempt(ctx context.Context) error {
 	if l.login == nil || reqctx.From(ctx) == nil {
 		return nil
 	}
-	d, err := l.login.Take(ctx, ratelimit.AddressKey(reqctx.AddrOf(ctx)))
+	d, err := l.login.TakeAddress(ctx, reqctx.AddrOf(ctx))
 	switch {
 	case err != nil:
 		return ratelimit.Unavailable()

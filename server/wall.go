@@ -133,7 +133,7 @@ func (w *wall) within(next http.Handler) http.Handler {
 func (w *wall) limited(next http.Handler) http.Handler {
 	all := w.limits.all
 	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
-		d, err := all.Take(r.Context(), ratelimit.AddressKey(reqctx.From(r.Context()).Addr()))
+		d, err := all.TakeAddress(r.Context(), reqctx.From(r.Context()).Addr())
 		switch {
 		case err != nil:
 			sallyport.WriteError(rw, ratelimit.Unavailable())

@@ -44,6 +44,7 @@ var (
 	sessions = flag.Int("sessions", 0, "`number` of other people's sessions that are held in memory")
 	revoked  = flag.Int("revoked", 0, "`number` of sessions that have ended")
 	remember = flag.Int("remember", 0, "how many credentials are held at most; 0 is the default")
+	limit    = flag.String("limit", server.LimitOff, "`rate` that bounds all requests of an address")
 	profile  = flag.String("profile", "", "`file` for a profile of 5 seconds, begun 2 seconds after the start")
 	sample   = flag.Int("sample", 20000, "how many of the sessions' tokens are written")
 )
@@ -79,7 +80,11 @@ func run(ctx context.Context) error {
 	if *sessions > 10_000 {
 		alg = token.HS256 // they are all made here, one by one
 	}
-	sp, err := server.New(ctx, server.Config{DB: d, BaseURL: url, Algorithm: alg, AccessTTL: 23 * time.Hour, Remember: *remember})
+	sp, err := server.New(ctx, server.Config{
+		DB: d, BaseURL: url, Algorithm: alg, AccessTTL: 23 * time.Hour, Remember: *remember,
+		// The load comes from one address.
+		Limits: server.Limits{Default: *limit, Login: server.LimitOff}, NoLockout: true,
+	})
 	if err != nil {
 		return err
 	}
@@ -215,7 +220,7 @@ func crowd(ctx context.Context, sp *server.Server, d *db.DB, h http.Handler) err
 		if i%every == 0 && len(tokens) < *sample {
 			tokens = append(tokens, text)
 		}
-		r := httptest.NewRequestWithContext(ctx, "GET", "/items", nil)
+		r := httptest.NewRequestWithContext(ctx, "GET", sp.Issuer()+"/items", nil)
 		r.Header.Set("Authorization", "Bearer "+text)
 		w.Body.Reset()
 		w.Code = 200

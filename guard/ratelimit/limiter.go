@@ -18,6 +18,7 @@ package ratelimit
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"net/http"
 	"net/netip"
@@ -61,6 +62,7 @@ type ConfigError = sallyport.ConfigError
 type Limiter struct {
 	rates    []Rate
 	store    Store
+	memory   *Memory // store, if it is one
 	key      func(*http.Request) (string, bool)
 	prefix   string   // of keys in the store
 	policies []string // names, as in the headers, one for each rate
@@ -109,6 +111,7 @@ func New(cfg Config) (*Limiter, error) {
 		return nil, err
 	}
 	l := &Limiter{rates: append([]Rate(nil), cfg.Rates...), store: cfg.Store, key: cfg.Key, prefix: cfg.Name + ":"}
+	l.memory, _ = cfg.Store.(*Memory)
 	var items []string
 	for _, r := range l.rates {
 		name := cfg.Name
@@ -158,12 +161,33 @@ func (l *Limiter) Peek(ctx context.Context, key string) (Decision, error) {
 	return l.take(ctx, key, 0)
 }
 
+// TakeAddress is Take under AddressKey(a). With a Memory it allocates nothing.
+func (l *Limiter) TakeAddress(ctx context.Context, a netip.Addr) (Decision, error) {
+	if l == nil {
+		return Decision{Allowed: true}, nil
+	}
+	var space [keySpace]byte
+	return l.charge(ctx, appendAddressKey(append(space[:0], l.prefix...), a), 1)
+}
+
 func (l *Limiter) take(ctx context.Context, key string, n int) (Decision, error) {
 	if l == nil {
 		return Decision{Allowed: true}, nil
 	}
-	d, err := l.store.Take(ctx, l.prefix+key, n, l.rates...)
-	if err != nil {
+	var space [keySpace]byte
+	return l.charge(ctx, append(append(space[:0], l.prefix...), key...), n)
+}
+
+// keySpace is for a prefix of 33 bytes and the usual keys: addresses, ids. Longer
+// ones are put on the heap.
+const keySpace = 96
+
+// charge asks the store. A Memory keeps no key, so that none is made for it; and
+// what CheckTake checks, New has: there are rates, and each lets one pass.
+func (l *Limiter) charge(ctx context.Context, key []byte, n int) (d Decision, err error) {
+	if m := l.memory; m != nil {
+		d = m.take(m.hashBytes(key), n, l.rates)
+	} else if d, err = l.store.Take(ctx, string(key), n, l.rates...); err != nil {
 		return Decision{}, err
 	}
 	d.limiter = l
@@ -251,24 +275,29 @@ func ByAddress(client func(*http.Request) netip.Addr) func(*http.Request) (strin
 }
 
 // translated is the well-known prefix under which a translator shows IPv4.
-var translated = netip.MustParsePrefix("64:ff9b::/96")
+var translated = [12]byte{0x00, 0x64, 0xff, 0x9b}
 
 // AddressKey is the key that ByAddress makes of an address.
 func AddressKey(a netip.Addr) string {
-	a = a.Unmap().WithZone("")
-	if a.Is6() && translated.Contains(a) {
-		b := a.As16()
-		a = netip.AddrFrom4([4]byte(b[12:]))
-	}
+	var space [keySpace]byte
+	return string(appendAddressKey(space[:0], a))
+}
+
+// appendAddressKey writes c0000201 for 192.0.2.1 and 20010db885a308d3 for what is
+// in 2001:db8:85a3:8d3::/64: the usual forms take longer to write than the limit
+// to check.
+func appendAddressKey(key []byte, a netip.Addr) []byte {
+	a = a.Unmap()
 	switch {
-	case !a.IsValid():
-		return "unknown"
 	case a.Is4():
-		return a.String()
+		b := a.As4()
+		return hex.AppendEncode(key, b[:])
+	case a.Is6():
+		b := a.As16() // without a zone
+		if [12]byte(b[:12]) == translated {
+			return hex.AppendEncode(key, b[12:])
+		}
+		return hex.AppendEncode(key, b[:8])
 	}
-	p, err := a.Prefix(64)
-	if err != nil { // an IPv6 address has 64 bits
-		return "unknown"
-	}
-	return p.String()
+	return append(key, "unknown"...)
 }

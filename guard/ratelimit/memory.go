@@ -139,13 +139,32 @@ func (m *Memory) Take(_ context.Context, key string, n int, rates ...Rate) (Deci
 	if err := CheckTake(n, rates); err != nil {
 		return Decision{}, err
 	}
-	tag, proof := uint32(maphash.String(m.seeds[0], key)>>32), maphash.String(m.seeds[1], key)
+	return m.take(m.hashString(key), n, rates), nil
+}
+
+// hash stands for a key: where its window begins, and what tells it from others.
+type hash struct {
+	tag   uint32
+	proof uint64
+}
+
+func (m *Memory) hashString(key string) hash {
+	return hash{uint32(maphash.String(m.seeds[0], key) >> 32), maphash.String(m.seeds[1], key)}
+}
+
+// hashBytes is hashString for a key that is nowhere as a string.
+func (m *Memory) hashBytes(key []byte) hash {
+	return hash{uint32(maphash.Bytes(m.seeds[0], key) >> 32), maphash.Bytes(m.seeds[1], key)}
+}
+
+// take is Take for arguments of which CheckTake returns nil.
+func (m *Memory) take(key hash, n int, rates []Rate) Decision {
 	now := m.micros()
 
-	s := &m.shards[proof>>m.shift]
+	s := &m.shards[key.proof>>m.shift]
 	s.Lock()
 	var found [MaxRates]*slot
-	if !s.find(tag, proof, rates, &found) && !s.place(tag, proof, now, m.maxSlots, rates, &found) {
+	if !s.find(key, rates, &found) && !s.place(key, now, m.maxSlots, rates, &found) {
 		m.shared.Add(1)
 	}
 	var buckets [MaxRates]Bucket
@@ -157,7 +176,7 @@ func (m *Memory) Take(_ context.Context, key string, n int, rates ...Rate) (Deci
 		found[i].at, found[i].part = buckets[i].At, uint32(buckets[i].Part)
 	}
 	s.Unlock()
-	return d, nil
+	return d
 }
 
 // micros is the time on the store's own clock: at least 2, since an instant of 0
@@ -182,10 +201,10 @@ func (r Rate) id() uint64 {
 }
 
 // find fills in the slots of a key, and reports whether all are there.
-func (s *shard) find(tag uint32, proof uint64, rates []Rate, found *[MaxRates]*slot) bool {
+func (s *shard) find(key hash, rates []Rate, found *[MaxRates]*slot) bool {
 	all := true
 	for i, r := range rates {
-		found[i] = s.lookup(tag, proof^r.id())
+		found[i] = s.lookup(key.tag, key.proof^r.id())
 		all = all && found[i] != nil
 	}
 	return all
@@ -216,7 +235,7 @@ func probe(slots []slot, tag uint32, good func(*slot) bool) *slot {
 
 // place makes room for what find did not find, or lets it share: then it
 // returns false.
-func (s *shard) place(tag uint32, proof uint64, now int64, maxSlots int, rates []Rate, found *[MaxRates]*slot) bool {
+func (s *shard) place(key hash, now int64, maxSlots int, rates []Rate, found *[MaxRates]*slot) bool {
 	// A table that is half used is made anew, without what has refilled and larger
 	// if need be: that costs every new key a part of a quarter of the table.
 	if len(s.slots) == 0 || s.used > len(s.slots)/2 && s.since >= len(s.slots)/4 {
@@ -224,7 +243,7 @@ func (s *shard) place(tag uint32, proof uint64, now int64, maxSlots int, rates [
 	}
 	for {
 		// Slots move when the table is made anew, so all are looked up again.
-		s.find(tag, proof, rates, found)
+		s.find(key, rates, found)
 		// What has refilled counts as reserved, too: the key's next rate must not
 		// take its slot.
 		for i := range rates {
@@ -235,7 +254,7 @@ func (s *shard) place(tag uint32, proof uint64, now int64, maxSlots int, rates [
 		full := false
 		for i, r := range rates {
 			if found[i] == nil {
-				found[i] = s.reserve(tag, proof^r.id(), now)
+				found[i] = s.reserve(key.tag, key.proof^r.id(), now)
 				full = full || found[i] == nil
 			}
 		}
