@@ -190,16 +190,19 @@ func (g *Gate) authenticate(r *http.Request, schemes []numbered, now time.Time, 
 			return err
 		}
 	}
-	return g.admit(r.Context(), scheme, cred, now, a)
+	return g.admit(r.Context(), scheme, g.cfg.Guesses, cred, now, a)
 }
 
 // Inspect finds out whose a credential is, as if a request carried it. stamp is
 // for a live.Memo.
+//
+// It is nobody's guess: who asks hands on what others sent, and would otherwise be
+// refused for their nonsense, and all that they serve with them.
 func (g *Gate) Inspect(ctx context.Context, kind sallyport.Kind, cred string) (p sallyport.Principal, stamp uint64, err error) {
 	for i := range g.schemes {
 		if g.schemes[i].Kind() == kind {
 			var a reqctx.Admission
-			err := g.admit(ctx, &g.schemes[i], cred, time.Now(), &a)
+			err := g.admit(ctx, &g.schemes[i], nil, cred, time.Now(), &a)
 			return a.Principal(), a.Stamp, err
 		}
 	}
@@ -207,15 +210,15 @@ func (g *Gate) Inspect(ctx context.Context, kind sallyport.Kind, cred string) (p
 }
 
 // admit writes into a whose credential it is; with an error, nobody's.
-func (g *Gate) admit(ctx context.Context, s *numbered, cred string, now time.Time, a *reqctx.Admission) error {
-	err := g.find(ctx, s, cred, now, a)
+func (g *Gate) admit(ctx context.Context, s *numbered, guesses *Guesses, cred string, now time.Time, a *reqctx.Admission) error {
+	err := g.find(ctx, s, guesses, cred, now, a)
 	if err != nil {
 		*a = reqctx.Admission{}
 	}
 	return err
 }
 
-func (g *Gate) find(ctx context.Context, s *numbered, cred string, now time.Time, a *reqctx.Admission) error {
+func (g *Gate) find(ctx context.Context, s *numbered, guesses *Guesses, cred string, now time.Time, a *reqctx.Admission) error {
 	// First: what is found below is then not older than the lease.
 	if err := g.cfg.Live.Fresh(ctx, now); err != nil {
 		return err
@@ -232,7 +235,7 @@ func (g *Gate) find(ctx context.Context, s *numbered, cred string, now time.Time
 	}
 	for attempt := 1; ; attempt++ {
 		var v Verified
-		err := g.cfg.Guesses.Try(ctx, func() (err error) {
+		err := guesses.Try(ctx, func() (err error) {
 			v, err = s.Verify(ctx, cred)
 			return err
 		})

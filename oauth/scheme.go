@@ -40,10 +40,10 @@ func (scheme) Read(r *http.Request) (string, bool, error) {
 	return id + ":" + secret, true, nil
 }
 
-// Verify implements authn.Scheme.
+// Verify implements authn.Scheme. The gate counts what is refused.
 func (s scheme) Verify(ctx context.Context, cred string) (authn.Verified, error) {
 	id, secret, _ := strings.Cut(cred, ":")
-	if err := s.c.Authenticate(ctx, id, secret); err != nil {
+	if err := s.c.authenticate(ctx, id, secret); err != nil {
 		return authn.Verified{}, err
 	}
 	return authn.Verified{
