@@ -427,7 +427,7 @@ func (a *Attempt) giveBack(tx *db.Tx, success bool) error {
 		return err
 	}
 	if isNew {
-		if err := forgetOldest(tx, a.keys.account); err != nil {
+		if err := forgetOldest(tx, a.keys.account, now); err != nil {
 			return err
 		}
 	}

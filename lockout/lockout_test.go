@@ -344,6 +344,28 @@ func TestFamiliarNetworksAreBounded(t *testing.T) {
 	})
 }
 
+// Somebody who has one account and very many networks fills no disk: what is not
+// remembered as familiar goes as a failure would, and not after 90 days.
+func TestForgottenNetworksGo(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *testing.T, w *wall) {
+		for i := range 60 {
+			w.want("its owner", w.right(ada(), fmt.Sprintf("2001:db8:0:%x::1", i)), 0)
+		}
+		w.pass(48 * time.Hour)
+		if _, err := w.Sweep(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if n := w.rows(); n != 20 {
+			t.Errorf("%d rows after two days, want the 20 familiar networks", n)
+		}
+		for range 5 { // from the last one, of which the first count alone binds
+			w.wrong(ada(), "2001:db8:0:3b::1")
+		}
+		w.want("a familiar network", w.wrong(ada(), "2001:db8:0:3b::1"), 30*time.Second)
+	})
+}
+
 func TestBudgetOfANetwork(t *testing.T) {
 	each(t, func(t *testing.T, w *wall) {
 		w.want("a regular", w.right(ada(), here), 0)

@@ -223,16 +223,26 @@ func (t tally) used(now time.Time, b budget) (_ tally, news bool) {
 	return t, true
 }
 
+// translated is where a translator shows IPv4 to hosts that have IPv6 alone.
+var translated = netip.MustParsePrefix("64:ff9b::/96")
+
 // networks are the two that an address belongs to, as they are stored.
 type networks struct{ address, wider string }
 
 // networksOf returns an address's networks. IPv4 addresses count singly and by
 // /24, IPv6 ones by /64, which is the least that anybody is given, and by /48. An
-// IPv4 address that is written as an IPv6 one is the IPv4 address. Whatever has
-// no address, such as what comes over a Unix socket, is one network.
+// IPv4 address that is written as an IPv6 one is the IPv4 address, also as a
+// translator writes it (RFC 6052): all of IPv4 is in one /64 there, and everybody
+// in it would be familiar to everybody. Whatever has no address, such as what
+// comes over a Unix socket, is one network.
 func networksOf(a netip.Addr) networks {
 	if !a.IsValid() {
 		return networks{"none", "none/0"}
 	}
-	return networks{clientip.Network(a.WithZone("")).String(), clientip.Wider(a.WithZone("")).String()}
+	a = a.WithZone("")
+	if translated.Contains(a) {
+		b := a.As16()
+		a = netip.AddrFrom4([4]byte(b[12:]))
+	}
+	return networks{clientip.Network(a).String(), clientip.Wider(a).String()}
 }

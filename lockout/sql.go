@@ -113,10 +113,12 @@ func put(tx *db.Tx, r row, over time.Time) error {
 }
 
 // forgetOldest leaves an account no more familiar networks than are remembered.
-func forgetOldest(tx *db.Tx, account string) error {
-	_, err := tx.Exec(`UPDATE sp_attempts SET seen_at = 0 WHERE account = $1 AND network IN
+// What else their rows say matters for less than the time after which failures
+// are forgotten, and so the rows go then.
+func forgetOldest(tx *db.Tx, account string, now time.Time) error {
+	_, err := tx.Exec(`UPDATE sp_attempts SET seen_at = 0, forget_at = $3 WHERE account = $1 AND network IN
 		(SELECT network FROM sp_attempts WHERE account = $1 AND seen_at > 0 ORDER BY seen_at DESC, network LIMIT 1000 OFFSET $2)`,
-		account, maxFamiliar)
+		account, maxFamiliar, forgetAt(now.Add(quiet)))
 	return err
 }
 

@@ -123,7 +123,8 @@ func (e *Endpoint) introspect(r *http.Request) (*Introspection, error) {
 	if _, refused := errors.AsType[*authn.Refused](err); refused {
 		return nil, nil
 	}
-	if se, ok := errors.AsType[*sallyport.Error](err); ok && se.Status < 500 {
+	// A token that was not looked at is not known to be dead: 429 is no answer to that.
+	if se, ok := errors.AsType[*sallyport.Error](err); ok && se.Status < 500 && se.Status != http.StatusTooManyRequests {
 		return nil, nil
 	}
 	return in, err

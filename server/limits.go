@@ -150,12 +150,17 @@ func unlessOff(l sallyport.Limit) []sallyport.Limit {
 // ofRoute returns the limiter of a limit that a route declares. One of the
 // server's own names is that one.
 func (l *limits) ofRoute(route string, number int, declared sallyport.Limit) (*ratelimit.Limiter, error) {
-	name := declared.Name
-	if name == "" {
-		name = nameOf(route, number)
-	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	name := declared.Name
+	for again := 0; name == ""; again++ {
+		// Routes of Muxes that are mounted under different prefixes may be written
+		// alike.
+		name = nameOf(route, number, again)
+		if _, taken := l.named[name]; taken {
+			name = ""
+		}
+	}
 	if has, ok := l.named[name]; ok {
 		if has.rate != declared.Rate {
 			return nil, fmt.Errorf("limit %q is %s here and %s on another route: limits of one name are one", name, declared.Rate, has.rate)
@@ -170,9 +175,10 @@ func (l *limits) ofRoute(route string, number int, declared sallyport.Limit) (*r
 	return made, nil
 }
 
-// nameOf makes a name for a route's own limit that is the same on every node.
-func nameOf(route string, number int) string {
-	digest := sha256.Sum256(fmt.Appendf(nil, "%s %d", route, number))
+// nameOf makes a name for a route's own limit that is the same on every node, if
+// all register the same routes in the same order.
+func nameOf(route string, number, again int) string {
+	digest := sha256.Sum256(fmt.Appendf(nil, "%s %d %d", route, number, again))
 	slug := strings.Map(func(r rune) rune {
 		if r >= 'a' && r <= 'z' || r >= '0' && r <= '9' {
 			return r

@@ -13,6 +13,7 @@ import (
 
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/audit"
+	"github.com/sallyport/sallyport/authn/apikey"
 	"github.com/sallyport/sallyport/authz/role"
 	"github.com/sallyport/sallyport/internal/db"
 	"github.com/sallyport/sallyport/internal/testkit"
@@ -1143,5 +1144,58 @@ func TestO_OpaqueClientTokens(t *testing.T) {
 			t.Error("the token of a deleted client lives")
 		}
 		w.noSecretIn(t, access, late, kept)
+	})
+}
+
+// guessAt is a credential with another character, n before the second last: the
+// last one may hold bits that are not read.
+func guessAt(cred string, n int) string {
+	b := []byte(cred)
+	at := &b[len(b)-2-n]
+	if *at != 'a' {
+		*at = 'a'
+	} else {
+		*at = 'b'
+	}
+	return string(b)
+}
+
+// A resource server hands on whatever strangers send it. Their nonsense is not its
+// guesses: it goes on being told which tokens are good.
+func TestQ_IntrospectionIsNoGuess(t *testing.T) {
+	t.Parallel()
+	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
+		w := newClientWorld(t, d, func(c *server.Config) { c.Limits = server.Limits{Guesses: "5/hour"} })
+		asks := w.machine([]string{"introspect:tokens"})
+		_, ada := w.user("ada")
+		var keyed string
+		{
+			id, _ := w.user("bob")
+			_, key, err := w.sv.APIKeys.Create(t.Context(), apikey.NewKey{Owner: id, Name: "bob's"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			keyed = key.Reveal()
+		}
+		for i := range 7 {
+			for _, junk := range []string{fmt.Sprint("nonsense-", i), guessAt(keyed, i), guessAt(ada.refresh, i)} {
+				if got := w.introspected(asks, junk).want(t, 200, "").json(t); got["active"] != false {
+					t.Fatalf("%q: %v", junk, got)
+				}
+			}
+		}
+		for what, good := range map[string]string{"access token": ada.access, "refresh token": ada.refresh, "API key": keyed} {
+			if got := w.introspected(asks, good).want(t, 200, "").json(t); got["active"] != true {
+				t.Errorf("after what strangers sent, a good %s is %v", what, got)
+			}
+		}
+		// What the resource server itself sends to be let in with is: it is refused
+		// at the door, and not told that a token is dead.
+		bad := asks
+		bad.Secret = guessAt(bad.Secret, 0)
+		for range 5 {
+			w.introspected(bad, ada.access).want(t, 401, "invalid_client")
+		}
+		w.introspected(bad, ada.access).want(t, 429, "too_many_attempts")
 	})
 }

@@ -19,6 +19,7 @@ import (
 
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/api"
+	"github.com/sallyport/sallyport/internal/db"
 	"github.com/sallyport/sallyport/internal/testkit"
 	"github.com/sallyport/sallyport/server"
 )
@@ -713,4 +714,72 @@ func TestH_NoGoroutineGrowth(t *testing.T) {
 		buf := make([]byte, 1<<20)
 		t.Errorf("%d goroutines before, %d after 500 requests\n%s", before, after, buf[:runtime.Stack(buf, true)])
 	}
+}
+
+// What health routes are spared is theirs: another method at their path, another
+// spelling of it, are for other handlers and pass the whole wall.
+func TestH_HealthIsSparedAlone(t *testing.T) {
+	t.Parallel()
+	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
+		reached := make(chan string, 100) // more than are sent
+		w := newWorld(t, d, func(w *world) {
+			w.mux.HandleFunc("/", sallyport.Public(), func(rw http.ResponseWriter, r *http.Request) {
+				reached <- r.Method + " " + r.URL.Path
+				rw.WriteHeader(http.StatusNoContent)
+			})
+		})
+		ask := func(method, target, host string) reply {
+			t.Helper()
+			req := w.request(method, "/", "", nil)
+			req.URL.Opaque, req.Host = target, host
+			return w.send(req)
+		}
+		for _, path := range []string{"/livez", "/readyz", "/%6civez"} {
+			for _, method := range []string{"GET", "HEAD"} {
+				if got := ask(method, path, "10.1.2.3:8080"); got.status != http.StatusOK {
+					t.Errorf("a probe's %s %s: %d", method, path, got.status)
+				}
+			}
+			for _, method := range []string{"POST", "PUT", "OPTIONS", "DELETE", "LIVEZ"} {
+				if got := ask(method, path, "evil.example"); got.status != http.StatusBadRequest {
+					t.Errorf("%s %s for another host: %d", method, path, got.status)
+				}
+				if got := ask(method, path, "sallyport.test"); got.status != http.StatusNoContent {
+					t.Errorf("%s %s: %d", method, path, got.status)
+				}
+				<-reached
+			}
+		}
+		for _, target := range []string{"//livez", "/livez/", "/x/../livez", "/livez//", "/LIVEZ", "/livez%2f", "/livez;x", "/livez%00", "/readyz."} {
+			if got := ask("GET", target, "evil.example"); got.status != http.StatusBadRequest {
+				t.Errorf("%s for another host: %d", target, got.status)
+			}
+		}
+		select {
+		case got := <-reached:
+			t.Errorf("%s passed", got)
+		default:
+		}
+	})
+}
+
+// A limit without a name is its route's own, also where routes of several Muxes
+// are written alike.
+func TestQ_LimitsOfRoutesWrittenAlike(t *testing.T) {
+	t.Parallel()
+	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
+		w := newWorld(t, d, func(w *world) {
+			for prefix, rate := range map[string]string{"/a": "1/hour", "/b": "1/hour", "/c": "2/hour"} {
+				sub := sallyport.NewMux(w.sv)
+				sub.HandleFunc("GET /items", sallyport.Public(), func(rw http.ResponseWriter, _ *http.Request) { rw.WriteHeader(http.StatusNoContent) }, sallyport.Limit{Rate: rate})
+				w.mux.Mount(prefix, sub)
+			}
+		})
+		for _, path := range []string{"/a/items", "/b/items", "/c/items", "/c/items"} {
+			w.do("GET", path, "", nil).want(t, 204, "")
+		}
+		for _, path := range []string{"/a/items", "/b/items", "/c/items"} {
+			w.do("GET", path, "", nil).want(t, 429, "rate_limited")
+		}
+	})
 }

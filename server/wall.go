@@ -145,9 +145,10 @@ func (w *wall) limited(next http.Handler) http.Handler {
 	})
 }
 
-// isHealth tells whether a request is for a health route.
+// isHealth tells whether a request is for a health route. Another method there
+// is for another handler, if for any.
 func (w *wall) isHealth(r *http.Request) bool {
-	return len(r.URL.Path) >= len(w.health[0]) && (r.URL.Path == w.health[0] || r.URL.Path == w.health[1])
+	return (r.Method == http.MethodGet || r.Method == http.MethodHead) && len(r.URL.Path) >= len(w.health[0]) && (r.URL.Path == w.health[0] || r.URL.Path == w.health[1])
 }
 
 // note tells the operator, once for each peer, that forwarded headers came from

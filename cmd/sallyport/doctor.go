@@ -52,6 +52,7 @@ type examination struct {
 	answer   *http.Response // of the first request, without its body
 	own      string         // this end of the last connection
 	issuer   string         // what the server calls itself
+	itself   bool           // what answers has shown that it is the server of this address
 }
 
 func (e *examination) note(check, status, fix, detail string, args ...any) {
@@ -92,7 +93,9 @@ func (c doctorCmd) Run(a *app) error {
 	e.headers()
 	e.tls()
 	e.hosts()
-	if err := e.inside(s, c.TokenFile); err != nil {
+	if !e.itself {
+		e.note("proxies", skipped, "what is said of the address above", "no credential is sent to what has not shown that it is the server of %s", c.URL)
+	} else if err := e.inside(s, c.TokenFile); err != nil {
 		return err
 	}
 	problems := 0
@@ -103,9 +106,9 @@ func (c doctorCmd) Run(a *app) error {
 	}
 	err = a.answer("doctor/v1", map[string]any{"url": c.URL, "problems": problems, "findings": e.findings}, func(w io.Writer) {
 		for _, f := range e.findings {
-			fmt.Fprintf(w, "%s\t%s\t%s\n", f.Status, f.Check, f.Detail)
+			fmt.Fprintf(w, "%s\t%s\t%s\n", f.Status, f.Check, printable(f.Detail))
 			if f.Fix != "" {
-				fmt.Fprintf(w, "\t\t→ %s\n", f.Fix)
+				fmt.Fprintf(w, "\t\t→ %s\n", printable(f.Fix))
 			}
 		}
 	})
@@ -144,10 +147,12 @@ func (e *examination) ask(path string, change func(*http.Request)) (*http.Respon
 func (e *examination) reach() error {
 	began := time.Now()
 	res, b, err := e.ask("/.well-known/oauth-authorization-server", nil)
+	trusted := true
 	if _, bad := errors.AsType[*tls.CertificateVerificationError](err); bad {
 		e.note("certificate", problem, "tls.cert and tls.key, or tls.acme = true", "it is not trusted: %v", errors.Unwrap(err))
 		t := e.client.Transport.(*http.Transport).Clone()
-		t.TLSClientConfig = &tls.Config{InsecureSkipVerify: true} // to look at the rest; what is found is no secret
+		t.TLSClientConfig = &tls.Config{InsecureSkipVerify: true} // to look at the rest, without a credential
+		trusted = false
 		e.client.Transport = t
 		res, b, err = e.ask("/.well-known/oauth-authorization-server", nil)
 	}
@@ -174,6 +179,7 @@ func (e *examination) reach() error {
 	case meta.Issuer != e.base.String():
 		e.note("base_url", problem, "base_url = "+quote(e.base.String())+" (it makes the access tokens that are out worthless)", "the server calls itself %s", meta.Issuer)
 	default:
+		e.itself = trusted
 		e.note("reached", fine, "", "%s answers as itself in %v", e.base, took.Round(time.Millisecond))
 	}
 	return nil

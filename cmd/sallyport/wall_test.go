@@ -3,12 +3,15 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -253,6 +256,64 @@ func TestDoctorElsewhere(t *testing.T) {
 			t.Errorf("%v", err)
 		}
 	})
+}
+
+// A credential goes to the server that it is for, over a connection that nobody
+// else can read, or nowhere; and what answers writes nothing into the terminal.
+func TestDoctorKeepsItsCredential(t *testing.T) {
+	const token = "sp_planted-for-doctor"
+	file := filepath.Join(t.TempDir(), "token")
+	if err := os.WriteFile(file, []byte(token+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		name, issuer string // "": its own
+		secure       bool
+		told         bool
+	}{
+		{"itself", "", false, true},
+		{"untrusted certificate", "", true, false},
+		{"another", "http://id.example.com", false, false},
+		{"hostile", "\x1b]0;owned\a\x1b[2J", false, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var told atomic.Bool
+			var base string
+			h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				for _, lines := range r.Header {
+					told.Store(told.Load() || strings.Contains(strings.Join(lines, " "), token))
+				}
+				_ = json.NewEncoder(w).Encode(map[string]string{"issuer": cmp.Or(tt.issuer, base)})
+			})
+			srv := httptest.NewUnstartedServer(h)
+			srv.Config.ErrorLog = log.New(io.Discard, "", 0)
+			if tt.secure {
+				srv.StartTLS()
+			} else {
+				srv.Start()
+			}
+			defer srv.Close()
+			base = srv.URL
+			c := newPlace(t).command("doctor", "--url", base, "--token-file", file)
+			out, _ := c.CombinedOutput()
+			if told.Load() != tt.told {
+				t.Errorf("the credential was sent: %v\n%q", told.Load(), out)
+			}
+			if bytes.ContainsAny(out, "\x1b\a") {
+				t.Errorf("the terminal gets %q", out)
+			}
+		})
+	}
+	// Nor is one made for what could be anybody, although it is the server.
+	p, files := newPlace(t), newPair(t, "127.0.0.1")
+	p.roots = files.roots
+	addr := freeAddress(t)
+	base := "https://" + addr
+	p.serve(t, append(files.flags(), "--listen", addr, "--base-url", base)...)
+	found, code := p.doctor(t, "--url", base, "--base-url", base)
+	if f := found["proxies"]; code != 1 || len(f) != 1 || f[0].Status != skipped || len(found["certificate"]) == 0 || found["certificate"][0].Status != problem {
+		t.Errorf("%d %+v", code, found)
+	}
 }
 
 // Clients that send their headers or their body slowly are cut off: by their

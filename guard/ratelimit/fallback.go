@@ -19,7 +19,8 @@ type FallbackConfig struct {
 	// Local decides while Shared does not. Default: a Memory of its own.
 	Local *Memory
 
-	// Retry is how long after a failure Shared is asked again, by one request:
+	// Retry is how long after a failure Shared is asked again, by one request that
+	// takes something:
 	// 100 ms to 1 min, default 1 s.
 	Retry time.Duration
 
@@ -91,7 +92,9 @@ func (f *Fallback) Take(ctx context.Context, key string, n int, rates ...Rate) (
 	if epoch%2 == 1 {
 		at := f.next.Load()
 		now := time.Since(f.start)
-		if int64(now) < at || !f.next.CompareAndSwap(at, int64(now+f.retry)) {
+		// Only what writes can find out: a replica, or a server that is full, still
+		// answers who looks.
+		if n == 0 || int64(now) < at || !f.next.CompareAndSwap(at, int64(now+f.retry)) {
 			return f.local.Take(ctx, key, n, rates...)
 		}
 	}

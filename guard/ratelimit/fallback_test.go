@@ -61,6 +61,53 @@ func newFallback(t *testing.T) (*Fallback, *remote, *changes) {
 	return f, r, c
 }
 
+// readable answers looks and takes nothing, as a replica does, or a Redis that is
+// full.
+type readable struct{ *remote }
+
+func (r readable) Take(ctx context.Context, key string, n int, rates ...Rate) (Decision, error) {
+	if n == 0 {
+		return r.Store.Take(ctx, key, 0, rates...)
+	}
+	return r.remote.Take(ctx, key, n, rates...)
+}
+
+// A store that can be read and not written has failed: that it answers a look
+// does not mean that limits are shared again.
+func TestReadableIsNotBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, r, c := newFallback(t)
+		f.shared = readable{r}
+		r.down.Store(true)
+		rate := Rate{Count: 2, Per: time.Hour}
+		take := func(n int) bool {
+			d, err := f.Take(t.Context(), "eve", n, rate)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return d.Allowed
+		}
+		if first, second := take(1), take(1); !first || !second {
+			t.Fatal("what the limit allows was refused")
+		}
+		for range 5 {
+			time.Sleep(2 * time.Second)
+			if take(0) || take(1) {
+				t.Error("more passed than the limit allows")
+			}
+		}
+		if c.String() != "down" || !f.Down() {
+			t.Errorf("told of %s", c)
+		}
+		r.down.Store(false)
+		time.Sleep(2 * time.Second)
+		take(0)
+		if take(1); c.String() != "down <nil>" || f.Down() {
+			t.Errorf("told of %s", c)
+		}
+	})
+}
+
 func TestNewFallbackChecks(t *testing.T) {
 	_, err := NewFallback(FallbackConfig{Retry: time.Hour})
 	if errs, ok := err.(interface{ Unwrap() []error }); !ok || len(errs.Unwrap()) != 2 {
