@@ -18,14 +18,18 @@ import (
 // lockout).
 //
 // A nil *Guesses bounds nothing.
-type Guesses struct{ limiter *ratelimit.Limiter }
+type Guesses struct {
+	limiter *ratelimit.Limiter
+	refused func(context.Context)
+}
 
-// NewGuesses returns a bound, none for a nil limiter.
-func NewGuesses(l *ratelimit.Limiter) *Guesses {
+// NewGuesses returns a bound, none for a nil limiter. refused, if not nil, is told
+// of every refusal.
+func NewGuesses(l *ratelimit.Limiter, refused func(context.Context)) *Guesses {
 	if l == nil {
 		return nil
 	}
-	return &Guesses{l}
+	return &Guesses{l, refused}
 }
 
 // Try calls verify, unless too many credentials that came from the same address
@@ -43,6 +47,9 @@ func (g *Guesses) Try(ctx context.Context, verify func() error) error {
 		return ratelimit.Unavailable()
 	}
 	if !d.Allowed {
+		if g.refused != nil {
+			g.refused(ctx)
+		}
 		return ratelimit.TooMany(d)
 	}
 	err = verify()

@@ -8,8 +8,10 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/sallyport/sallyport"
+	"github.com/sallyport/sallyport/audit"
 	"github.com/sallyport/sallyport/authn"
 	"github.com/sallyport/sallyport/guard/ratelimit"
 	"github.com/sallyport/sallyport/internal/reqctx"
@@ -69,6 +71,9 @@ type limits struct {
 
 	mu    sync.Mutex
 	named map[string]namedLimit // the server's own, and what routes declare
+
+	refusals *audit.Refusals
+	told     *ratelimit.Limiter // bounds what is told of those who are refused
 }
 
 type namedLimit struct {
@@ -99,6 +104,13 @@ func newLimits(cfg Limits, secret []byte) (*limits, error) {
 		l.store, err = ratelimit.NewMemory(ratelimit.MemoryConfig{})
 	}
 	if err != nil {
+		return nil, err
+	}
+	seen, err := ratelimit.NewMemory(ratelimit.MemoryConfig{MaxKeys: 10_000})
+	if err != nil {
+		return nil, err
+	}
+	if l.told, err = ratelimit.New(ratelimit.Config{Name: "told", Rates: []ratelimit.Rate{{Count: 1, Per: time.Minute}}, Store: seen, Key: ratelimit.Global()}); err != nil {
 		return nil, err
 	}
 	for _, own := range []struct {
@@ -202,6 +214,22 @@ func (l *limits) view(lockout bool) LimitView {
 	return v
 }
 
+// refused records that a limit has refused a request, once a minute for each limit
+// and client address: the log has all of them.
+func (l *limits) refused(ctx context.Context, limit, route string) {
+	if l.refusals == nil {
+		return
+	}
+	if d, err := l.told.Take(ctx, limit+" "+ratelimit.AddressKey(reqctx.AddrOf(ctx))); err != nil || !d.Allowed {
+		return
+	}
+	detail := map[string]string{"limit": limit}
+	if route != "" {
+		detail["route"] = route
+	}
+	l.refusals.Note(ctx, audit.Event{Action: "limit.exceeded", Result: audit.Denied, Reason: "more than the limit allows", Detail: detail})
+}
+
 // attempt counts a password that is going to be tested (lockout.Config.Limit).
 // What the program itself tests, without a request, is not counted.
 func (l *limits) attempt(ctx context.Context) error {
@@ -213,6 +241,7 @@ func (l *limits) attempt(ctx context.Context) error {
 	case err != nil:
 		return ratelimit.Unavailable()
 	case !d.Allowed:
+		l.refused(ctx, "sign-in", "")
 		return ratelimit.TooMany(d)
 	}
 	return nil
@@ -228,7 +257,7 @@ func (s *Server) Limit(route string, declared []sallyport.Limit, through func(ht
 		if err != nil {
 			panic(fmt.Sprintf("sallyport: route %q: %v", route, err))
 		}
-		c := counted{limiter, keyOf(d)}
+		c := counted{limiter, limiter.Name(), keyOf(d)}
 		if d.Behind() {
 			behind = append(behind, c)
 		} else {
@@ -237,7 +266,7 @@ func (s *Server) Limit(route string, declared []sallyport.Limit, through func(ht
 	}
 	return func(next http.Handler) http.Handler {
 		refuser, _ := next.(authn.Refuser)
-		return limit(before, refuser, through(limit(behind, refuser, next)))
+		return s.wall.limits.around(before, refuser, through(s.wall.limits.around(behind, refuser, next)))
 	}
 }
 
@@ -245,6 +274,7 @@ func (s *Server) Limit(route string, declared []sallyport.Limit, through func(ht
 // for is not limited.
 type counted struct {
 	limiter *ratelimit.Limiter
+	name    string
 	key     func(*http.Request) string
 }
 
@@ -284,9 +314,9 @@ func keyOf(l sallyport.Limit) func(*http.Request) string {
 	return address
 }
 
-// limit counts requests before next. A handler that words the refusals of its
+// around counts requests before next. A handler that words the refusals of its
 // gate words these too.
-func limit(all []counted, refuser authn.Refuser, next http.Handler) http.Handler {
+func (l *limits) around(all []counted, refuser authn.Refuser, next http.Handler) http.Handler {
 	if len(all) == 0 {
 		return next
 	}
@@ -313,8 +343,10 @@ func limit(all []counted, refuser authn.Refuser, next http.Handler) http.Handler
 				d.WriteHeader(w.Header())
 				continue
 			case refuser == nil:
+				l.refused(r.Context(), c.name, reqctx.Route(r))
 				ratelimit.Refuse(w, d)
 			default:
+				l.refused(r.Context(), c.name, reqctx.Route(r))
 				refuser.Refuse(w, r, ratelimit.TooMany(d))
 			}
 			return

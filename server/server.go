@@ -333,7 +333,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{cfg: cfg, wall: outer}
-	guesses := authn.NewGuesses(outer.limits.guesses)
+	guesses := authn.NewGuesses(outer.limits.guesses, func(ctx context.Context) { outer.limits.refused(ctx, "guesses", "") })
 	origin, err := authn.NewSameOrigin(cfg.BaseURL, outer.cors.Trusts)
 	if err != nil {
 		return nil, sallyport.Mistake("base_url", cfg.BaseURL, "browsers have no origin like that", "Write it as https://host.")
@@ -356,6 +356,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 		return nil, err
 	}
 	s.Refusals = audit.NewRefusals(cfg.DB, cfg.Log)
+	outer.limits.refusals = s.Refusals
 	s.live = live.New(live.Config{DB: cfg.DB, Lease: cfg.Lease, Max: cfg.Remember})
 	s.Sessions = session.New(session.Config{
 		DB: cfg.DB, Keys: keys, Issuer: cfg.BaseURL, Log: cfg.Log,

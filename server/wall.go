@@ -138,6 +138,7 @@ func (w *wall) limited(next http.Handler) http.Handler {
 		case err != nil:
 			sallyport.WriteError(rw, ratelimit.Unavailable())
 		case !d.Allowed:
+			w.limits.refused(r.Context(), "all", "")
 			ratelimit.Refuse(rw, d)
 		default:
 			next.ServeHTTP(rw, r)

@@ -134,6 +134,14 @@ func isName(s string, longest int) bool {
 	return len(s) >= 1 && len(s) <= longest
 }
 
+// Name returns the limit's name; "" for a nil Limiter.
+func (l *Limiter) Name() string {
+	if l == nil {
+		return ""
+	}
+	return strings.TrimSuffix(l.prefix, ":")
+}
+
 // Check takes one for a request, under the key that Config.Key says. A request
 // without one is allowed, and so is every request by a nil Limiter: then nothing
 // is to be said in headers, and Decision.WriteHeader says nothing.
