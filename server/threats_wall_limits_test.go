@@ -387,7 +387,7 @@ func TestQ_Register(t *testing.T) {
 
 // After as long as Retry-After says, exactly one more passes.
 func TestQ_RetryAfterIsRight(t *testing.T) {
-	w := newWorld(t, testkit.SQLite(t), nil, limited(server.Limits{Default: "1/second;burst=3", Login: server.LimitOff}))
+	w := newWorld(t, testkit.SQLite(t), nil, limited(server.Limits{Default: "1/3s;burst=3", Login: server.LimitOff}))
 	v := w.at("127.0.48.1")
 	get := func() *http.Request { return w.request("GET", "/users/me", "", nil) }
 	if n := v.passes(3, get); n != 3 {
@@ -395,7 +395,7 @@ func TestQ_RetryAfterIsRight(t *testing.T) {
 	}
 	r := v.send(get()).want(t, 429, "rate_limited")
 	wait, err := strconv.Atoi(r.header.Get("Retry-After"))
-	if err != nil || wait != 1 {
+	if err != nil || wait != 3 {
 		t.Fatalf("Retry-After %q", r.header.Get("Retry-After"))
 	}
 	time.Sleep(time.Duration(wait) * time.Second)

@@ -13,6 +13,8 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/danielgtaylor/huma/v2"
+
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/api"
 	"github.com/sallyport/sallyport/internal/db"
@@ -491,4 +493,34 @@ func TestQ_LimitsTogether(t *testing.T) {
 			t.Errorf("the address's: %v", r.header)
 		}
 	})
+}
+
+// An operation that words its refusals in a form of its own words that of a limit,
+// too, wherever it stands; Retry-After and the quota are told in any form.
+func TestQ_RefusalsInTheirOwnForm(t *testing.T) {
+	w := newWorld(t, testkit.SQLite(t), func(w *world) {
+		for path, by := range map[string]sallyport.By{"/before": sallyport.ByAddress, "/behind": sallyport.ByAccount} {
+			w.sv.API().Raw(huma.Operation{
+				Method: "GET", Path: path, Summary: "Who", Tags: []string{"Test"}, Responses: map[string]*huma.Response{"200": {Description: "OK"}},
+			}, sallyport.SignedIn(), whoami, api.Limit(sallyport.Limit{Rate: "2/hour", By: by, Name: "own"}),
+				api.RefuseWith(func(rw http.ResponseWriter, _ *http.Request, e *sallyport.Error) {
+					e.SetRetryAfter(rw.Header())
+					rw.WriteHeader(e.Status)
+					fmt.Fprint(rw, "refused: ", e.Code)
+				}))
+		}
+	})
+	_, tk := w.user("ada")
+	for _, path := range []string{"/before", "/behind"} {
+		for range 2 {
+			w.do("GET", path, tk.access, nil).want(t, 200, "")
+		}
+		r := w.do("GET", path, tk.access, nil).want(t, 429, "")
+		if string(r.body) != "refused: rate_limited" || r.header.Get("Retry-After") == "" || r.header.Get("RateLimit-Policy") != `"own";q=2;w=3600` {
+			t.Errorf("%s: %v %s", path, r.header, r.body)
+		}
+	}
+	if r := w.do("GET", "/behind", "", nil).want(t, 401, ""); string(r.body) != "refused: unauthenticated" {
+		t.Errorf("the gate's refusal: %s", r.body)
+	}
 }
