@@ -3,6 +3,7 @@ package importer
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"slices"
 	"strconv"
 	"strings"
@@ -184,7 +185,7 @@ func (f *fields) inner(name string) *fields {
 	}
 	in, err := parseObject(m.json)
 	if err != nil {
-		if r, ok := err.(*refusal); ok && r.kind == KindDuplicate && f.err == nil {
+		if r, ok := errors.AsType[*refusal](err); ok && r.kind == KindDuplicate && f.err == nil {
 			f.err = err
 		}
 		f.wrong(name, "an object")

@@ -88,7 +88,7 @@ func (r *reader) open(f format) (columns bool, err error) {
 		}
 	}
 	if bytes.HasPrefix(head, []byte(byteOrderMark)) {
-		for range byteOrderMark {
+		for range len(byteOrderMark) {
 			if _, err := r.get(); err != nil {
 				return false, err
 			}

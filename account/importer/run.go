@@ -399,6 +399,16 @@ func (s *Service) commit(ctx context.Context, before Import, b batch) (after Imp
 		if b.err == io.EOF {
 			after.State = Done
 		}
+		// First, so that of two who go on with one import the second finds out
+		// before it meets the accounts of the first.
+		if ok, err := claim(tx, before); err != nil {
+			return err
+		} else if !ok {
+			return &sallyport.Error{
+				Status: http.StatusConflict, Code: "import_elsewhere",
+				Message: "Another process has gone on with this import, or undone it. This one has stopped.",
+			}
+		}
 		g, err := role.LoadGraph(tx)
 		if err != nil {
 			return err
@@ -410,16 +420,8 @@ func (s *Service) commit(ctx context.Context, before Import, b batch) (after Imp
 			}
 			notes = append(notes, n...)
 		}
-		if ok, err := advance(tx, before, after, now); err != nil {
+		if err := advance(tx, after, now); err != nil || after.State != Done {
 			return err
-		} else if !ok {
-			return &sallyport.Error{
-				Status: http.StatusConflict, Code: "import_elsewhere",
-				Message: "Another process has gone on with this import, or undone it. This one has stopped.",
-			}
-		}
-		if after.State != Done {
-			return nil
 		}
 		return audit.Append(ctx, tx, audit.Event{Action: "import.finished", Target: after.ID, Detail: map[string]string{
 			"imported": strconv.FormatInt(after.Imported, 10), "refused": strconv.FormatInt(after.Refused, 10), "administrators": strconv.FormatInt(after.Administrators, 10),

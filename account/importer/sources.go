@@ -60,13 +60,13 @@ func djangoUser(f *fields, o Options) (record, error) {
 			return record{}, errSkip
 		}
 		in := f.inner("fields")
+		if f.err != nil {
+			return record{}, f.err
+		}
 		if in == nil {
 			return record{}, refuse(KindMalformed, "it has no fields")
 		}
-		err := f.err
-		if *f = *in; err != nil {
-			return record{}, err
-		}
+		*f = *in
 	}
 	f.ignore("id", "pk")
 	r := record{

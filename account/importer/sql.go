@@ -19,15 +19,21 @@ func insertImport(tx *db.Tx, m Import) error {
 	return err
 }
 
-// advance stores how far an import came, if nobody else has taken it further or
-// ended it meanwhile.
-func advance(tx *db.Tx, before, after Import, now time.Time) (bool, error) {
-	n, err := tx.Exec(`UPDATE sp_imports SET state = $2, records = $3, offset_at = $4, digest = $5,
-		imported = $6, refused = $7, admins = $8, no_password = $9, updated_at = $10
-		WHERE id = $1 AND state = 'running' AND records = $11`,
-		after.ID, string(after.State), after.Records, after.offset, after.digest,
-		after.Imported, after.Refused, after.Administrators, after.WithoutPassword, db.Micros(now), before.Records)
+// claim reports whether an import is where it was, and makes whoever else looks
+// at it meanwhile wait or run again.
+func claim(tx *db.Tx, m Import) (bool, error) {
+	n, err := tx.Exec("UPDATE sp_imports SET records = $2 WHERE id = $1 AND state = 'running' AND records = $2", m.ID, m.Records)
 	return n == 1, err
+}
+
+// advance stores how far an import came that was claimed.
+func advance(tx *db.Tx, m Import, now time.Time) error {
+	_, err := tx.Exec(`UPDATE sp_imports SET state = $2, records = $3, offset_at = $4, digest = $5,
+		imported = $6, refused = $7, admins = $8, no_password = $9, updated_at = $10
+		WHERE id = $1`,
+		m.ID, string(m.State), m.Records, m.offset, m.digest,
+		m.Imported, m.Refused, m.Administrators, m.WithoutPassword, db.Micros(now))
+	return err
 }
 
 // stopImport ends an import that was stopped, or still runs, for good.
