@@ -106,6 +106,12 @@ type row struct {
 	skip   bool
 }
 
+// plain reports whether the account gets the role that everybody gets, and no
+// other. A refused record counts as one: it adds nobody.
+func (x *row) plain() bool {
+	return x.err != nil || x.skip || len(x.acc.Roles) == 1 && x.acc.Roles[0] == role.User
+}
+
 // check turns a record into an account that may be inserted, as far as that can
 // be told without the database.
 func check(rec record, id string, now time.Time) (account.Imported, error) {

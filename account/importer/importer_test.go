@@ -439,10 +439,10 @@ func stopped(t *testing.T, s *Service, file string) Import {
 
 func TestResumeRefusesAnotherFile(t *testing.T) {
 	for name, change := range map[string]func(string) string{
-		"longer":           func(s string) string { return s + "\n" },
-		"shorter":          func(s string) string { return s[:len(s)-1] },
-		"changed before":   func(s string) string { return strings.Replace(s, "p0@", "q0@", 1) },
-		"the same": nil,
+		"longer":         func(s string) string { return s + "\n" },
+		"shorter":        func(s string) string { return s[:len(s)-1] },
+		"changed before": func(s string) string { return strings.Replace(s, "p0@", "q0@", 1) },
+		"the same":       nil,
 	} {
 		d := testkit.SQLite(t)
 		s := &Service{DB: d, Batch: 3}

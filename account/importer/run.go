@@ -413,12 +413,28 @@ func (s *Service) commit(ctx context.Context, before Import, b batch) (after Imp
 		if err != nil {
 			return err
 		}
+		first := 0 // of the rows since the last one with roles of its own
+		plain := func(end int) error {
+			if first == end {
+				return nil
+			}
+			return role.AdoptPlain(tx, accountID(before.ID, b.rows[first].number), accountID(before.ID, b.rows[end-1].number))
+		}
 		for i := range b.rows {
+			if !b.rows[i].plain() {
+				if err := plain(i); err != nil {
+					return err
+				}
+				first = i + 1
+			}
 			n, err := s.insert(ctx, tx, g, &after, &b.rows[i])
 			if err != nil {
 				return err
 			}
 			notes = append(notes, n...)
+		}
+		if err := plain(len(b.rows)); err != nil {
+			return err
 		}
 		if err := advance(tx, after, now); err != nil || after.State != Done {
 			return err
@@ -446,7 +462,11 @@ func (s *Service) insert(ctx context.Context, tx *db.Tx, g role.Graph, m *Import
 	if no != nil {
 		return refused(no)
 	}
-	ok, err := x.acc.Insert(tx)
+	acc := x.acc
+	if x.plain() {
+		acc.Roles = nil // commit gives it to all of them at once
+	}
+	ok, err := acc.Insert(tx)
 	if err != nil {
 		return nil, err
 	}
@@ -458,7 +478,7 @@ func (s *Service) insert(ctx context.Context, tx *db.Tx, g role.Graph, m *Import
 		return refused(taken(m.ID, id, byName))
 	}
 	notes := m.count(x, admin)
-	if !slices.Equal(x.acc.Roles, []string{role.User}) || len(x.acc.Permissions) > 0 {
+	if !x.plain() || len(x.acc.Permissions) > 0 {
 		return notes, audit.Append(ctx, tx, audit.Event{Action: "account.imported", Target: x.acc.ID, Detail: map[string]string{
 			"import": m.ID, "roles": strings.Join(x.acc.Roles, " "), "permissions": strings.Join(x.acc.Permissions, " "),
 		}})

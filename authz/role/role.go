@@ -276,6 +276,11 @@ func Adopt(tx *db.Tx, id string, now time.Time, disabled bool, roles, permission
 	return replacePermissions(tx, id, nil, normal(permissions))
 }
 
+// AdoptPlain gives the role User to all subjects with ids from first to last,
+// which were adopted without roles in the same transaction: one statement for
+// many of them.
+func AdoptPlain(tx *db.Tx, first, last string) error { return insertUserRole(tx, first, last) }
+
 // Discard takes back what Create or Adopt added in the same transaction:
 // nobody has seen it.
 func Discard(tx *db.Tx, id string) error { return discardSubject(tx, id) }

@@ -83,6 +83,11 @@ func insertSubject(tx *db.Tx, id, kind string, now time.Time, disabled bool) err
 	return err
 }
 
+func insertUserRole(tx *db.Tx, first, last string) error {
+	_, err := tx.Exec("INSERT INTO sp_subject_roles (subject_id, role) SELECT id, 'user' FROM sp_subjects WHERE id >= $1 AND id <= $2", first, last)
+	return err
+}
+
 func discardSubject(tx *db.Tx, id string) error {
 	_, err := tx.Exec("DELETE FROM sp_subjects WHERE id = $1", id)
 	return err
