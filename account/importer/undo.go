@@ -59,8 +59,14 @@ func (s *Service) Undo(ctx context.Context, m Import, each func(Kept) error, pro
 			if err != nil {
 				return err
 			}
+			g, err := role.LoadGraph(tx)
+			if err != nil {
+				return err
+			}
+			everybody := g.Resolve([]string{role.User}, nil).Everything() // administers, somebody decided
 			for _, a := range some {
 				next = a.id
+				a.plain = a.plain && !everybody
 				why, err := remove(tx, a)
 				if err != nil {
 					return err

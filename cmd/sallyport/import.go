@@ -106,7 +106,11 @@ func (a *app) importing(report string, again bool, run func(*importer.Service, i
 		if err != nil {
 			return err
 		}
-		defer func() { err = errors.Join(err, r.close()) }()
+		defer func() {
+			if failed := r.close(); failed != nil {
+				err = failed // not joined: what is partly done says nothing more
+			}
+		}()
 		p := a.newProgress()
 		began := false
 		m, err := run(&importer.Service{DB: o.db}, importer.Watch{
@@ -162,7 +166,11 @@ func (c importUndoCmd) Run(a *app) error {
 		if err != nil {
 			return err
 		}
-		defer func() { err = errors.Join(err, r.close()) }()
+		defer func() {
+			if failed := r.close(); failed != nil {
+				err = failed // not joined: what is partly done says nothing more
+			}
+		}()
 		p := a.newProgress()
 		u, err := s.Undo(a.ctx, m, func(k importer.Kept) error { p.clear(); return r.kept(k) }, func(u importer.Undoing) {
 			p.show(u.Deleted+u.Kept, u.Of, u.Deleted+u.Kept, fmt.Sprintf("%d deleted, %d kept", u.Deleted, u.Kept))
@@ -206,7 +214,6 @@ type report struct {
 	a       *app
 	file    *os.File
 	write   func(line, outcome, kind, reason string) error
-	flush   func() error
 	shown   map[bool]int // by whether it is a refusal
 	dropped int
 }
@@ -240,8 +247,11 @@ func (a *app) newReport(path string, again bool) (*report, error) {
 		return r, nil
 	}
 	w := csv.NewWriter(f)
-	r.flush = func() error { w.Flush(); return w.Error() }
-	r.write = func(line, outcome, kind, reason string) error { return w.Write([]string{line, outcome, kind, reason}) }
+	r.write = func(line, outcome, kind, reason string) error {
+		_ = w.Write([]string{line, outcome, kind, reason}) // Error has it
+		w.Flush()
+		return w.Error()
+	}
 	if st, err := f.Stat(); err == nil && st.Size() == 0 {
 		return r, r.write("at", "outcome", "kind", "reason")
 	}
@@ -286,11 +296,7 @@ func (r *report) close() error {
 	if r.file == nil {
 		return nil
 	}
-	var err error
-	if r.flush != nil {
-		err = r.flush()
-	}
-	return errors.Join(err, r.file.Close())
+	return r.file.Close()
 }
 
 // progress tells how far something is: a bar on a terminal, a line now and then

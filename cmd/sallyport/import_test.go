@@ -113,6 +113,82 @@ func TestImportSurvivesKills(t *testing.T) {
 	})
 }
 
+// Ctrl-C stops between two batches, with exit code 130, and says how to go on.
+func TestImportIsInterrupted(t *testing.T) {
+	p := newPlace(t)
+	p.cli(t, "admin", "create", "--email", "root@example.com", "--password-stdin")
+	const n = 60_000
+	var file strings.Builder
+	for i := range n {
+		fmt.Fprintf(&file, "{\"email\":\"p%d@example.com\"}\n", i)
+	}
+	path := filepath.Join(t.TempDir(), "users.ndjson")
+	if err := os.WriteFile(path, []byte(file.String()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c := p.command("import", "ndjson", path)
+	var stderr bytes.Buffer
+	c.Stderr = &stderr
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(20 * time.Second); len(p.cli(t, "import", "list")["items"].([]any)) == 0; {
+		if time.Now().After(deadline) {
+			t.Fatal("the import does not begin")
+		}
+	}
+	if err := c.Process.Signal(os.Interrupt); err != nil {
+		t.Fatal(err)
+	}
+	err := c.Wait()
+	if e, ok := errors.AsType[*exec.ExitError](err); !ok || e.ExitCode() != exitInterrupted {
+		t.Fatalf("%v\n%s", err, &stderr)
+	}
+	m := p.cli(t, "import", "list")["items"].([]any)[0].(map[string]any)
+	if done := m["records"].(float64); m["state"] != "running" || done >= n || int(done)%500 != 0 {
+		t.Errorf("it stopped at %v", m)
+	}
+	if want := fmt.Sprintf("“sallyport import resume %s” goes on", m["id"]); !strings.Contains(stderr.String(), want) {
+		t.Errorf("nobody was told %s:\n%s", want, &stderr)
+	}
+	if code, doc := p.tryImport(t, 0, "resume"); code != 0 || doc["imported"].(float64) != n {
+		t.Errorf("exit code %d, %v", code, doc)
+	}
+}
+
+func TestProgress(t *testing.T) {
+	if got, want := progressLine(50, 100, 200, 1000, 2*time.Second, "9 imported"), "50 %, 9 imported, 500 a second, 4s left"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+	if got, want := progressLine(0, 0, 0, 0, time.Minute, "nothing"), "0 %, nothing"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+	for _, tt := range []struct {
+		p    progress
+		want string
+	}{
+		{progress{terminal: true, width: 80}, "\r\x1b[K[████████████░░░░░░░░░░░░] 50 %, half\r\x1b[K"},
+		{progress{terminal: true, width: 80, ascii: true}, "\r\x1b[K[############............] 50 %, half\r\x1b[K"},
+		{progress{terminal: true, width: 12}, "\r\x1b[K[██████████\r\x1b[K"},
+		{progress{}, "50 %, half\n"},
+	} {
+		for _, quiet := range []bool{false, true} {
+			var out bytes.Buffer
+			p := tt.p
+			p.a, p.first = &app{g: &globals{Quiet: quiet}, stderr: &out}, -1
+			p.show(100, 200, 1000, "half")
+			p.clear()
+			want := tt.want
+			if quiet {
+				want = ""
+			}
+			if out.String() != want {
+				t.Errorf("quiet %v: %q, want %q", quiet, out.String(), want)
+			}
+		}
+	}
+}
+
 // People sign in with their old passwords, and their hashes are argon2id then.
 func TestImportedPeopleSignIn(t *testing.T) {
 	p := newPlace(t)
