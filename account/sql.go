@@ -19,6 +19,24 @@ func insertAccount(tx *db.Tx, u User, k keys, hash string) (bool, error) {
 	return n == 1, err
 }
 
+func insertImported(tx *db.Tx, in *Imported) (bool, error) {
+	n, err := tx.Exec(`INSERT INTO sp_accounts
+		(id, username, username_key, email, email_key, email_verified, full_name, password_hash, created_at, updated_at, last_login_at)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, NULL)
+		ON CONFLICT DO NOTHING`,
+		in.ID, in.Username, in.keys.username, in.Email, in.keys.email, in.EmailVerified, in.FullName, in.Hash, db.Micros(in.CreatedAt), db.Micros(in.ImportedAt))
+	return n == 1, err
+}
+
+func readHolder(rd db.Reader, k keys) (id string, byName bool, err error) {
+	found, err := rd.Row("SELECT id FROM sp_accounts WHERE email_key = $1", []any{k.email}, &id)
+	if found || err != nil || k.username == nil {
+		return id, false, err
+	}
+	_, err = rd.Row("SELECT id FROM sp_accounts WHERE username_key = $1", []any{*k.username}, &id)
+	return id, true, err
+}
+
 // userColumns are what scanUser scans, of sp_accounts a and sp_subjects s. With
 // the grants it is one read and not two: names hold no spaces.
 const userColumns = `a.id, a.username, a.email, a.email_verified, a.full_name, s.disabled, a.mfa, a.created_at, a.updated_at, a.last_login_at,

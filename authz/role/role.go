@@ -258,11 +258,32 @@ const (
 
 // Create adds a subject with these direct roles, and no others.
 func Create(tx *db.Tx, id, kind string, now time.Time, roles ...string) error {
-	if err := insertSubject(tx, id, kind, now); err != nil {
+	if err := insertSubject(tx, id, kind, now, false); err != nil {
 		return err
 	}
 	return replaceRoles(tx, id, nil, roles)
 }
+
+// Adopt adds a subject that another system knew, with all it has: it may be
+// disabled from the beginning. Roles and permissions must exist.
+func Adopt(tx *db.Tx, id string, now time.Time, disabled bool, roles, permissions []string) error {
+	if err := insertSubject(tx, id, Person, now, disabled); err != nil {
+		return err
+	}
+	if err := replaceRoles(tx, id, nil, normal(roles)); err != nil {
+		return err
+	}
+	return replacePermissions(tx, id, nil, normal(permissions))
+}
+
+// AdoptPlain gives the role User to all subjects with ids from first to last,
+// which were adopted without roles in the same transaction: one statement for
+// many of them.
+func AdoptPlain(tx *db.Tx, first, last string) error { return insertUserRole(tx, first, last) }
+
+// Discard takes back what Create or Adopt added in the same transaction:
+// nobody has seen it.
+func Discard(tx *db.Tx, id string) error { return discardSubject(tx, id) }
 
 // SetDisabled disables or enables a subject. Its sessions are refused at the
 // next request.

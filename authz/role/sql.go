@@ -78,8 +78,18 @@ func Direct(rd db.Reader, id string) (roles, permissions []string, err error) {
 	return roles, permissions, err
 }
 
-func insertSubject(tx *db.Tx, id, kind string, now time.Time) error {
-	_, err := tx.Exec("INSERT INTO sp_subjects (id, kind, disabled, version, created_at) VALUES ($1, $2, FALSE, 1, $3)", id, kind, db.Micros(now))
+func insertSubject(tx *db.Tx, id, kind string, now time.Time, disabled bool) error {
+	_, err := tx.Exec("INSERT INTO sp_subjects (id, kind, disabled, version, created_at) VALUES ($1, $2, $4, 1, $3)", id, kind, db.Micros(now), disabled)
+	return err
+}
+
+func insertUserRole(tx *db.Tx, first, last string) error {
+	_, err := tx.Exec("INSERT INTO sp_subject_roles (subject_id, role) SELECT id, 'user' FROM sp_subjects WHERE id >= $1 AND id <= $2", first, last)
+	return err
+}
+
+func discardSubject(tx *db.Tx, id string) error {
+	_, err := tx.Exec("DELETE FROM sp_subjects WHERE id = $1", id)
 	return err
 }
 

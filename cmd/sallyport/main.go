@@ -32,6 +32,7 @@ const (
 	exitUsage       = 2 // usage or configuration
 	exitNotFound    = 3
 	exitNotAllowed  = 4
+	exitPartly      = 5
 	exitUnreachable = 6
 	exitInterrupted = 130
 )
@@ -87,6 +88,7 @@ type cli struct {
 	Key         keyCmd         `cmd:"" help:"Signing keys."`
 	Routes      routesCmd      `cmd:"" help:"List every route and its rule."`
 	ConfigCmd   configCmd      `cmd:"" name:"config" help:"The configuration."`
+	Import      importCmd      `cmd:"" help:"Take accounts over from other systems, with their passwords."`
 	Hash        hashCmd        `cmd:"" help:"Password hashes."`
 	Doctor      doctorCmd      `cmd:"" help:"Ask a running server from outside: proxies, hosts, TLS, clock, cookies, limits; what is wrong and how to mend it."`
 	Healthcheck healthcheckCmd `cmd:"" help:"Ask a running server whether it is ready."`
@@ -122,7 +124,7 @@ func run(ctx context.Context, args, env []string, stdin io.Reader, stdout, stder
 	exited := false
 	parser, err := kong.New(&c,
 		kong.Name("sallyport"),
-		kong.Description("Two doors for an API: who are you, and may you.\n\nData goes to standard output, everything else to standard error. Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 not found, 4 not allowed, 6 unreachable, 130 interrupted."),
+		kong.Description("Two doors for an API: who are you, and may you.\n\nData goes to standard output, everything else to standard error. Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 not found, 4 not allowed, 5 partly done, 6 unreachable, 130 interrupted."),
 		kong.Writers(stdout, stderr),
 		kong.Exit(func(int) { exited = true; panic(helpShown{}) }),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
@@ -215,6 +217,8 @@ var (
 	// errSilent is returned when everything has been said.
 	errSilent      = errors.New("")
 	errUnreachable = errors.New("unreachable")
+	// errPartly is returned when some of it was done, and that has been said.
+	errPartly = fmt.Errorf("partly done%w", errSilent)
 )
 
 // describe words an error for the terminal: the message of one that callers
@@ -253,6 +257,9 @@ func exitCode(err error) int {
 	}
 	if errors.Is(err, context.Canceled) {
 		return exitInterrupted
+	}
+	if errors.Is(err, errPartly) {
+		return exitPartly
 	}
 	if errors.Is(err, errUnreachable) {
 		return exitUnreachable

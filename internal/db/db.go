@@ -110,7 +110,7 @@ func (d *DB) Write(ctx context.Context, fn func(*Tx) error) error {
 	if d.rerun.Load() {
 		d.rehearse(ctx, fn)
 	}
-	if ctx.Value(dryRunKey{}) == nil {
+	if !IsDryRun(ctx) {
 		return d.write(ctx, fn)
 	}
 	err := d.write(ctx, func(tx *Tx) error {
@@ -307,5 +307,8 @@ type dryRunKey struct{}
 // DryRun returns a context under which Write runs its function, undoes it, and
 // reports what it would have reported.
 func DryRun(ctx context.Context) context.Context { return context.WithValue(ctx, dryRunKey{}, true) }
+
+// IsDryRun reports whether ctx is DryRun's.
+func IsDryRun(ctx context.Context) bool { return ctx.Value(dryRunKey{}) != nil }
 
 var errDryRun = errors.New("dry run")
