@@ -3,8 +3,6 @@ package server_test
 import (
 	"context"
 	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -20,25 +18,6 @@ import (
 	"github.com/sallyport/sallyport/internal/testkit"
 )
 
-// chromiumEnv names the browser of the tests.
-const chromiumEnv = "SALLYPORT_TEST_CHROMIUM"
-
-func chromium(t *testing.T) string {
-	t.Helper()
-	if p := os.Getenv(chromiumEnv); p != "" {
-		return p
-	}
-	const debian = "/usr/bin/chromium"
-	if _, err := os.Stat(debian); err == nil {
-		return debian
-	}
-	if os.Getenv("CI") == "true" {
-		t.Fatalf("no browser: under CI the docs page must be tested. Install chromium, or name one in %s", chromiumEnv)
-	}
-	t.Skipf("no browser: install chromium, or name one in %s", chromiumEnv)
-	return ""
-}
-
 // tab is a tab of a browser that writes down what a page must not do.
 type tab struct {
 	t   *testing.T
@@ -52,18 +31,7 @@ type tab struct {
 
 func newTab(t *testing.T, own string) *tab {
 	t.Helper()
-	allocator, stop := chromedp.NewExecAllocator(t.Context(),
-		chromedp.ExecPath(chromium(t)), chromedp.UserDataDir(filepath.Join(t.TempDir(), "profile")),
-		chromedp.Headless, chromedp.NoSandbox, chromedp.DisableGPU, chromedp.NoFirstRun, chromedp.NoDefaultBrowserCheck,
-		chromedp.Flag("disable-quic", true), chromedp.Flag("disable-background-networking", true),
-		chromedp.Flag("disable-component-update", true), chromedp.Flag("disable-sync", true),
-		chromedp.Flag("disable-dev-shm-usage", true), chromedp.WindowSize(1280, 1000),
-	)
-	t.Cleanup(stop)
-	ctx, closeTab := chromedp.NewContext(allocator)
-	t.Cleanup(closeTab)
-	ctx, cancel := context.WithTimeout(ctx, 60*time.Second)
-	t.Cleanup(cancel)
+	ctx := testkit.Browser(t, 60*time.Second)
 	b := &tab{t: t, ctx: ctx, own: own}
 	chromedp.ListenTarget(ctx, b.listen)
 	// The browser lives as long as the context of its first action.

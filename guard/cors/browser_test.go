@@ -1,12 +1,9 @@
 package cors_test
 
 import (
-	"context"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
-	"os"
-	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -17,46 +14,15 @@ import (
 
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/guard/cors"
+	"github.com/sallyport/sallyport/internal/testkit"
 )
-
-// chromiumEnv names the browser of the tests.
-const chromiumEnv = "SALLYPORT_TEST_CHROMIUM"
-
-func chromium(t *testing.T) string {
-	t.Helper()
-	if p := os.Getenv(chromiumEnv); p != "" {
-		return p
-	}
-	const debian = "/usr/bin/chromium"
-	if _, err := os.Stat(debian); err == nil {
-		return debian
-	}
-	if os.Getenv("CI") == "true" {
-		t.Fatalf("no browser: under CI what browsers do must be tested. Install chromium, or name one in %s", chromiumEnv)
-	}
-	t.Skipf("no browser: install chromium, or name one in %s", chromiumEnv)
-	return ""
-}
 
 // tab starts a browser and returns what runs a script in the page of an
 // address. The script's result is returned as text, an exception with "failed: "
 // before it.
 func tab(t *testing.T) func(address, script string) string {
 	t.Helper()
-	allocator, stop := chromedp.NewExecAllocator(t.Context(),
-		chromedp.ExecPath(chromium(t)), chromedp.UserDataDir(filepath.Join(t.TempDir(), "profile")),
-		chromedp.Headless, chromedp.NoSandbox, chromedp.DisableGPU, chromedp.NoFirstRun, chromedp.NoDefaultBrowserCheck,
-		chromedp.Flag("disable-quic", true), chromedp.Flag("disable-background-networking", true),
-		chromedp.Flag("disable-component-update", true), chromedp.Flag("disable-sync", true),
-		chromedp.Flag("disable-dev-shm-usage", true),
-	)
-	t.Cleanup(stop)
-	ctx, closeTab := chromedp.NewContext(allocator)
-	t.Cleanup(closeTab)
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
-	t.Cleanup(cancel)
-	// Waits until the browser has ended and writes no more into its profile.
-	t.Cleanup(func() { _ = chromedp.Cancel(ctx) })
+	ctx := testkit.Browser(t, 2*time.Minute)
 	return func(address, script string) (out string) {
 		t.Helper()
 		if err := chromedp.Run(ctx, chromedp.Navigate(address), chromedp.WaitReady("body", chromedp.ByQuery),

@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
-	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -16,26 +14,9 @@ import (
 	"github.com/chromedp/cdproto/page"
 	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/chromedp"
+
+	"github.com/sallyport/sallyport/internal/testkit"
 )
-
-// chromiumEnv names the browser of the tests.
-const chromiumEnv = "SALLYPORT_TEST_CHROMIUM"
-
-func chromium(t *testing.T) string {
-	t.Helper()
-	if p := os.Getenv(chromiumEnv); p != "" {
-		return p
-	}
-	const debian = "/usr/bin/chromium"
-	if _, err := os.Stat(debian); err == nil {
-		return debian
-	}
-	if os.Getenv("CI") == "true" {
-		t.Fatalf("no browser: under CI what browsers do must be tested. Install chromium, or name one in %s", chromiumEnv)
-	}
-	t.Skipf("no browser: install chromium, or name one in %s", chromiumEnv)
-	return ""
-}
 
 // sentinel is in every page and frame before anything of its own: what runs
 // there counts.
@@ -67,7 +48,6 @@ func TestV_InABrowser(t *testing.T) {
 		"<iframe src=javascript:alert(1)></iframe>", `<svg></p><style><a id="</style><img src=1 onerror=alert(1)>">`,
 	}
 	samples := append(certain, payloads(t)...)
-	path := chromium(t)
 	var mu sync.Mutex
 	var asked []string // but for pages and their icon
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -91,22 +71,8 @@ func TestV_InABrowser(t *testing.T) {
 	}))
 	defer srv.Close()
 
-	allocator, stop := chromedp.NewExecAllocator(t.Context(),
-		chromedp.ExecPath(path), chromedp.UserDataDir(filepath.Join(t.TempDir(), "profile")),
-		chromedp.Headless, chromedp.NoSandbox, chromedp.DisableGPU, chromedp.NoFirstRun, chromedp.NoDefaultBrowserCheck,
-		chromedp.Flag("disable-quic", true), chromedp.Flag("disable-background-networking", true),
-		chromedp.Flag("disable-component-update", true), chromedp.Flag("disable-sync", true),
-		chromedp.Flag("disable-dev-shm-usage", true),
-		// Nothing outside of this machine has an address.
-		chromedp.Flag("host-resolver-rules", "MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"),
-	)
-	defer stop()
-	ctx, closeTab := chromedp.NewContext(allocator)
-	defer closeTab()
-	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
-	defer cancel()
-	// Waits until the browser has ended and writes no more into its profile.
-	defer func() { _ = chromedp.Cancel(ctx) }()
+	// Nothing outside of this machine has an address.
+	ctx := testkit.Browser(t, 3*time.Minute, chromedp.Flag("host-resolver-rules", "MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"))
 	var clean bool
 	chromedp.ListenTarget(ctx, func(event any) {
 		if e, ok := event.(*network.EventRequestWillBeSent); ok {

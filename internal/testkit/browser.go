@@ -1,0 +1,43 @@
+package testkit
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/chromedp/chromedp"
+)
+
+// ChromiumEnv names the environment variable with the path of the browser.
+const ChromiumEnv = "SALLYPORT_TEST_CHROMIUM"
+
+// Browser returns the context of a tab of a real browser with an empty profile,
+// for at most as long as patience. It starts with the first action. Where there is
+// no browser the test is skipped; under CI it fails.
+func Browser(t *testing.T, patience time.Duration, more ...chromedp.ExecAllocatorOption) context.Context {
+	t.Helper()
+	path := os.Getenv(ChromiumEnv)
+	if path == "" {
+		path = "/usr/bin/chromium" // Debian's
+		if _, err := os.Stat(path); err != nil {
+			Missing(t, "there is no browser here: install chromium, or name one in %s", ChromiumEnv)
+		}
+	}
+	allocator, stop := chromedp.NewExecAllocator(t.Context(), append([]chromedp.ExecAllocatorOption{
+		chromedp.ExecPath(path), chromedp.UserDataDir(filepath.Join(t.TempDir(), "profile")),
+		chromedp.Headless, chromedp.NoSandbox, chromedp.DisableGPU, chromedp.NoFirstRun, chromedp.NoDefaultBrowserCheck,
+		chromedp.Flag("disable-quic", true), chromedp.Flag("disable-background-networking", true),
+		chromedp.Flag("disable-component-update", true), chromedp.Flag("disable-sync", true),
+		chromedp.Flag("disable-dev-shm-usage", true), chromedp.WindowSize(1280, 1000),
+	}, more...)...)
+	t.Cleanup(stop)
+	ctx, closeTab := chromedp.NewContext(allocator)
+	t.Cleanup(closeTab)
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	t.Cleanup(cancel)
+	// Waits until the browser has ended and writes no more into its profile.
+	t.Cleanup(func() { _ = chromedp.Cancel(ctx) })
+	return ctx
+}
