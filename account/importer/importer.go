@@ -112,6 +112,10 @@ func (x *row) plain() bool {
 	return x.err != nil || x.skip || len(x.acc.Roles) == 1 && x.acc.Roles[0] == role.User
 }
 
+// clockSkew is how far the other system's clock, or its idea of its zone, may be
+// ahead.
+const clockSkew = 24 * time.Hour
+
 // check turns a record into an account that may be inserted, as far as that can
 // be told without the database.
 func check(rec record, id string, now time.Time) (account.Imported, error) {
@@ -136,11 +140,11 @@ func check(rec record, id string, now time.Time) (account.Imported, error) {
 	if in.Roles == nil {
 		in.Roles = []string{role.User}
 	}
-	if in.CreatedAt.IsZero() {
-		in.CreatedAt = now
-	}
-	if in.CreatedAt.After(now) || in.CreatedAt.Unix() < 0 {
+	if in.CreatedAt.After(now.Add(clockSkew)) || !in.CreatedAt.IsZero() && in.CreatedAt.Unix() < 0 {
 		return in, refuse(KindTime, "it was made in the future, or before 1970")
+	}
+	if in.CreatedAt.IsZero() || in.CreatedAt.After(now) {
+		in.CreatedAt = now
 	}
 	if rec.email == "" {
 		return in, refuse("invalid_email", "it has no e-mail address, and every account here has one")

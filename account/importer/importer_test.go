@@ -209,6 +209,9 @@ func TestSources(t *testing.T) {
 			[]string{"ada@example.com name=ada full=Ada verified disabled roles=moderator,user may=read:audit since=2012-01-02T03:04:05"},
 			nil,
 		},
+		{"a clock that is an hour ahead", NDJSON, own(`,"created_at":"` + time.Now().Add(time.Hour).Format(time.RFC3339) + `"`), Options{}, []string{"ada@example.com hash="}, nil},
+		{"a time before 1970", NDJSON, own(`,"created_at":"1969-12-31T00:00:00Z"`), Options{}, nil, []string{"1 invalid_time"}},
+		{"a time that is none", NDJSON, own(`,"created_at":"yesterday"`), Options{}, nil, []string{"1 invalid_time"}},
 		{"a member that our form does not have", NDJSON, own(`,"passwordhash":"` + h + `"`), Options{}, nil, []string{"1 unknown_member"}},
 		{"a role that is not here", NDJSON, own(`,"roles":["editor"]`), Options{}, nil, []string{"1 unknown_role"}},
 		{"a permission that is not here", NDJSON, own(`,"permissions":["read:nothing"]`), Options{}, nil, []string{"1 unknown_permission"}},
@@ -673,4 +676,42 @@ func read(t *testing.T, name string, into any) {
 	if err := json.Unmarshal(b, into); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// An import that was stopped can be undone, and an import that is undone while it
+// runs stops and adds nobody behind the undo.
+func TestUndoEndsAnImport(t *testing.T) {
+	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
+		s := &Service{DB: d, Batch: 3}
+		m := stopped(t, s, write(t, people(20)))
+		if n := len(accounts(t, d)); n == 0 {
+			t.Fatal("nothing was imported before the stop")
+		}
+		none := func(k Kept) error { t.Errorf("kept %v", k); return nil }
+		if u, err := s.Undo(t.Context(), m, none, nil); err != nil || u.Deleted == 0 || len(accounts(t, d)) != 0 {
+			t.Errorf("%+v, %v", u, err)
+		}
+		if _, err := s.Resume(t.Context(), m.ID, Watch{}); status(err) != http.StatusNotFound {
+			t.Errorf("an undone import was gone on with: %v", err)
+		}
+
+		undone := false
+		_, err := s.Import(t.Context(), Options{Source: NDJSON, File: write(t, people(20))}, Watch{Progress: func(p Progress) {
+			if undone {
+				t.Error("it went on after the undo")
+				return
+			}
+			undone = true
+			m, err := s.Find(t.Context(), "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := s.Undo(t.Context(), m, none, nil); err != nil {
+				t.Error(err)
+			}
+		}})
+		if status(err) != http.StatusConflict || len(accounts(t, d)) != 0 {
+			t.Errorf("%v, %d accounts are left", err, len(accounts(t, d)))
+		}
+	})
 }

@@ -54,7 +54,9 @@ func (s *Service) Import(ctx context.Context, o Options, w Watch) (Import, error
 	}
 	m.digest = emptyDigest
 	if db.IsDryRun(ctx) {
-		return s.rehearse(ctx, r, m, w)
+		m, err = s.rehearse(ctx, r, m, w)
+		m.ID = "" // there is none
+		return m, err
 	}
 	err = s.DB.Write(ctx, func(tx *db.Tx) error {
 		if err := insertImport(tx, m); err != nil {

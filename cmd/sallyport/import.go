@@ -137,7 +137,11 @@ func (a *app) importing(report string, again bool, run func(*importer.Service, i
 		if !a.g.DryRun {
 			a.info("“sallyport import undo %s” takes it back.", m.ID)
 		}
-		if err := a.answer("import/v1", m, func(w io.Writer) { fmt.Fprintln(w, m.ID) }); err != nil {
+		if err := a.answer("import/v1", m, func(w io.Writer) {
+			if m.ID != "" {
+				fmt.Fprintln(w, m.ID)
+			}
+		}); err != nil {
 			return err
 		}
 		if m.Refused > 0 {
