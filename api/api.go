@@ -60,6 +60,8 @@ type Config struct {
 	// CredentialQuery is a query parameter that holds a credential and belongs to
 	// no operation; empty: there is none.
 	CredentialQuery string
+	// Limited tells that requests of any operation may be refused as too many (429).
+	Limited bool
 	// Challenges returns the WWW-Authenticate values of an error.
 	Challenges func(*sallyport.Error) []string
 	// Refused, if not nil, is told when an operation refuses what its rule had
@@ -375,6 +377,9 @@ func Handle[I, O any](a *API, method, path string, rule sallyport.Rule, f func(c
 	}
 	if hasBody[I]() {
 		op.Errors = append(op.Errors, http.StatusBadRequest, http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType)
+	}
+	if a.cfg.Limited {
+		op.Errors = append(op.Errors, http.StatusTooManyRequests)
 	}
 	// An unknown query parameter is refused everywhere.
 	op.Errors = append(op.Errors, http.StatusUnprocessableEntity, http.StatusInternalServerError, http.StatusServiceUnavailable)
