@@ -484,7 +484,7 @@ func (s *Server) routes() {
 		Description: "Two doors for an API: who are you, and may you.", Path: s.path(""),
 		Schemes: schemes, Kinds: kinds, Named: s.named(),
 		CredentialQuery: s.cfg.APIKeyQuery, Limited: s.wall.limits.all != nil || s.wall.limits.guesses != nil,
-		Challenges:      s.gate.Challenges, Refused: s.noteRefusal, Log: s.cfg.Log,
+		Challenges: s.gate.Challenges, Refused: s.noteRefusal, Log: s.cfg.Log,
 	})
 	tokens := &oauth.Endpoint{
 		SignIn: s.SignIn, Sessions: s.Sessions, Clients: s.Clients, Refusals: s.Refusals, Issuer: s.cfg.BaseURL,
