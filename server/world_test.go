@@ -113,6 +113,9 @@ func newWorld(t *testing.T, d *db.DB, extra func(w *world), change ...func(*serv
 		extra(w)
 	}
 	w.mux.Mount("/", w.sv.Routes())
+	if err := w.sv.Declare(t.Context()); err != nil { // and not behind the first request: tests compare what there is
+		t.Fatal(err)
+	}
 	w.http = httptest.NewServer(behindTLS(cfg.BaseURL, w.sv.Guard(w.mux)))
 	t.Cleanup(w.http.Close)
 	return w
