@@ -44,6 +44,7 @@ func (s *Server) Guard(next http.Handler) http.Handler {
 		seen := s.wall.clients.Resolve(r)
 		r, carrier := reqctx.BeginIn(&own.carrier, r)
 		carrier.SetClient(seen.Addr, seen.HTTPS)
+		r = body.Bound(r, s.wall.maxBody) // before the log has it, which reads the route that is found for it
 		h := w.Header()
 		h["X-Request-Id"] = carrier.Header()
 		s.wall.headers.Set(h)
@@ -79,7 +80,7 @@ func (s *Server) Guard(next http.Handler) http.Handler {
 			// credential, in clear.
 			inClear.ServeHTTP(rec, r)
 		default:
-			within.ServeHTTP(rec, body.Bound(r, s.wall.maxBody))
+			within.ServeHTTP(rec, r)
 		}
 	})
 }
