@@ -619,7 +619,7 @@ func TestT_SteppingUp(t *testing.T) {
 		w.do("GET", "/strong", ada.access, nil).want(t, 401, "insufficient_user_authentication")
 		a, _ := w.enrol(ada.access)
 		w.do("GET", "/strong", ada.access, nil).want(t, 204, "") // at once, with the token as it is
-		if got := payloadOf(t, ada.access)["amr"].([]any); len(got) != 1 {
+		if got := payloadOf(t, ada.access)["amr"].([]any); len(got) != 1 || payloadOf(t, ada.access)["acr"] != nil {
 			t.Errorf("amr %v before", got)
 		}
 		tk := w.refresh(ada)
@@ -634,7 +634,7 @@ func TestT_SteppingUp(t *testing.T) {
 		w.do("GET", "/fresh", tk.access, nil).want(t, 204, "")
 		w.events("session.stepped_up", 2)
 		again := w.refresh(w.refresh(tk))
-		if got := payloadOf(t, again.access); !slices.Equal(got["amr"].([]any), []any{"pwd", "otp"}) || got["auth_time"] == payloadOf(t, ada.access)["auth_time"] {
+		if got := payloadOf(t, again.access); !slices.Equal(got["amr"].([]any), []any{"pwd", "otp"}) || got["acr"] != "mfa" || got["auth_time"] == payloadOf(t, ada.access)["auth_time"] {
 			t.Errorf("%v", got)
 		}
 		w.do("GET", "/strong", again.access, nil).want(t, 204, "")

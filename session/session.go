@@ -258,12 +258,21 @@ func (s *Service) issue(ctx context.Context, se Session, scoped bool, scope []st
 	access, err := set.Issue(token.Claims{
 		Issuer: s.cfg.Issuer, Audience: []string{s.cfg.Issuer}, Subject: se.Subject, ClientID: se.Client,
 		ID: uuid.Must(uuid.NewV7()).String(), Session: se.ID,
-		IssuedAt: now, Expires: expires, AuthTime: se.AuthTime, Scoped: scoped, Scope: scope, AMR: se.AMR,
+		IssuedAt: now, Expires: expires, AuthTime: se.AuthTime, Scoped: scoped, Scope: scope, AMR: se.AMR, ACR: acrOf(se.AMR),
 	})
 	if err != nil {
 		return Tokens{}, err
 	}
 	return Tokens{Access: access, Refresh: refresh, ExpiresIn: expires.Sub(now).Truncate(time.Second), Scoped: scoped, Scope: scope}, nil
+}
+
+// acrOf returns what challenges ask for as acr_values (RFC 9470), if that is what
+// these methods amount to.
+func acrOf(amr []string) string {
+	if slices.Contains(amr, Password) && slices.Contains(amr, OTP) {
+		return "mfa"
+	}
+	return ""
 }
 
 func earlier(a, b time.Time) time.Time {
