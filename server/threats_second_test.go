@@ -224,6 +224,8 @@ func TestT_Races(t *testing.T) {
 		}
 		mfa, code := w.due("ada"), a.next()
 		race("one token", 100, func(int) reply { return w.verify(mfa, code) })
+		mfa = w.due("ada")
+		race("one token, good codes", 5, func(i int) reply { return w.verify(mfa, recovery[5+i]) })
 		many := make([]string, 30)
 		for i := range many {
 			many[i] = w.due("ada")
@@ -296,6 +298,21 @@ func TestT_Budget(t *testing.T) {
 		w.verify(mfa, a.code(0)).want(t, 200, "")
 		w.due("ada")
 	})
+}
+
+// Basic is refused like a wrong password, and so it counts like one: the right
+// password does not buy guesses at the code there either.
+func TestT_BasicCountsAsWrong(t *testing.T) {
+	w := newWorld(t, testkit.SQLite(t), probes)
+	_, ada := w.user("ada")
+	w.user("bob")
+	w.enrol(ada.access)
+	for range 5 {
+		w.as("GET", "/by-basic", basicValue("ada", goodPassword), nil).want(t, 401, "invalid_token")
+	}
+	w.as("GET", "/by-basic", basicValue("ada", goodPassword), nil).want(t, 429, "too_many_attempts")
+	w.dueAs("ada").want(t, 429, "too_many_attempts")
+	w.as("GET", "/by-basic", basicValue("bob", goodPassword), nil).want(t, 204, "") // the control
 }
 
 // What guesses in a session fail counts as well.
