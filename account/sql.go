@@ -114,6 +114,12 @@ func Username(rd db.Reader, id string) (name string, err error) {
 	return name, err
 }
 
+// Label returns what an account is called: its user name, or else its address.
+func Label(rd db.Reader, id string) (label string, found bool, err error) {
+	found, err = rd.Row("SELECT COALESCE(username, email) FROM sp_accounts WHERE id = $1", []any{id}, &label)
+	return label, found, err
+}
+
 // ReadLogin returns the same by id, for looking again inside a transaction.
 func ReadLogin(rd db.Reader, id string) (l Login, found bool, err error) {
 	found, err = rd.Row(`SELECT a.id, a.password_hash, s.disabled, a.mfa FROM sp_accounts a JOIN sp_subjects s ON s.id = a.id
@@ -147,6 +153,16 @@ func ReplaceHash(tx *db.Tx, id, old, hash string, now time.Time) (bool, error) {
 func UpgradeHash(tx *db.Tx, id, old, hash string) error {
 	_, err := tx.Exec("UPDATE sp_accounts SET password_hash = $3 WHERE id = $1 AND password_hash = $2", id, old, hash)
 	return err
+}
+
+// SetMFA stores whether an account has a second factor, and reports whether that
+// is a change. Only package signin, which keeps the factor, calls it.
+func SetMFA(tx *db.Tx, id string, on bool, now time.Time) (bool, error) {
+	n, err := tx.Exec("UPDATE sp_accounts SET mfa = $2, updated_at = $3 WHERE id = $1 AND mfa <> $2", id, on, db.Micros(now))
+	if err != nil || n != 1 {
+		return false, err
+	}
+	return true, tx.Changed(id)
 }
 
 // TouchLogin records a sign-in.

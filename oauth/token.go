@@ -60,6 +60,10 @@ type TokenError struct {
 	Code        string `json:"error"`
 	Description string `json:"error_description,omitempty"`
 
+	// With mfa_required.
+	MFAToken   string   `json:"mfa_token,omitempty" doc:"Only with mfa_required: for POST /2fa/verify, good for five minutes"`
+	MFAMethods []string `json:"mfa_methods,omitempty" doc:"Only with mfa_required: what the second factor can be proved with"`
+
 	status    int
 	challenge string
 	retry     *sallyport.Error
@@ -85,6 +89,7 @@ func (e *Endpoint) Routes(a *api.API) {
 					"username":      str("User name or e-mail address (grant password)"),
 					"password":      {Type: huma.TypeString, Format: "password", Description: "The password (grant password)"},
 					"refresh_token": str("The refresh token (grant refresh_token)"),
+					"otp":           str("A code of the second factor, if the account has one (grant password); without it the answer is 403 mfa_required"),
 					"scope":         str("Space-separated names; the token is limited to those that its user or client holds"),
 					"client_id":     str("Not needed for the service's own clients"),
 					"client_secret": str("Of machine clients, unless it is sent by HTTP Basic"),
@@ -95,6 +100,7 @@ func (e *Endpoint) Routes(a *api.API) {
 			"200": {Description: "OK", Content: map[string]*huma.MediaType{"application/json": {Schema: api.Schema[session.TokenResponse](a)}}},
 			"400": errorResponse(a, "Not a valid request (RFC 6749, 5.2)"),
 			"401": errorResponse(a, "Incorrect username or password, or an unknown client"),
+			"403": errorResponse(a, "mfa_required: the password was right, and a second factor is due (POST /2fa/verify)"),
 			"413": errorResponse(a, "The body is larger than 64 KiB"),
 			"415": errorResponse(a, "The body is not a form"),
 			"429": errorResponse(a, "Too many sign-ins with this name or from this network have failed; see Retry-After"),
@@ -204,13 +210,23 @@ func (e *Endpoint) password(r *http.Request, form map[string]string, a signin.At
 	if e.NoPasswordGrant {
 		return nil, refuse(http.StatusBadRequest, "unsupported_grant_type", "The password grant is switched off here.")
 	}
-	a.Login, a.Password = form["username"], form["password"]
+	a.Login, a.Password, a.OTP = form["username"], form["password"], form["otp"]
 	if a.Login == "" || a.Password == "" {
 		return nil, refuse(http.StatusBadRequest, "invalid_request", "username and password are required.")
 	}
 	t, err := e.SignIn.Password(r.Context(), a)
 	if _, ok := errors.AsType[*authn.Refused](err); ok {
 		oe := refuse(http.StatusUnauthorized, "invalid_grant", signin.WrongCredentials().Message)
+		oe.challenge = "Bearer"
+		return nil, oe
+	}
+	if due, ok := errors.AsType[*signin.MFARequired](err); ok {
+		oe := refuse(http.StatusForbidden, "mfa_required", due.Refusal().Message)
+		oe.MFAToken, oe.MFAMethods = due.Token, due.Methods
+		return nil, oe
+	}
+	if _, ok := errors.AsType[*signin.WrongCode](err); ok {
+		oe := refuse(http.StatusUnauthorized, "invalid_2fa_code", signin.InvalidCode().Message)
 		oe.challenge = "Bearer"
 		return nil, oe
 	}

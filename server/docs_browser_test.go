@@ -166,7 +166,7 @@ func (b *tab) until(what, expression string) {
 // tabTo presses Tab until an element has the focus.
 func (b *tab) tabTo(selector string) {
 	b.t.Helper()
-	for range 40 {
+	for range 80 {
 		var there bool
 		b.do("look at the focus", chromedp.Evaluate(fmt.Sprintf(`document.activeElement.matches(%q)`, selector), &there))
 		if there {

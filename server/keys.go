@@ -15,6 +15,7 @@ import (
 	"github.com/sallyport/sallyport/api"
 	"github.com/sallyport/sallyport/authn/token"
 	"github.com/sallyport/sallyport/authn/token/keyring"
+	"github.com/sallyport/sallyport/authn/totp"
 	"github.com/sallyport/sallyport/internal/seal"
 	"github.com/sallyport/sallyport/session"
 )
@@ -124,7 +125,7 @@ func (s *Server) RotateMaster(ctx context.Context) (file string, err error) {
 	if err := next.Stage(file); err != nil {
 		return "", err
 	}
-	if err := s.Keys.Rewrap(ctx, next, resealCertificates); err != nil {
+	if err := s.Keys.Rewrap(ctx, next, resealCertificates, totp.Reseal); err != nil {
 		// Of two rotations at once one finds the other's key. Only when it is
 		// certain that nothing is sealed under ours may it go.
 		if errors.Is(err, keyring.ErrMasterKey) {

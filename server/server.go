@@ -32,6 +32,7 @@ import (
 	"github.com/sallyport/sallyport/authn/password"
 	"github.com/sallyport/sallyport/authn/token"
 	"github.com/sallyport/sallyport/authn/token/keyring"
+	"github.com/sallyport/sallyport/authn/totp"
 	"github.com/sallyport/sallyport/authz/role"
 	"github.com/sallyport/sallyport/guard/clientip"
 	"github.com/sallyport/sallyport/guard/cors"
@@ -367,9 +368,14 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 		DB: cfg.DB, Passwords: hasher, Sessions: s.Sessions, Lockout: s.Lockout, Registration: cfg.Registration, CursorKey: keys.RefreshKey(), Now: cfg.Now,
 		RegisterLimit: outer.limits.ofRegistration(), PasswordLimit: outer.limits.ofPasswords("the current password"),
 	})
+	recoveryKey, err := hkdf.Expand(sha256.New, keys.RefreshKey(), "sallyport recovery codes", sha256.Size)
+	if err != nil {
+		return nil, err
+	}
 	s.SignIn = signin.New(signin.Config{
+		Factors: totp.New(totp.Config{DB: cfg.DB, Keys: keys, RecoveryKey: recoveryKey, Now: cfg.Now}), Guesses: guesses, Issuer: hostOf(cfg.BaseURL),
 		DB: cfg.DB, Passwords: hasher, Sessions: s.Sessions, Refusals: s.Refusals, Lockout: s.Lockout, Cookie: s.cookie, NoPasswordGrant: cfg.NoPasswordGrant, Now: cfg.Now,
-		PasswordLimit: outer.limits.ofPasswords("a password"),
+		PasswordLimit: outer.limits.ofPasswords("a password"), CodeLimit: outer.limits.ofPasswords("a code"),
 	})
 	s.APIKeys = apikey.New(apikey.Config{
 		DB: cfg.DB, Header: cfg.APIKeyHeader, Cookie: cfg.APIKeyCookie, Query: cfg.APIKeyQuery, Static: cfg.APIKeys, Origin: origin,
@@ -523,6 +529,16 @@ func (s *Server) Lease() time.Duration { return s.live.Lease() }
 // Issuer returns the iss and aud of access tokens: the base URL.
 func (s *Server) Issuer() string { return s.cfg.BaseURL }
 
+// hostOf returns the host of a base URL without its port: what people know the
+// service by.
+func hostOf(base string) string {
+	u, err := url.Parse(base)
+	if err != nil {
+		return base // New has checked it
+	}
+	return u.Hostname()
+}
+
 // path returns a path as clients see it, under the base URL's own path.
 func (s *Server) path(p string) string {
 	u, err := url.Parse(s.cfg.BaseURL)
@@ -607,6 +623,9 @@ func (s *Server) sweep(ctx context.Context) {
 		s.cfg.Log.Error("expired sessions could not be deleted", "error", err)
 	} else if n > 0 {
 		s.cfg.Log.Info("deleted expired sessions", "sessions", n)
+	}
+	if err := s.SignIn.Sweep(ctx); err != nil {
+		s.cfg.Log.Error("sign-ins that were not finished could not be deleted", "error", err)
 	}
 	if _, err := s.Lockout.Sweep(ctx); err != nil {
 		s.cfg.Log.Error("counts of failed sign-ins that are over could not be deleted", "error", err)

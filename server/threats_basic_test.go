@@ -181,7 +181,7 @@ func TestL_BasicEndsAtOnce(t *testing.T) {
 		}
 		w.as("GET", "/by-basic", basicValue("changed", "another-"+goodPassword), nil).want(t, 204, "")
 		// Nor does the password grant open an account with a second factor.
-		w.form("/token", "grant_type", "password", "username", "factor", "password", goodPassword).want(t, 401, "invalid_grant")
+		w.form("/token", "grant_type", "password", "username", "factor", "password", goodPassword).want(t, 403, "mfa_required")
 	})
 }
 

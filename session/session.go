@@ -12,6 +12,7 @@ package session
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -46,6 +47,13 @@ const (
 
 // FirstParty is the client of a sign-in that names none: the service's own.
 const FirstParty = "first-party"
+
+// How a person proved who they are (RFC 8176, 2). A recovery code is a one-time
+// password too.
+const (
+	Password = "pwd"
+	OTP      = "otp"
+)
 
 // Config is what a Service needs.
 type Config struct {
@@ -250,12 +258,21 @@ func (s *Service) issue(ctx context.Context, se Session, scoped bool, scope []st
 	access, err := set.Issue(token.Claims{
 		Issuer: s.cfg.Issuer, Audience: []string{s.cfg.Issuer}, Subject: se.Subject, ClientID: se.Client,
 		ID: uuid.Must(uuid.NewV7()).String(), Session: se.ID,
-		IssuedAt: now, Expires: expires, AuthTime: se.AuthTime, Scoped: scoped, Scope: scope, AMR: se.AMR,
+		IssuedAt: now, Expires: expires, AuthTime: se.AuthTime, Scoped: scoped, Scope: scope, AMR: se.AMR, ACR: acrOf(se.AMR),
 	})
 	if err != nil {
 		return Tokens{}, err
 	}
 	return Tokens{Access: access, Refresh: refresh, ExpiresIn: expires.Sub(now).Truncate(time.Second), Scoped: scoped, Scope: scope}, nil
+}
+
+// acrOf returns what challenges ask for as acr_values (RFC 9470), if that is what
+// these methods amount to.
+func acrOf(amr []string) string {
+	if slices.Contains(amr, Password) && slices.Contains(amr, OTP) {
+		return "mfa"
+	}
+	return ""
 }
 
 func earlier(a, b time.Time) time.Time {
@@ -310,6 +327,24 @@ func (s *Service) EndAll(ctx context.Context, tx *db.Tx, subject, except, reason
 		Action: "sessions.ended", Target: subject, Reason: reason,
 		Detail: map[string]string{"sessions": strconv.FormatInt(n, 10), "except": except},
 	})
+}
+
+// StepUp notes in a live session that its person has just proved a second factor:
+// from the next request on it has one, and is fresh. Its tokens stay as they are;
+// those that the next refresh gives say so. It reports whether there was such a
+// session. Only package signin, which has seen the proof, calls it.
+func (s *Service) StepUp(ctx context.Context, tx *db.Tx, subject, id string) (bool, error) {
+	amr, found, err := readAMR(tx, id)
+	if err != nil || !found {
+		return false, err
+	}
+	if !slices.Contains(amr, OTP) {
+		amr = append(amr, OTP)
+	}
+	if ok, err := strengthen(tx, subject, id, amr, s.cfg.Now()); err != nil || !ok {
+		return false, err
+	}
+	return true, audit.Append(ctx, tx, audit.Event{Action: "session.stepped_up", Target: id, Actor: subject})
 }
 
 // List returns the subject's live sessions, newest first.

@@ -105,7 +105,7 @@ func endOldest(tx *db.Tx, subject string, keep int, since, now time.Time) (int64
 	return n, ended(tx, subject, n, err)
 }
 
-// ended declares that n sessions of a subject have ended.
+// ended declares that n sessions of a subject have ended, or may do something else.
 func ended(tx *db.Tx, subject string, n int64, err error) error {
 	if err != nil || n == 0 {
 		return err
@@ -171,4 +171,11 @@ func readAMR(rd db.Reader, id string) (amr []string, found bool, err error) {
 func deleteExpired(tx *db.Tx, before time.Time, limit int) (int64, error) {
 	return tx.Exec("DELETE FROM sp_sessions WHERE id IN (SELECT id FROM sp_sessions WHERE expires_at < $1 ORDER BY expires_at LIMIT $2)",
 		db.Micros(before), limit)
+}
+
+// strengthen notes that a second factor was used in a session.
+func strengthen(tx *db.Tx, subject, id string, amr []string, now time.Time) (bool, error) {
+	n, err := tx.Exec("UPDATE sp_sessions SET mfa = TRUE, amr = $3, auth_time = $4 WHERE id = $1 AND subject_id = $2 AND ended_at = 0",
+		id, subject, strings.Join(amr, " "), db.Micros(now))
+	return n == 1, ended(tx, subject, n, err)
 }

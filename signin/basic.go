@@ -37,13 +37,15 @@ func (s *Service) Basic(ctx context.Context, name, pw string) (authn.Verified, e
 
 func (s *Service) basic(ctx context.Context, name, pw string) (v authn.Verified, err error) {
 	err = s.tried(ctx, name, pw, func(who proven) error {
-		hash := who.Hash
-		if who.upgraded != "" {
-			hash = who.upgraded
+		if who.MFA { // a password alone does not open it
+			return &authn.Refused{Reason: "the account has a second factor", Subject: who.ID}
 		}
-		v = authn.Verified{Claims: sallyport.Claims{Subject: who.ID, Kind: sallyport.KindBasic}, Unit: account.HashID(hash)}
+		v = authn.Verified{Claims: sallyport.Claims{Subject: who.ID, Kind: sallyport.KindBasic}, Unit: account.HashID(who.hash())}
 		return who.try.Success(ctx, func(tx *db.Tx) error {
 			if err := s.stillThere(ctx, tx, who); err != nil {
+				return err
+			}
+			if err := account.TouchLogin(tx, who.ID, s.cfg.Now()); err != nil {
 				return err
 			}
 			return audit.Append(ctx, tx, audit.Event{Action: "password.accepted", Target: who.ID, Actor: who.ID, Detail: map[string]string{"by": "basic"}})

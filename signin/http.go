@@ -16,12 +16,19 @@ import (
 	"github.com/sallyport/sallyport/session"
 )
 
-// Routes registers POST /auth/login: the password grant for those who would
-// rather send JSON, or a plain form, and for browsers, which get a cookie.
+// Routes registers the operations of signing in.
 func (s *Service) Routes(a *api.API) {
+	s.loginRoutes(a)
+	s.secondFactorRoutes(a)
+}
+
+// loginRoutes registers POST /auth/login: the password grant for those who would
+// rather send JSON, or a plain form, and for browsers, which get a cookie.
+func (s *Service) loginRoutes(a *api.API) {
 	schema := &huma.Schema{Type: huma.TypeObject, Required: []string{"username", "password"}, AdditionalProperties: false, Properties: map[string]*huma.Schema{
 		"username":      {Type: huma.TypeString, Description: "User name or e-mail address"},
 		"password":      {Type: huma.TypeString, Format: "password"},
+		"otp":           {Type: huma.TypeString, Description: "A code of the second factor, if the account has one; without it the answer is 403 mfa_required"},
 		"scope":         {Type: huma.TypeString, Description: "As at POST /token"},
 		"grant_type":    {Type: huma.TypeString, Enum: []any{"password"}, Description: "Not needed"},
 		"client_id":     {Type: huma.TypeString, Description: "Not needed; empty, or first-party"},
@@ -48,23 +55,32 @@ func (s *Service) Routes(a *api.API) {
 	}}
 	a.Raw(op, sallyport.Public(), func(w http.ResponseWriter, r *http.Request) {
 		t, err := s.login(r)
+		if due, ok := errors.AsType[*MFARequired](err); ok {
+			writeMFARequired(w, due)
+			return
+		}
 		if err != nil {
 			a.WriteError(w, r, err)
 			return
 		}
-		if t.Cookie != "" {
-			s.cfg.Cookie.Set(w.Header(), t.Cookie, t.ExpiresIn)
-			w.WriteHeader(http.StatusNoContent)
-			return
-		}
-		w.Header().Set("Content-Type", "application/json")
-		w.Header().Set("Cache-Control", "no-store")
-		_ = json.NewEncoder(w).Encode(t.Response())
+		s.answer(w, t)
 	}, api.IgnoreCredentials(), api.Limit(s.cfg.PasswordLimit...))
 }
 
+// answer writes what a sign-in gave.
+func (s *Service) answer(w http.ResponseWriter, t session.Tokens) {
+	if t.Cookie != "" {
+		s.cfg.Cookie.Set(w.Header(), t.Cookie, t.ExpiresIn)
+		w.WriteHeader(http.StatusNoContent)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	_ = json.NewEncoder(w).Encode(t.Response())
+}
+
 // secretParameters must not stand in the address, where they would be logged.
-var secretParameters = []string{"username", "password", "client_secret", "client_id", "refresh_token", "access_token", "otp", "grant_type"}
+var secretParameters = []string{"username", "password", "client_secret", "client_id", "refresh_token", "access_token", "otp", "mfa_token", "code", "grant_type"}
 
 // InAddress reports whether the address of a request holds what belongs in its
 // body.
@@ -94,19 +110,33 @@ func (s *Service) login(r *http.Request) (session.Tokens, error) {
 		return session.Tokens{}, err
 	}
 	if a.Cookie = browser; browser {
-		// Of several, none is the browser's own.
-		if value, found, err := s.cfg.Cookie.Read(r); err == nil && found {
-			a.Replaces = value
-		}
+		a.Replaces = s.replaced(r)
 	}
 	t, err := s.Password(r.Context(), a)
 	if _, ok := errors.AsType[*authn.Refused](err); ok {
 		err = WrongCredentials()
 	}
+	if _, ok := errors.AsType[*WrongCode](err); ok {
+		err = InvalidCode()
+	}
 	if errors.Is(err, session.ErrScope) {
-		err = sallyport.Invalid(sallyport.Field{Pointer: "/scope", Code: "unknown_scope", Detail: "The scope names something that does not exist here."})
+		err = unknownScope()
 	}
 	return t, err
+}
+
+func unknownScope() *sallyport.Error {
+	return sallyport.Invalid(sallyport.Field{Pointer: "/scope", Code: "unknown_scope", Detail: "The scope names something that does not exist here."})
+}
+
+// replaced returns the value of the cookie that a browser has, "" for none. Of
+// several, none is the browser's own.
+func (s *Service) replaced(r *http.Request) string {
+	value, found, err := s.cfg.Cookie.Read(r)
+	if err != nil || !found {
+		return ""
+	}
+	return value
 }
 
 // browser reports whether a request asks for a cookie, and refuses it if it must
@@ -126,14 +156,22 @@ func (s *Service) browser(r *http.Request) (bool, error) {
 			Detail: "Send mode=cookie once, for a session in a cookie, or leave it out, for tokens.",
 		})
 	}
-	if err := s.cfg.Cookie.CheckKept(); err != nil {
-		return false, err
-	}
-	if err := s.cfg.Cookie.Restrict(r); err != nil {
-		s.cfg.Refusals.Note(r.Context(), audit.Event{Action: audit.SignInRefused, Result: audit.Failure, Reason: "a page of another origin asked for a cookie"})
+	if err := s.mayKeep(r); err != nil {
 		return false, err
 	}
 	return true, nil
+}
+
+// mayKeep refuses a request that must not get a cookie, or would not keep it.
+func (s *Service) mayKeep(r *http.Request) error {
+	if err := s.cfg.Cookie.CheckKept(); err != nil {
+		return err
+	}
+	err := s.cfg.Cookie.Restrict(r)
+	if err != nil {
+		s.cfg.Refusals.Note(r.Context(), audit.Event{Action: audit.SignInRefused, Result: audit.Failure, Reason: "a page of another origin asked for a cookie"})
+	}
+	return err
 }
 
 func readLogin(r *http.Request) (Attempt, error) {
@@ -175,6 +213,8 @@ func fromMembers(members map[string]any) (Attempt, error) {
 			a.Login = text
 		case "password":
 			a.Password = text
+		case "otp":
+			a.OTP = text
 		case "scope":
 			var ok bool
 			if a.Scope, a.Scoped, ok = ParseScope(text); !ok {
@@ -189,7 +229,7 @@ func fromMembers(members map[string]any) (Attempt, error) {
 				bad("/"+name, "invalid_choice", "Clients of their own sign in at POST /token. Leave it out.")
 			}
 		default:
-			bad("", "unknown_member", "The body has a member that signing in does not know. It takes username, password and scope.")
+			bad("", "unknown_member", "The body has a member that signing in does not know. It takes username, password, otp and scope.")
 			continue
 		}
 		if v == nil {

@@ -1,15 +1,17 @@
 // Package signin is the whole sign-in as one state machine: identify, verify,
-// session. Every way to a session goes through it, so that what is asked of one
-// is asked of all.
+// second factor, session. Every way to a person's session goes through it, so
+// that what is asked of one is asked of all.
 //
-// It decides whether a person has proved who they are. It stores nothing of its
-// own; the session it ends in is package session's, and how often somebody may
-// try is package lockout's. It never tells an unknown
+// It decides whether a person has proved who they are. It stores sign-ins whose
+// second factor is due, as the digest of the token that goes on with them; the
+// session it ends in is package session's, the factor package totp's, and how
+// often somebody may try is package lockout's. It never tells an unknown
 // name, a wrong password and a disabled account apart, by what it says or by
 // how long it takes.
 package signin
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/http"
@@ -21,6 +23,7 @@ import (
 	"github.com/sallyport/sallyport/audit"
 	"github.com/sallyport/sallyport/authn"
 	"github.com/sallyport/sallyport/authn/password"
+	"github.com/sallyport/sallyport/authn/totp"
 	"github.com/sallyport/sallyport/authz/role"
 	"github.com/sallyport/sallyport/internal/db"
 	"github.com/sallyport/sallyport/lockout"
@@ -39,9 +42,13 @@ type Config struct {
 	Sessions  *session.Service
 	Refusals  *audit.Refusals
 	Lockout   *lockout.Guard
-	// PasswordLimit is how the documentation tells of what Lockout.Limit counts.
-	PasswordLimit []sallyport.Limit
-	Cookie        *authn.Cookie // of browsers' sessions
+	Factors   *totp.Service
+	Guesses   *authn.Guesses // of mfa_tokens
+	Issuer    string         // whose codes an authenticator app shows them to be
+	// PasswordLimit and CodeLimit are how the documentation tells of what
+	// Lockout.Limit counts.
+	PasswordLimit, CodeLimit []sallyport.Limit
+	Cookie                   *authn.Cookie // of browsers' sessions
 	// NoPasswordGrant switches POST /auth/login off, as it does the grant.
 	NoPasswordGrant bool
 	Now             func() time.Time
@@ -68,6 +75,7 @@ func New(cfg Config) *Service {
 type Attempt struct {
 	Login    string // user name or address
 	Password string
+	OTP      string // code of the second factor, if it comes along
 	Client   string // OAuth client; session.FirstParty for none
 	Scoped   bool   // a scope was asked for
 	Scope    []string
@@ -109,21 +117,44 @@ const ScopeSyntax = "The scope is a list of at most 64 names and 2,048 bytes, se
 // Password signs in with a password. It returns *authn.Refused for everything
 // that must look the same from outside, session.ErrScope for a scope that does
 // not exist, and a *sallyport.Error 429 “too_many_attempts” where the password
-// was not looked at (package lockout).
+// was not looked at (package lockout). Of an account with a second factor it
+// returns *MFARequired where the password was right and no code came along, and
+// *WrongCode where the code was not.
 func (s *Service) Password(ctx context.Context, a Attempt) (session.Tokens, error) {
 	began := time.Now()
 	t, err := s.password(ctx, a)
-	if refused, ok := err.(*authn.Refused); ok {
-		s.cfg.Refusals.Note(ctx, audit.Event{Action: audit.SignInRefused, Result: audit.Failure, Reason: refused.Reason, Actor: refused.Subject})
-	}
+	s.noteRefusal(ctx, err)
 	s.hold(ctx, began, err)
 	return t, err
+}
+
+// noteRefusal records why a sign-in was refused, if it was.
+func (s *Service) noteRefusal(ctx context.Context, err error) {
+	e := audit.Event{Action: audit.SignInRefused, Result: audit.Failure}
+	switch err := err.(type) {
+	case *authn.Refused:
+		e.Reason, e.Actor = err.Reason, err.Subject
+	case *WrongCode:
+		e.Reason, e.Actor = wrongCode, err.Subject
+	default:
+		return
+	}
+	s.cfg.Refusals.Note(ctx, e)
+}
+
+// failed reports whether an attempt counts as one that failed.
+func failed(err error) bool {
+	switch err.(type) {
+	case *authn.Refused, *WrongCode:
+		return true
+	}
+	return false
 }
 
 // hold answers a refusal on the grid. One that was locked out has hashed nothing,
 // but looked for the account.
 func (s *Service) hold(ctx context.Context, began time.Time, err error) {
-	if _, ok := err.(*authn.Refused); ok || lockout.IsRefusal(err) {
+	if failed(err) || lockout.IsRefusal(err) {
 		wait(ctx, answerGrid-time.Since(began)%answerGrid)
 	}
 }
@@ -143,6 +174,9 @@ const changed = "the account changed during the sign-in"
 
 func (s *Service) password(ctx context.Context, a Attempt) (t session.Tokens, err error) {
 	err = s.tried(ctx, a.Login, a.Password, func(p proven) (err error) {
+		if p.MFA && a.OTP == "" {
+			return s.ask(ctx, p, a)
+		}
 		t, err = s.admit(ctx, p, a)
 		return err
 	})
@@ -155,6 +189,9 @@ type proven struct {
 	upgraded string // the hash to store in place of theirs, if any
 	try      *lockout.Attempt
 }
+
+// hash is the one that is stored once the sign-in is.
+func (p proven) hash() string { return cmp.Or(p.upgraded, p.Hash) }
 
 // tried is the one way to have a password tested: it counts before it hashes, and
 // whatever is going to be answered as a wrong password is counted as one. admit
@@ -177,7 +214,7 @@ func (s *Service) tried(ctx context.Context, login, pw string, admit func(proven
 			err = s.attempt(ctx, who, pw, try, admit)
 		}
 	}
-	if _, refused := err.(*authn.Refused); refused {
+	if failed(err) {
 		if ferr := try.Failure(ctx, nil); ferr != nil {
 			return ferr
 		}
@@ -189,9 +226,6 @@ func (s *Service) attempt(ctx context.Context, who identified, pw string, try *l
 	upgraded, err := s.verify(ctx, who, pw)
 	if err != nil {
 		return err
-	}
-	if who.MFA { // no way to ask for it yet, and none round it
-		return &authn.Refused{Reason: "the account has a second factor", Subject: who.ID}
 	}
 	return admit(proven{who, upgraded, try})
 }
@@ -239,26 +273,41 @@ func (s *Service) verify(ctx context.Context, who identified, pw string) (upgrad
 }
 
 // admit begins the session, unless the account changed while the password was
-// being checked.
-func (s *Service) admit(ctx context.Context, who proven, a Attempt) (_ session.Tokens, err error) {
-	var scope []string
-	if a.Scoped {
-		var unknown bool
-		if scope, unknown, err = role.LimitScope(s.cfg.DB.View(ctx), who.ID, a.Scope); err != nil {
+// being checked, or has a second factor and the code is not right.
+func (s *Service) admit(ctx context.Context, who proven, a Attempt) (session.Tokens, error) {
+	var factor totp.Factor
+	if who.MFA {
+		var err error
+		if factor, err = s.cfg.Factors.Load(ctx, who.ID, a.OTP); err != nil {
 			return session.Tokens{}, err
 		}
-		if unknown {
-			// The password was right: whoever tried knows that now, and so does
-			// the log.
-			s.cfg.Refusals.Note(ctx, audit.Event{Action: audit.SignInRefused, Result: audit.Failure, Reason: "an unknown scope was asked for", Actor: who.ID})
-			return session.Tokens{}, session.ErrScope
-		}
 	}
-	started := s.cfg.Sessions.Prepare(ctx, session.Start{
-		Subject: who.ID, Client: a.Client, Scoped: a.Scoped, Scope: scope, AMR: []string{"pwd"}, Cookie: a.Cookie,
+	return s.begin(ctx, who.try, who.ID, who.MFA, a, func(tx *db.Tx) error {
+		if err := s.stillThere(ctx, tx, who); err != nil || !who.MFA {
+			return err
+		}
+		return s.use(ctx, tx, factor, who.ID, a.OTP)
 	})
-	err = who.try.Success(ctx, func(tx *db.Tx) error {
-		if err := s.stillThere(ctx, tx, who); err != nil {
+}
+
+// begin begins the session of somebody who has proved whatever is asked of them,
+// if proved, in the transaction that stores it, finds that so. It is the only
+// place that does.
+func (s *Service) begin(ctx context.Context, try *lockout.Attempt, subject string, mfa bool, a Attempt, proved func(*db.Tx) error) (session.Tokens, error) {
+	scope, err := s.limit(ctx, subject, a)
+	if err != nil {
+		return session.Tokens{}, err
+	}
+	in := session.Start{Subject: subject, Client: a.Client, Scoped: a.Scoped, Scope: scope, AMR: []string{session.Password}, MFA: mfa, Cookie: a.Cookie}
+	if mfa {
+		in.AMR = append(in.AMR, session.OTP)
+	}
+	started := s.cfg.Sessions.Prepare(ctx, in)
+	err = try.Success(ctx, func(tx *db.Tx) error {
+		if err := proved(tx); err != nil {
+			return err
+		}
+		if err := account.TouchLogin(tx, subject, s.cfg.Now()); err != nil {
 			return err
 		}
 		if a.Replaces != "" {
@@ -274,9 +323,22 @@ func (s *Service) admit(ctx context.Context, who proven, a Attempt) (_ session.T
 	return s.cfg.Sessions.Issue(ctx, started)
 }
 
+// limit returns what of the scope that was asked for a subject holds.
+func (s *Service) limit(ctx context.Context, subject string, a Attempt) ([]string, error) {
+	if !a.Scoped {
+		return nil, nil
+	}
+	scope, unknown, err := role.LimitScope(s.cfg.DB.View(ctx), subject, a.Scope)
+	if err != nil || !unknown {
+		return scope, err
+	}
+	// The password was right: whoever tried knows that now, and so does the log.
+	s.cfg.Refusals.Note(ctx, audit.Event{Action: audit.SignInRefused, Result: audit.Failure, Reason: "an unknown scope was asked for", Actor: subject})
+	return nil, session.ErrScope
+}
+
 // stillThere refuses somebody whose account is not what it was when the password
-// was checked; otherwise it stores the new hash, if there is one, and the
-// sign-in.
+// was checked; otherwise it stores the new hash, if there is one.
 func (s *Service) stillThere(ctx context.Context, tx *db.Tx, who proven) error {
 	now, found, err := account.ReadLogin(tx, who.ID)
 	if err != nil {
@@ -285,15 +347,13 @@ func (s *Service) stillThere(ctx context.Context, tx *db.Tx, who proven) error {
 	if !found || now.Disabled || now.Hash != who.Hash || now.MFA != who.MFA {
 		return &authn.Refused{Reason: changed, Subject: who.ID}
 	}
-	if who.upgraded != "" {
-		if err := account.UpgradeHash(tx, who.ID, who.Hash, who.upgraded); err != nil {
-			return err
-		}
-		if err := audit.Append(ctx, tx, audit.Event{Action: "password.upgraded", Target: who.ID, Actor: who.ID}); err != nil {
-			return err
-		}
+	if who.upgraded == "" {
+		return nil
 	}
-	return account.TouchLogin(tx, who.ID, s.cfg.Now())
+	if err := account.UpgradeHash(tx, who.ID, who.Hash, who.upgraded); err != nil {
+		return err
+	}
+	return audit.Append(ctx, tx, audit.Event{Action: "password.upgraded", Target: who.ID, Actor: who.ID})
 }
 
 // WrongCredentials is the one answer to a sign-in that failed.

@@ -64,6 +64,7 @@ type Claims struct {
 	Scope  []string
 
 	AMR []string // amr: how the person proved who they are (RFC 8176); at most 16
+	ACR string   // acr: what that amounts to (RFC 9470); "mfa", or empty
 
 	// KeyID is the key that the token was verified with. Issue ignores it.
 	KeyID string
@@ -103,6 +104,8 @@ func (c *Claims) check() string {
 		return "scope"
 	case !plainList(c.AMR):
 		return "amr"
+	case !plain(c.ACR):
+		return "acr"
 	}
 	return ""
 }
@@ -160,7 +163,7 @@ func (s *Set) Issue(c Claims) (string, error) {
 	}
 	p := payload{
 		Issuer: c.Issuer, Subject: c.Subject, Audience: c.Audience, ClientID: c.ClientID,
-		ID: c.ID, Session: c.Session, IssuedAt: c.IssuedAt.Unix(), Expires: c.Expires.Unix(), AMR: c.AMR,
+		ID: c.ID, Session: c.Session, IssuedAt: c.IssuedAt.Unix(), Expires: c.Expires.Unix(), AMR: c.AMR, ACR: c.ACR,
 	}
 	if len(c.Audience) == 1 { // the form that every verifier understands
 		p.Audience = c.Audience[0]
@@ -212,6 +215,7 @@ type payload struct {
 	AuthTime int64    `json:"auth_time,omitempty"`
 	Scope    *string  `json:"scope,omitempty"`
 	AMR      []string `json:"amr,omitempty"`
+	ACR      string   `json:"acr,omitempty"`
 }
 
 // Reason is why a token was refused. It is for the audit log and the operator:
@@ -338,7 +342,7 @@ func (v Verifier) accept(c *Claims, notBefore, now time.Time) error {
 }
 
 // knownClaims are the names that parseClaims reads.
-var knownClaims = [...]string{"iss", "sub", "aud", "client_id", "jti", "sid", "iat", "exp", "nbf", "auth_time", "scope", "amr"}
+var knownClaims = [...]string{"iss", "sub", "aud", "client_id", "jti", "sid", "iat", "exp", "nbf", "auth_time", "scope", "amr", "acr"}
 
 // parseClaims reads a payload. Every claim has one type.
 func parseClaims(b []byte) (c Claims, notBefore time.Time, err error) {
@@ -376,6 +380,9 @@ func parseClaims(b []byte) (c Claims, notBefore time.Time, err error) {
 	}
 	if raw, ok := members["amr"]; ok {
 		c.AMR = r.list("amr", raw)
+	}
+	if _, ok := members["acr"]; ok {
+		c.ACR = r.text("acr")
 	}
 	if r.err == nil {
 		if name := c.check(); name != "" {

@@ -82,6 +82,7 @@ type userCmd struct {
 	Sessions userSessionsCmd `cmd:"" help:"List an account's sessions."`
 	Logout   userLogoutCmd   `cmd:"" help:"End all of an account's sessions."`
 	Unlock   userUnlockCmd   `cmd:"" help:"Forget failed sign-ins of an account, or of an address."`
+	ResetMFA userResetMFACmd `cmd:"" name:"reset-mfa" help:"Forget an account's second factor and end its sessions."`
 }
 
 type userArg struct {
@@ -111,6 +112,7 @@ func (a *app) user(u account.User) error {
 			{"disabled", fmt.Sprint(u.Disabled)},
 			{"roles", strings.Join(u.Roles, " ")},
 			{"permissions", strings.Join(u.Permissions, " ")},
+			{"mfa_enabled", fmt.Sprint(u.MFAEnabled)},
 			{"created_at", u.CreatedAt.Format(time.RFC3339)},
 			{"last_login_at", last},
 		} {
@@ -318,6 +320,22 @@ func (c userLogoutCmd) Run(a *app) error {
 		}
 		a.done("ended all sessions of %s", show(u))
 		return a.data("logout/v1", map[string]string{"user": u.ID})
+	})
+}
+
+type userResetMFACmd struct{ userArg }
+
+func (c userResetMFACmd) Run(a *app) error {
+	return a.withUser(c.User, func(o *opened, u account.User) error {
+		err := o.SignIn.Reset(a.ctx, u.ID)
+		if e, ok := errors.AsType[*sallyport.Error](err); ok && e.Status == http.StatusNotFound {
+			e.Message = show(u) + " has no second factor. Nothing was changed."
+		}
+		if err != nil {
+			return err
+		}
+		a.done("reset the second factor of %s, and ended all its sessions", show(u))
+		return a.data("mfa_reset/v1", map[string]string{"user": u.ID})
 	})
 }
 

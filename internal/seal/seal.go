@@ -1,9 +1,10 @@
 // Package seal encrypts the server's secrets under the master key before they
 // go into the database, so that a copy of the database alone signs nothing.
 //
-// It stores nothing. It uses AES-256-GCM with random nonces: a handful of
-// secrets are sealed in a key's life, far below the 2^32 that random 96-bit
-// nonces allow (NIST SP 800-38D, 8.3).
+// It stores nothing. It uses AES-256-GCM with random nonces: in a key's life
+// a few secrets of the server are sealed, and one whenever somebody sets up a
+// second factor, far below the 2^32 that random 96-bit nonces allow (NIST SP
+// 800-38D, 8.3).
 package seal
 
 import (

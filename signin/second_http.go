@@ -1,0 +1,273 @@
+package signin
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"mime"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/sallyport/sallyport"
+	"github.com/sallyport/sallyport/api"
+	"github.com/sallyport/sallyport/authn"
+	"github.com/sallyport/sallyport/authn/totp"
+	"github.com/sallyport/sallyport/session"
+)
+
+// freshFor is how long ago somebody may have signed in who sets a second factor
+// up: whoever finds a session open must not be able to put a lock of their own on
+// the account.
+const freshFor = 10 * time.Minute
+
+// ownSession is a person in an unlimited session of their own. An API key proves
+// nobody's presence, and a token for one purpose must not change how its owner
+// signs in.
+var ownSession = sallyport.All(sallyport.Unscoped(), sallyport.Via(sallyport.KindBearer, sallyport.KindCookie))
+
+type setupAnswer struct {
+	Secret     string `json:"secret" doc:"The secret in base 32, to be typed in. It is shown this once"`
+	OtpauthURI string `json:"otpauth_uri" doc:"What the QR code says"`
+	QRSVG      string `json:"qr_svg" doc:"The QR code as SVG text"`
+	QRPNG      string `json:"qr_png" doc:"The QR code as PNG, in a data URI for an img element"`
+}
+
+type codeInput struct {
+	Body struct {
+		Code string `json:"code" maxLength:"64" doc:"A code of the app, or a recovery code"`
+	}
+}
+
+type recoveryAnswer struct {
+	RecoveryCodes []string `json:"recovery_codes" doc:"Each is good once, in place of a code of the app. They are shown this once"`
+}
+
+type verifiedAnswer struct {
+	Message       string   `json:"message" example:"2FA verified successfully"`
+	RecoveryCodes []string `json:"recovery_codes,omitempty" doc:"Only when the second factor was set up. They are shown this once"`
+}
+
+func (s *Service) secondFactorRoutes(a *api.API) {
+	setup := huma.Operation{
+		Method: http.MethodPost, Path: "/2fa/setup", Tags: []string{"Second factor"}, Summary: "Set up a second factor",
+		Description: "Makes a secret for an authenticator app. Nothing is asked for at sign-in until POST /2fa/verify has seen a code of it, within ten minutes; until then it can be asked for anew. " +
+			"With Accept: image/png the answer is the QR code alone. Needs a sign-in of the last ten minutes.",
+		Responses: api.ErrorResponses(a, 409, 422, 500, 503),
+	}
+	setup.Responses["200"] = &huma.Response{Description: "OK", Content: map[string]*huma.MediaType{
+		"application/json": {Schema: api.Schema[setupAnswer](a)},
+		"image/png":        {Schema: &huma.Schema{Type: huma.TypeString, Format: "binary"}},
+	}}
+	a.Raw(setup, sallyport.All(sallyport.Unscoped(), sallyport.Via(sallyport.KindBearer, sallyport.KindCookie), sallyport.Fresh(freshFor)), func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Cache-Control", "no-store")
+		w.Header().Add("Vary", "Accept")
+		if err := s.serveSetup(w, r); err != nil {
+			a.WriteError(w, r, err)
+		}
+	})
+
+	verify := huma.Operation{
+		Method: http.MethodPost, Path: "/2fa/verify", Tags: []string{"Second factor"}, Summary: "Verify a code",
+		Description: "Three uses. With mfa_token, as a sign-in gave it (403 mfa_required): signs in, and no other credential is needed; a session cookie is set if the sign-in was begun with mode=cookie. " +
+			"Without it, in a session: turns on the second factor that is being set up, and gives recovery codes; or, when it is on, steps the session up.",
+		RequestBody: &huma.RequestBody{Required: true, Content: map[string]*huma.MediaType{"application/json": {Schema: &huma.Schema{
+			Type: huma.TypeObject, Required: []string{"code"}, AdditionalProperties: false, Properties: map[string]*huma.Schema{
+				"code":      {Type: huma.TypeString, Description: "A code of the app, or a recovery code"},
+				"mfa_token": {Type: huma.TypeString, Description: "While signing in: as the refusal gave it. Good for five minutes and five codes"},
+			},
+		}}}},
+		Responses: api.ErrorResponses(a, 400, 401, 403, 409, 413, 415, 422, 429, 500, 503),
+	}
+	verify.Responses["200"] = &huma.Response{Description: "OK", Content: map[string]*huma.MediaType{"application/json": {Schema: &huma.Schema{
+		OneOf: []*huma.Schema{api.Schema[session.TokenResponse](a), api.Schema[verifiedAnswer](a)},
+	}}}}
+	verify.Responses["204"] = &huma.Response{Description: "Signed in, where mode=cookie was asked for", Headers: map[string]*huma.Param{
+		"Set-Cookie": {Description: "The session cookie", Schema: &huma.Schema{Type: huma.TypeString}},
+	}}
+	a.Raw(verify, sallyport.Public(), func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Cache-Control", "no-store")
+		if err := s.serveVerify(w, r); err != nil {
+			a.WriteError(w, r, err)
+		}
+	}, api.Limit(s.cfg.CodeLimit...))
+
+	api.Post(a, "/2fa/recovery-codes", ownSession, func(ctx context.Context, in *codeInput) (*api.Body[recoveryAnswer], error) {
+		codes, err := s.NewRecoveryCodes(ctx, sallyport.From(ctx).ID(), in.Body.Code)
+		if err != nil {
+			return nil, err
+		}
+		return &api.Body[recoveryAnswer]{Body: recoveryAnswer{codes}}, nil
+	}, api.Doc("Second factor", "Replace the recovery codes", "Gives ten new ones; those before are worthless from then on."),
+		api.BodyLimit(api.MaxAuthBody), api.Errors(409, 429), api.Limit(s.cfg.CodeLimit...))
+
+	api.Delete(a, "/2fa", ownSession, func(ctx context.Context, in *codeInput) (*api.None, error) {
+		p := sallyport.From(ctx)
+		return nil, s.Disable(ctx, p.ID(), p.SessionID(), in.Body.Code)
+	}, api.Doc("Second factor", "Switch the second factor off", "Forgets the secret and the recovery codes, and ends all other sessions."),
+		api.Status(204), api.BodyLimit(api.MaxAuthBody), api.Errors(409, 429), api.Limit(s.cfg.CodeLimit...))
+}
+
+func (s *Service) serveSetup(w http.ResponseWriter, r *http.Request) error {
+	if r.URL.RawQuery != "" {
+		return sallyport.Invalid(sallyport.Field{Pointer: "?", Code: "unknown_member", Detail: "This operation knows no parameters. Leave them out."})
+	}
+	id := sallyport.From(r.Context()).ID()
+	name, err := s.nameOf(r.Context(), id)
+	if err != nil {
+		return err
+	}
+	secret, err := s.Setup(r.Context(), id)
+	if err != nil {
+		return err
+	}
+	uri := totp.Default.URI(secret, s.cfg.Issuer, name)
+	picture, err := totp.NewPicture(uri)
+	if err != nil {
+		return err
+	}
+	png := picture.PNG()
+	if prefersPNG(r.Header.Values("Accept")) {
+		w.Header().Set("Content-Type", "image/png")
+		_, _ = w.Write(png)
+		return nil
+	}
+	w.Header().Set("Content-Type", "application/json")
+	return json.NewEncoder(w).Encode(setupAnswer{
+		Secret: totp.Base32(secret), OtpauthURI: uri, QRSVG: picture.SVG(),
+		QRPNG: "data:image/png;base64," + base64.StdEncoding.EncodeToString(png),
+	})
+}
+
+// prefersPNG reports whether an Accept header asks for a picture rather than for
+// JSON: by name, and with at least the weight of JSON (RFC 9110, 12.5.1).
+func prefersPNG(accept []string) bool {
+	var png, text float64
+	for part := range strings.SplitSeq(strings.Join(accept, ","), ",") {
+		kind, params, err := mime.ParseMediaType(part)
+		if err != nil {
+			continue
+		}
+		q := 1.0
+		if weight, ok := params["q"]; ok {
+			if q, err = strconv.ParseFloat(weight, 64); err != nil {
+				continue
+			}
+		}
+		switch kind {
+		case "image/png":
+			png = max(png, q)
+		case "application/json":
+			text = max(text, q)
+		}
+	}
+	return png > 0 && png >= text
+}
+
+func (s *Service) serveVerify(w http.ResponseWriter, r *http.Request) error {
+	p := sallyport.From(r.Context())
+	in, err := readVerify(r)
+	if err != nil {
+		return err
+	}
+	if in.signingIn {
+		return s.serveContinued(w, r, in)
+	}
+	if facts := (sallyport.Facts{Now: s.cfg.Now()}); !ownSession.Allows(&p, &facts) {
+		return ownSession.Explain(&p, &facts).Refusal()
+	}
+	recovery, err := s.Verify(r.Context(), p.ID(), p.SessionID(), in.code)
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	return json.NewEncoder(w).Encode(verifiedAnswer{Message: "2FA verified successfully", RecoveryCodes: recovery})
+}
+
+func (s *Service) serveContinued(w http.ResponseWriter, r *http.Request, in verification) error {
+	c := Continuation{Token: in.token, Code: in.code, May: func() error { return s.mayKeep(r) }, Replaces: s.replaced(r)}
+	t, err := s.SecondFactor(r.Context(), c)
+	if _, ok := errors.AsType[*authn.Refused](err); ok {
+		return overPending()
+	}
+	if _, ok := errors.AsType[*WrongCode](err); ok {
+		return InvalidCode()
+	}
+	if errors.Is(err, session.ErrScope) { // it named a role that was deleted meanwhile
+		return unknownScope()
+	}
+	if err == nil {
+		s.answer(w, t)
+	}
+	return err
+}
+
+// verification is the body of POST /2fa/verify.
+type verification struct {
+	signingIn   bool
+	token, code string
+}
+
+func readVerify(r *http.Request) (v verification, err error) {
+	if r.URL.RawQuery != "" {
+		return v, sallyport.Invalid(sallyport.Field{Pointer: "?", Code: "unknown_member", Detail: "This operation knows no parameters. The code and mfa_token belong in the body."})
+	}
+	b, err := api.ReadJSON(r, api.MaxAuthBody)
+	if err != nil {
+		return v, err
+	}
+	var members map[string]any
+	if json.Unmarshal(b, &members) != nil || members == nil {
+		return v, sallyport.Invalid(sallyport.Field{Code: "wrong_type", Detail: "An object is expected here."})
+	}
+	var fields []sallyport.Field
+	for name, value := range members {
+		var to *string
+		switch name {
+		case "code":
+			to = &v.code
+		case "mfa_token":
+			to, v.signingIn = &v.token, true
+		default:
+			fields = append(fields, sallyport.Field{Code: "unknown_member", Detail: "The body has a member that this operation does not know. It takes code and mfa_token."})
+			continue
+		}
+		var ok bool
+		if *to, ok = value.(string); !ok {
+			fields = append(fields, sallyport.Field{Pointer: "/" + name, Code: "wrong_type", Detail: "A string is expected here."})
+		}
+	}
+	if _, there := members["code"]; !there {
+		fields = append(fields, sallyport.Field{Pointer: "/code", Code: "required", Detail: "This member is required."})
+	}
+	if fields != nil {
+		return v, sallyport.Invalid(fields...)
+	}
+	return v, nil
+}
+
+// mfaProblem is MFARequired over HTTP: problem details, with the members that the
+// token endpoint gives as well.
+type mfaProblem struct {
+	sallyport.Problem
+	Error   string   `json:"error"`
+	Token   string   `json:"mfa_token"`
+	Methods []string `json:"mfa_methods"`
+}
+
+func writeMFARequired(w http.ResponseWriter, e *MFARequired) {
+	refusal := e.Refusal()
+	h := w.Header()
+	b, err := json.Marshal(mfaProblem{refusal.Problem(h.Get(sallyport.RequestIDHeader)), refusal.Code, e.Token, e.Methods})
+	if err != nil {
+		panic(err) // strings and numbers always marshal
+	}
+	h.Set("Content-Type", "application/problem+json")
+	h.Set("Cache-Control", "no-store")
+	w.WriteHeader(refusal.Status)
+	_, _ = w.Write(b)
+}
