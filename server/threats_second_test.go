@@ -478,6 +478,8 @@ func TestT_NoWayRound(t *testing.T) {
 		// What does lead in: the code with the password, at both routes.
 		w.do("GET", "/strong", ada.access, nil).want(t, 204, "")
 		w.form("/token", "grant_type", "password", "username", "ada", "password", "another-"+goodPassword, "otp", a.next()).want(t, 200, "")
+		gap := a.next() // as apps show it
+		w.form("/token", "grant_type", "password", "username", "ada", "password", "another-"+goodPassword, "otp", gap[:3]+" "+gap[3:]).want(t, 200, "")
 		r := w.do("POST", "/auth/login", "", map[string]string{"username": "ada", "password": "another-" + goodPassword, "otp": a.next()}).want(t, 200, "")
 		w.do("GET", "/strong", r.text(t, "access_token"), nil).want(t, 204, "")
 		w.do("POST", "/auth/login", "", map[string]string{"username": "ada", "password": "another-" + goodPassword, "otp": a.wrong()}).want(t, 401, "invalid_2fa_code")

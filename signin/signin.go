@@ -278,7 +278,7 @@ func (s *Service) admit(ctx context.Context, who proven, a Attempt) (session.Tok
 	var factor totp.Factor
 	if who.MFA {
 		var err error
-		if factor, err = s.cfg.Factors.Load(ctx, who.ID, a.OTP); err != nil {
+		if factor, err = s.cfg.Factors.Load(ctx, who.ID, plain(a.OTP)); err != nil {
 			return session.Tokens{}, err
 		}
 	}
