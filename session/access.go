@@ -33,7 +33,9 @@ func (s *Service) VerifyAccess(ctx context.Context, text string) (authn.Verified
 		}
 	}
 	if e, ok := errors.AsType[*token.Error](err); ok {
-		return authn.Verified{}, &authn.Refused{Reason: string(e.Reason), Guess: e.Reason != token.Expired}
+		// A key that is not known may have been one of ours that is retired: its tokens
+		// were good once, and inventing another is no guess at anything.
+		return authn.Verified{}, &authn.Refused{Reason: string(e.Reason), Guess: e.Reason != token.Expired && e.Reason != token.UnknownKey}
 	}
 	return v, err
 }

@@ -277,13 +277,13 @@ func TestDoctorKeepsItsCredential(t *testing.T) {
 		{"hostile", "\x1b]0;owned\a\x1b[2J", false, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
+			scheme := map[bool]string{false: "http", true: "https"}[tt.secure]
 			var told atomic.Bool
-			var base string
 			h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				for _, lines := range r.Header {
 					told.Store(told.Load() || strings.Contains(strings.Join(lines, " "), token))
 				}
-				_ = json.NewEncoder(w).Encode(map[string]string{"issuer": cmp.Or(tt.issuer, base)})
+				_ = json.NewEncoder(w).Encode(map[string]string{"issuer": cmp.Or(tt.issuer, scheme+"://"+r.Host)})
 			})
 			srv := httptest.NewUnstartedServer(h)
 			srv.Config.ErrorLog = log.New(io.Discard, "", 0)
@@ -293,8 +293,7 @@ func TestDoctorKeepsItsCredential(t *testing.T) {
 				srv.Start()
 			}
 			defer srv.Close()
-			base = srv.URL
-			c := newPlace(t).command("doctor", "--url", base, "--token-file", file)
+			c := newPlace(t).command("doctor", "--url", srv.URL, "--token-file", file)
 			out, _ := c.CombinedOutput()
 			if told.Load() != tt.told {
 				t.Errorf("the credential was sent: %v\n%q", told.Load(), out)

@@ -370,7 +370,7 @@ func TestRedisComesAndGoes(t *testing.T) {
 	until := func(down bool) {
 		t.Helper()
 		for range 200 {
-			take(t, f, "somebody", 0, rate)
+			take(t, f, "somebody", 1, rate) // a look does not ask a store that is away
 			if f.Down() == down {
 				return
 			}
