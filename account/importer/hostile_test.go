@@ -24,7 +24,7 @@ func TestMemoryStaysBounded(t *testing.T) {
 		"permissions": `"permissions":["` + strings.Repeat("x", size) + `"]`,
 	} {
 		t.Run(name, func(t *testing.T) {
-			const n = 60
+			const n = 20
 			var b strings.Builder
 			for i := range n {
 				fmt.Fprintf(&b, `{"email":"u%d@example.com",%s}`+"\n", i, record)
