@@ -385,7 +385,13 @@ func (s *Service) ChangePassword(ctx context.Context, id, keep, current, next st
 			Message: "The current password is not right. Nothing was changed.",
 		}
 	}
-	return s.setPassword(ctx, try.Success, u, stored, keep, "/new_password", next)
+	write := try.Success
+	if u.MFAEnabled {
+		// Only a whole sign-in lets failures be forgotten: codes count there too, and
+		// who is in a session and knows the password could guess at them without end.
+		write = s.cfg.DB.Write
+	}
+	return s.setPassword(ctx, write, u, stored, keep, "/new_password", next)
 }
 
 // SetPassword replaces a password for the operator and ends all sessions.

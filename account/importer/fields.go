@@ -169,6 +169,10 @@ func (f *fields) flag(name string, otherwise bool) bool {
 	return otherwise
 }
 
+// active returns a truth value that is true for a table without the column; NULL
+// in one that has it is not true, there as little as here.
+func (f *fields) active(name string) bool { return f.flag(name, f.find(name) == nil) }
+
 // strs returns a list of texts, nil where there is none.
 func (f *fields) strs(name string) (list []string) {
 	if m := f.take(name); m != nil && json.Unmarshal(m.json, &list) != nil {

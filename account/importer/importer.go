@@ -13,11 +13,13 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/google/uuid"
 
+	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/account"
 	"github.com/sallyport/sallyport/authn/password"
 	"github.com/sallyport/sallyport/authz/role"
@@ -123,8 +125,11 @@ func check(rec record, id string, now time.Time) (account.Imported, error) {
 		ID: id, Email: rec.email, EmailVerified: rec.verified, Disabled: rec.disabled,
 		Roles: rec.roles, Permissions: rec.permissions, Hash: rec.hash, CreatedAt: rec.created, ImportedAt: now,
 	}
-	if rec.username != "" {
-		in.Username = &rec.username
+	// Copies, so that what is kept of a record until it is written is no more than
+	// the account.
+	username, fullName := rec.username, strings.Clone(rec.fullName)
+	if username != "" {
+		in.Username = &username
 	}
 	// Where the user name is the address, as many sites have it, the address does.
 	if strings.Contains(rec.username, "@") {
@@ -134,8 +139,8 @@ func check(rec record, id string, now time.Time) (account.Imported, error) {
 			}
 		}
 	}
-	if rec.fullName != "" {
-		in.FullName = &rec.fullName
+	if fullName != "" {
+		in.FullName = &fullName
 	}
 	if in.Roles == nil {
 		in.Roles = []string{role.User}
@@ -152,6 +157,9 @@ func check(rec record, id string, now time.Time) (account.Imported, error) {
 	if f := in.Check(); f != nil {
 		return in, refuse(f.Code, "%s: %s", strings.TrimPrefix(f.Pointer, "/"), f.Detail)
 	}
+	if err := checkGrants(in.Roles, in.Permissions); err != nil {
+		return in, err
+	}
 	if in.Hash == "" {
 		return in, nil
 	}
@@ -163,17 +171,44 @@ func check(rec record, id string, now time.Time) (account.Imported, error) {
 	return in, nil
 }
 
+// maxGrants bounds the roles of a record, and its permissions.
+const maxGrants = 200
+
+// checkGrants refuses what can be neither roles nor permissions anywhere, before
+// it is kept.
+func checkGrants(roles, permissions []string) error {
+	if len(roles) > maxGrants || len(permissions) > maxGrants {
+		return refuse(KindType, "it has more than %d roles or permissions", maxGrants)
+	}
+	invalid := func(name string) bool { return sallyport.CheckName(name) != nil }
+	if slices.ContainsFunc(roles, invalid) {
+		return noRole()
+	}
+	if slices.ContainsFunc(permissions, invalid) {
+		return noPermission()
+	}
+	return nil
+}
+
+func noRole() *refusal {
+	return &refusal{KindRole, "it has a role that does not exist here: make it first (sallyport role set)"}
+}
+
+func noPermission() *refusal {
+	return &refusal{KindPermission, "it has a permission that does not exist here: make it first (sallyport permission set)"}
+}
+
 // may holds an account against the roles there are, inside the transaction that
 // inserts it. It returns whether the account administers.
 func may(g role.Graph, r *row, o Options) (admin bool, err *refusal) {
 	for _, name := range r.acc.Roles {
 		if g.Roles[name] == nil {
-			return false, &refusal{KindRole, "it has a role that does not exist here: make it first (sallyport role set)"}
+			return false, noRole()
 		}
 	}
 	for _, name := range r.acc.Permissions {
 		if g.Permissions[name] == nil {
-			return false, &refusal{KindPermission, "it has a permission that does not exist here: make it first (sallyport permission set)"}
+			return false, noPermission()
 		}
 	}
 	admin = g.Resolve(r.acc.Roles, r.acc.Permissions).Everything()

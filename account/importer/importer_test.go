@@ -128,9 +128,10 @@ func TestSources(t *testing.T) {
 				"9,qu\"ote@example.com," + h + "\",t,f,t,7\r\n" +
 				"10,root@example.com," + h + ",t,f,t,7\r\n" +
 				"11,,,t,f,t,7\r\n" +
-				"12,none@example.com,,1,1,1,7",
+				"12,none@example.com,,1,1,1,7\r\n" +
+				"13,unsaid@example.com," + h + ",,f,t,7",
 			Options{},
-			[]string{"ada@example.com verified", "bob@example.com disabled", "none@example.com verified hash="},
+			[]string{"ada@example.com verified", "bob@example.com disabled", "none@example.com verified hash=", "unsaid@example.com verified disabled"},
 			[]string{"2 not_taken_over", "5 twice_in_file", "6 invalid_email", "8 hash_refused", "9 hash_refused", "10 wrong_type", "11 malformed", "12 malformed", "13 account_exists", "14 invalid_email", "15 superuser"},
 		},
 		{
@@ -192,6 +193,8 @@ func TestSources(t *testing.T) {
 			"a realm of Keycloak", Keycloak,
 			keycloak(`{"id":"1","username":"ada","email":"ada@example.com","emailVerified":true,"firstName":"Ada","lastName":"L","enabled":true,"createdTimestamp":1325473445678,"credentials":[` + credential + `,{"type":"otp"}]},` + "\n" +
 				`{"username":"bob","email":"bob@example.com","enabled":false},` + "\n" +
+				`{"username":"nil","email":"nil@example.com","enabled":null},` + "\n" +
+				`{"username":"unsaid","email":"unsaid@example.com"},` + "\n" +
 				`{"username":"service-account-x","email":"s@example.com","serviceAccountClientId":"x"},` + "\n" +
 				`{"username":"eve","email":"eve@example.com","credentials":[{"type":"password","secretData":"{}","credentialData":"{}"}]},` + "\n" +
 				`{"username":"two","email":"two@example.com","credentials":[` + credential + `,` + credential + `]}`),
@@ -199,8 +202,10 @@ func TestSources(t *testing.T) {
 			[]string{
 				"ada@example.com name=ada full=Ada L verified hash=$pbkdf2-sha256$i=27500$5p4VYBVpTdIUZgbYt0M0Ew$dnqdAgb7PvDnmXbP4RnNDvgvCyBqI1/0Cqqx0DPSRqc since=2012-01-02T03:04:05",
 				"bob@example.com name=bob disabled hash=",
+				"nil@example.com name=nil disabled hash=",
+				"unsaid@example.com name=unsaid disabled hash=",
 			},
-			[]string{"1 not_taken_over", "3 not_a_person", "4 hash_refused", "5 hash_refused"},
+			[]string{"1 not_taken_over", "5 not_a_person", "6 hash_refused", "7 hash_refused"},
 		},
 		{
 			"our own form", NDJSON,

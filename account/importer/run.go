@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/sallyport/sallyport"
+	"github.com/sallyport/sallyport/account"
 	"github.com/sallyport/sallyport/audit"
 	"github.com/sallyport/sallyport/authz/role"
 	"github.com/sallyport/sallyport/internal/db"
@@ -205,6 +206,9 @@ func (r *run) readHeader() error {
 	if r.header, err = parseCells(p.text, nil); err != nil || p.tooLong {
 		return &FileError{p.line, "the header is not CSV"}
 	}
+	if len(r.header) > maxMembers {
+		return &FileError{p.line, fmt.Sprintf("the header has more than %d columns", maxMembers)}
+	}
 	for i, name := range r.header {
 		if slices.Contains(r.header[:i], name) {
 			return &FileError{p.line, "two columns have the same name"}
@@ -243,6 +247,9 @@ func (r *run) next() (row, error) {
 		out.skip = true
 	} else if err != nil && !errors.As(err, &out.err) {
 		return row{}, err
+	}
+	if err != nil {
+		out.acc = account.Imported{} // it may be as long as the record
 	}
 	return out, nil
 }

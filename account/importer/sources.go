@@ -43,7 +43,7 @@ func fastapiUser(f *fields, _ Options) (record, error) {
 	f.ignore("id")
 	r := record{
 		email: f.str("email"), hash: f.str("hashed_password"), username: f.str("username"),
-		disabled: !f.flag("is_active", true), super: f.flag("is_superuser", false), verified: f.flag("is_verified", false),
+		disabled: !f.active("is_active"), super: f.flag("is_superuser", false), verified: f.flag("is_verified", false),
 		created: f.time("created_at"),
 	}
 	return r, f.err
@@ -72,7 +72,7 @@ func djangoUser(f *fields, o Options) (record, error) {
 	r := record{
 		email: f.str("email"), hash: f.str("password"), username: f.str("username"),
 		fullName: strings.TrimSpace(f.str("first_name") + " " + f.str("last_name")),
-		disabled: !f.flag("is_active", true), super: f.flag("is_superuser", false), created: f.time("date_joined"),
+		disabled: !f.active("is_active"), super: f.flag("is_superuser", false), created: f.time("date_joined"),
 	}
 	return r, f.err
 }
@@ -162,7 +162,8 @@ func keycloakUser(f *fields, _ Options) (record, error) {
 	r := record{
 		email: f.str("email"), username: f.str("username"), verified: f.flag("emailVerified", false),
 		fullName: strings.TrimSpace(f.str("firstName") + " " + f.str("lastName")),
-		disabled: !f.flag("enabled", true), created: f.millis("createdTimestamp"),
+		// Keycloak's own import takes one for disabled that does not say so.
+		disabled: !f.flag("enabled", false), created: f.millis("createdTimestamp"),
 	}
 	if f.str("serviceAccountClientId") != "" {
 		return r, refuse(KindNoPerson, "it is a client's service account: make a machine client (sallyport client create)")

@@ -1,6 +1,7 @@
 package totp
 
 import (
+	"bytes"
 	"context"
 	"time"
 
@@ -90,9 +91,28 @@ func (s *Service) Load(ctx context.Context, subject, code string) (Factor, error
 	}
 	f := Factor{subject: subject, enrolment: r.enrolment, recovery: s.cfg.RecoveryKey, confirmed: r.confirmed}
 	if isCode(code) {
-		f.secret, err = s.cfg.Keys.Unseal(ctx, purpose(subject), r.sealed)
+		f.secret, err = s.unseal(ctx, subject, r)
 	}
 	return f, err
+}
+
+// maxUnseal bounds how often a secret is read again that is sealed anew meanwhile.
+const maxUnseal = 5
+
+// unseal opens a secret that was read. If the master key has been replaced since,
+// it is read again.
+func (s *Service) unseal(ctx context.Context, subject string, r row) (secret []byte, err error) {
+	for range maxUnseal {
+		if secret, err = s.cfg.Keys.Unseal(ctx, purpose(subject), r.sealed); err == nil {
+			return secret, nil
+		}
+		now, found, rerr := readSecret(s.cfg.DB.View(ctx), subject)
+		if rerr != nil || !found || now.enrolment != r.enrolment || bytes.Equal(now.sealed, r.sealed) {
+			return nil, err
+		}
+		r = now
+	}
+	return nil, err
 }
 
 // isCode tells a code of the app from a recovery code.

@@ -232,7 +232,7 @@ func (a *app) newReport(path string, again bool) (*report, error) {
 	}
 	flags := os.O_WRONLY | os.O_CREATE | os.O_EXCL
 	if again {
-		flags = os.O_WRONLY | os.O_CREATE | os.O_APPEND
+		flags = os.O_RDWR | os.O_CREATE | os.O_APPEND
 	}
 	f, err := os.OpenFile(path, flags, 0o600)
 	if errors.Is(err, os.ErrExist) {
@@ -241,8 +241,16 @@ func (a *app) newReport(path string, again bool) (*report, error) {
 	if err != nil {
 		return nil, &errUsage{err}
 	}
+	head, csvFile := jsonHead, strings.HasSuffix(path, ".csv")
+	if csvFile {
+		head = csvHead
+	}
+	if again && !isReport(f, head) {
+		_ = f.Close() // nothing was written
+		return nil, &errUsage{fmt.Errorf("--report: %s is there already and is no report of this kind, and is not written to: give another path", path)}
+	}
 	r.file = f
-	if !strings.HasSuffix(path, ".csv") {
+	if !csvFile {
 		enc := json.NewEncoder(f)
 		enc.SetEscapeHTML(false)
 		r.write = func(line, outcome, kind, reason string) error {
@@ -260,6 +268,21 @@ func (a *app) newReport(path string, again bool) (*report, error) {
 		return r, r.write("at", "outcome", "kind", "reason")
 	}
 	return r, nil
+}
+
+// How reports begin; those that are not CSV, on every line.
+const (
+	csvHead  = "at,outcome,kind,reason\n"
+	jsonHead = `{"at":"`
+)
+
+// isReport reports whether a file is empty or begins as a report does. Whatever
+// else is there must not be written to: the file that is imported would grow with
+// what is refused of it.
+func isReport(f *os.File, head string) bool {
+	b := make([]byte, len(head))
+	n, err := f.ReadAt(b, 0)
+	return err == io.EOF && n == 0 || string(b[:n]) == head
 }
 
 func (r *report) note(n importer.Note) error {

@@ -142,7 +142,7 @@ func run(ctx context.Context, args, env []string, stdin io.Reader, stdout, stder
 		return nil
 	}
 	if err != nil {
-		fmt.Fprintf(stderr, "sallyport: %s\n", misuse(err))
+		fmt.Fprintf(stderr, "sallyport: %s\n", printableLines(misuse(err)))
 		return &errUsage{err}
 	}
 	ctx = reqctx.AsOperator(ctx, operatorName())
@@ -152,7 +152,7 @@ func run(ctx context.Context, args, env []string, stdin io.Reader, stdout, stder
 	a := &app{ctx: ctx, g: &c.globals, env: env, stdin: stdin, stdout: stdout, stderr: stderr, model: parser.Model}
 	if err := kctx.Run(a); err != nil {
 		if !errors.Is(err, errSilent) {
-			fmt.Fprintf(stderr, "sallyport: %s\n", describe(err))
+			fmt.Fprintf(stderr, "sallyport: %s\n", printableLines(describe(err)))
 		}
 		return err
 	}

@@ -156,6 +156,16 @@ func printable(s string) string {
 	}, s)
 }
 
+// printableLines does the same for text of several lines: a path or an argument
+// in an error may hold anything.
+func printableLines(s string) string {
+	lines := strings.Split(s, "\n")
+	for i, line := range lines {
+		lines[i] = printable(line)
+	}
+	return strings.Join(lines, "\n")
+}
+
 func deref(s *string) string {
 	if s == nil {
 		return "-"
