@@ -19,3 +19,20 @@ func (e *ConfigError) Error() string {
 func Mistake(key, value, reason, fix string) *ConfigError {
 	return &ConfigError{Key: key, Value: value, Reason: reason, Fix: fix}
 }
+
+// Mistakes takes joined errors apart. One that is no ConfigError becomes one, with
+// its text for a reason. It returns none for nil.
+func Mistakes(err error) (all []*ConfigError) {
+	switch e := err.(type) {
+	case nil:
+		return nil
+	case interface{ Unwrap() []error }:
+		for _, e := range e.Unwrap() {
+			all = append(all, Mistakes(e)...)
+		}
+		return all
+	case *ConfigError:
+		return []*ConfigError{e}
+	}
+	return []*ConfigError{Mistake("", "", err.Error(), "")}
+}

@@ -22,17 +22,6 @@ var docsFiles embed.FS
 
 var docsPage = template.Must(template.ParseFS(docsFiles, "docs/index.html"))
 
-// docsHeaders let the page load its own scripts and styles and talk to its own
-// server, and nothing else: no inline script or style, no evaluated text, no
-// outside address. Icons of Swagger UI's style sheet are data.
-var docsHeaders = func() *headers.Headers {
-	h, err := headers.New(headers.Page("img-src 'self' data:", "connect-src 'self'"))
-	if err != nil {
-		panic(err) // a policy of ours
-	}
-	return h
-}()
-
 // DocsConfig describes the docs page.
 type DocsConfig struct {
 	// ClientID is the public OAuth client that the Authorize dialog signs in as.
@@ -55,10 +44,17 @@ func (a *API) Docs(cfg DocsConfig) {
 	if err := docsPage.Execute(&page, map[string]string{"Title": a.cfg.Title, "Client": cfg.ClientID}); err != nil {
 		panic(err) // a template of ours with two strings
 	}
+	// The page loads its own scripts and styles and talks to its own server, and to
+	// nothing else: no inline script or style, no evaluated text, no outside address.
+	// Icons of Swagger UI's style sheet are data.
+	own, err := headers.New(headers.Page("img-src 'self' data:", "connect-src 'self'"))
+	if err != nil {
+		panic(err) // a policy of ours
+	}
 	a.mux.HandleFunc("GET /docs", sallyport.Public(), func(w http.ResponseWriter, _ *http.Request) {
 		h := w.Header()
 		h.Set("Content-Type", "text/html; charset=utf-8")
-		docsHeaders.Set(h)
+		own.Set(h)
 		h.Set("Cache-Control", "no-cache")
 		_, _ = w.Write(page.Bytes())
 	})

@@ -67,7 +67,7 @@ type limits struct {
 	store  ratelimit.Store
 
 	// By client address. Nil: none.
-	all, login, register, guesses *ratelimit.Limiter
+	all, login, guesses *ratelimit.Limiter
 
 	mu    sync.Mutex
 	named map[string]namedLimit // the server's own, and what routes declare
@@ -113,22 +113,17 @@ func newLimits(cfg Limits, secret []byte) (*limits, error) {
 	if l.told, err = ratelimit.New(ratelimit.Config{Name: "told", Rates: []ratelimit.Rate{{Count: 1, Per: time.Minute}}, Store: seen, Key: ratelimit.Global()}); err != nil {
 		return nil, err
 	}
-	for _, own := range []struct {
-		name, rate string
-		limiter    **ratelimit.Limiter
-	}{
-		{"all", cfg.Default, &l.all}, {"sign-in", cfg.Login, &l.login}, {"register", cfg.Register, &l.register}, {"guesses", cfg.Guesses, &l.guesses},
-	} {
-		if own.rate == LimitOff {
+	for name, rate := range map[string]string{"all": cfg.Default, "sign-in": cfg.Login, "register": cfg.Register, "guesses": cfg.Guesses} {
+		if rate == LimitOff {
 			continue
 		}
-		made, err := l.make(own.name, own.rate)
+		made, err := l.make(name, rate)
 		if err != nil {
 			return nil, err
 		}
-		*own.limiter = made
-		l.named[own.name] = namedLimit{own.rate, made}
+		l.named[name] = namedLimit{rate, made}
 	}
+	l.all, l.login, l.guesses = l.named["all"].limiter, l.named["sign-in"].limiter, l.named["guesses"].limiter
 	return l, nil
 }
 

@@ -326,7 +326,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	secret, err := hkdf.Expand(sha256.New, keys.RefreshKey(), "sallyport limits", sha256.Size)
+	secret, err := keyFor(keys, "limits")
 	if err != nil {
 		return nil, err
 	}
@@ -352,7 +352,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	if err := s.rotateIfDue(ctx); err != nil {
 		return nil, err
 	}
-	lockoutKey, err := hkdf.Expand(sha256.New, keys.RefreshKey(), "sallyport lockout", sha256.Size)
+	lockoutKey, err := keyFor(keys, "lockout")
 	if err != nil {
 		return nil, err
 	}
@@ -368,7 +368,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 		DB: cfg.DB, Passwords: hasher, Sessions: s.Sessions, Lockout: s.Lockout, Registration: cfg.Registration, CursorKey: keys.RefreshKey(), Now: cfg.Now,
 		RegisterLimit: outer.limits.ofRegistration(), PasswordLimit: outer.limits.ofPasswords("the current password"),
 	})
-	recoveryKey, err := hkdf.Expand(sha256.New, keys.RefreshKey(), "sallyport recovery codes", sha256.Size)
+	recoveryKey, err := keyFor(keys, "recovery codes")
 	if err != nil {
 		return nil, err
 	}
@@ -416,6 +416,12 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 		})
 	}
 	return s, nil
+}
+
+// keyFor derives 32 bytes for one purpose from the secret that all servers of the
+// database share.
+func keyFor(keys *keyring.Ring, purpose string) ([]byte, error) {
+	return hkdf.Expand(sha256.New, keys.RefreshKey(), "sallyport "+purpose, sha256.Size)
 }
 
 // Close stops what runs in the background and writes what waits.

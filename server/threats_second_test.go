@@ -19,9 +19,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/makiuchi-d/gozxing"
-	"github.com/makiuchi-d/gozxing/qrcode"
-
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/authn/totp"
 	"github.com/sallyport/sallyport/internal/db"
@@ -560,15 +557,7 @@ func scan(t *testing.T, data []byte) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	bits, err := gozxing.NewBinaryBitmapFromImage(img)
-	if err != nil {
-		t.Fatal(err)
-	}
-	res, err := qrcode.NewQRCodeReader().Decode(bits, map[gozxing.DecodeHintType]any{gozxing.DecodeHintType_PURE_BARCODE: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return res.GetText()
+	return testkit.ReadQR(t, img)
 }
 
 // Nothing in the database makes a code or is one, and another master key changes

@@ -181,31 +181,15 @@ func renamed(err error, names map[string]string) error {
 		words = append(words, name, names[name])
 	}
 	text := strings.NewReplacer(words...).Replace
-	for _, m := range mistakesIn(err) {
+	for _, m := range sallyport.Mistakes(err) {
 		out = append(out, sallyport.Mistake(cmp.Or(names[m.Key], m.Key), m.Value, text(m.Reason), text(m.Fix)))
 	}
 	return errors.Join(out...)
-}
-
-// mistakesIn takes joined errors apart. One that is no ConfigError becomes one.
-func mistakesIn(err error) (all []*ConfigError) {
-	switch e := err.(type) {
-	case nil:
-		return nil
-	case interface{ Unwrap() []error }:
-		for _, e := range e.Unwrap() {
-			all = append(all, mistakesIn(e)...)
-		}
-		return all
-	case *ConfigError:
-		return []*ConfigError{e}
-	}
-	return []*ConfigError{sallyport.Mistake("", "", err.Error(), "")}
 }
 
 // CheckWall returns every mistake of what stands around the routes: proxies,
 // hosts, CORS and HTTPS.
 func CheckWall(cfg Config) []*ConfigError {
 	_, err := newWall(&cfg)
-	return mistakesIn(err)
+	return sallyport.Mistakes(err)
 }

@@ -353,15 +353,22 @@ func (s *Service) batchSize() int {
 	return defaultBatch
 }
 
+// read begins to read what is left of the file. The reader has left the file alone
+// when stop returns.
+func (s *Service) read(ctx context.Context, r *run) (batches <-chan batch, stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	batches = r.batches(ctx, s.batchSize())
+	return batches, func() {
+		cancel()
+		for range batches {
+		}
+	}
+}
+
 // write imports what is left of the file.
 func (s *Service) write(ctx context.Context, r *run, m Import, w Watch) (Import, error) {
-	reading, stop := context.WithCancel(ctx)
-	batches := r.batches(reading, s.batchSize())
-	defer func() {
-		stop()
-		for range batches { // the reader has left the file alone when this ends
-		}
-	}()
+	batches, stop := s.read(ctx, r)
+	defer stop()
 	for b := range batches {
 		if err := ctx.Err(); err != nil {
 			return m, err
@@ -526,13 +533,8 @@ func taken(importID, holder string, byName bool) *refusal {
 // in little memory; that two of a million meet has a chance of one in ten
 // million.
 func (s *Service) rehearse(ctx context.Context, r *run, m Import, w Watch) (Import, error) {
-	reading, stop := context.WithCancel(ctx)
-	batches := r.batches(reading, s.batchSize())
-	defer func() {
-		stop()
-		for range batches { // the reader has left the file alone when this ends
-		}
-	}()
+	batches, stop := s.read(ctx, r)
+	defer stop()
 	seed := maphash.MakeSeed()
 	seen := map[uint64]int64{}
 	view := s.DB.View(ctx)

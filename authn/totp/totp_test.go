@@ -18,9 +18,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/makiuchi-d/gozxing"
-	"github.com/makiuchi-d/gozxing/qrcode"
-
 	"github.com/sallyport/sallyport/authn/totp"
 	"github.com/sallyport/sallyport/internal/testkit"
 )
@@ -203,21 +200,6 @@ func TestURI(t *testing.T) {
 	}
 }
 
-// decode reads a picture with another implementation than the one that drew it.
-func decode(t *testing.T, img image.Image) string {
-	t.Helper()
-	bits, err := gozxing.NewBinaryBitmapFromImage(img)
-	if err != nil {
-		t.Fatal(err)
-	}
-	// The picture is drawn, and not a photograph: it need not be looked for.
-	res, err := qrcode.NewQRCodeReader().Decode(bits, map[gozxing.DecodeHintType]any{gozxing.DecodeHintType_PURE_BARCODE: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return res.GetText()
-}
-
 func TestPictures(t *testing.T) {
 	for _, account := range []string{"a", "ada@example.com", strings.Repeat("long.", 48) + "@example.com"} {
 		uri := totp.Default.URI(totp.NewSecret(), "auth.example.com", account)
@@ -229,10 +211,10 @@ func TestPictures(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := decode(t, img); got != uri {
+		if got := testkit.ReadQR(t, img); got != uri {
 			t.Errorf("PNG: %s\nwant %s", got, uri)
 		}
-		if got := decode(t, raster(t, p.SVG())); got != uri {
+		if got := testkit.ReadQR(t, raster(t, p.SVG())); got != uri {
 			t.Errorf("SVG: %s\nwant %s", got, uri)
 		}
 	}

@@ -106,11 +106,7 @@ func (a *app) importing(report string, again bool, run func(*importer.Service, i
 		if err != nil {
 			return err
 		}
-		defer func() {
-			if failed := r.close(); failed != nil {
-				err = failed // not joined: what is partly done says nothing more
-			}
-		}()
+		defer r.end(&err)
 		p := a.newProgress()
 		began := false
 		m, err := run(&importer.Service{DB: o.db}, importer.Watch{
@@ -170,11 +166,7 @@ func (c importUndoCmd) Run(a *app) error {
 		if err != nil {
 			return err
 		}
-		defer func() {
-			if failed := r.close(); failed != nil {
-				err = failed // not joined: what is partly done says nothing more
-			}
-		}()
+		defer r.end(&err)
 		p := a.newProgress()
 		u, err := s.Undo(a.ctx, m, func(k importer.Kept) error { p.clear(); return r.kept(k) }, func(u importer.Undoing) {
 			p.show(u.Deleted+u.Kept, u.Of, u.Deleted+u.Kept, fmt.Sprintf("%d deleted, %d kept", u.Deleted, u.Kept))
@@ -316,6 +308,14 @@ func (r *report) add(at, outcome, kind, reason, shown string, counts bool) error
 func (r *report) rest() {
 	if r.dropped > 0 {
 		r.a.info("… and %d more: --report FILE writes them all", r.dropped)
+	}
+}
+
+// end closes the report. If that fails, it is the command's error, and not joined
+// to another: what is partly done says nothing more.
+func (r *report) end(err *error) {
+	if failed := r.close(); failed != nil {
+		*err = failed
 	}
 }
 

@@ -18,6 +18,8 @@ import (
 	"github.com/sallyport/sallyport/guard/clientip"
 	"github.com/sallyport/sallyport/guard/https"
 	"github.com/sallyport/sallyport/server"
+
+	"github.com/sallyport/sallyport/internal/testkit"
 )
 
 // v2 is a header of version 2 of the PROXY protocol.
@@ -237,7 +239,7 @@ func TestPROXYProtocolRefusalsAreLogged(t *testing.T) {
 func TestServeBehindAProxy(t *testing.T) {
 	t.Parallel()
 	p, files := newPlace(t), newPair(t, "127.0.0.1")
-	port := freePort(t)
+	port := fmt.Sprint(testkit.FreePort(t))
 	flags := append([]string{"--listen", "127.0.0.1:" + port, "--set", "proxy.protocol=true", "--set", "proxy.trusted=10.0.0.0/8,127.0.0.0/8"}, files.flags()...)
 	c := p.command(append([]string{"serve"}, flags...)...)
 	log := new(syncBuffer)

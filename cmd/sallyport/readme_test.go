@@ -5,7 +5,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -197,7 +196,7 @@ type bash struct {
 
 func runTranscript(t *testing.T, steps []step, env ...string) {
 	sh := startBash(t, env...)
-	port := freePort(t)
+	port := fmt.Sprint(testkit.FreePort(t))
 	local := func(s string) string {
 		return strings.ReplaceAll(strings.ReplaceAll(s, "go run ./cmd/sallyport", "sallyport"), ":8080", ":"+port)
 	}
@@ -221,20 +220,6 @@ func runTranscript(t *testing.T, steps []step, env ...string) {
 			t.Fatalf("line %d: $ %s\nprints:\n\t%s\nand should print:\n\t%s", s.line, s.command, strings.Join(got, "\n\t"), strings.Join(want, "\n\t"))
 		}
 	}
-}
-
-func freePort(t *testing.T) string {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	_, port, err := net.SplitHostPort(ln.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return port
 }
 
 func startBash(t *testing.T, env ...string) *bash {

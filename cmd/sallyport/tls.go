@@ -15,6 +15,7 @@ import (
 	"os"
 	"strings"
 
+	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/guard/clientip"
 	"github.com/sallyport/sallyport/guard/https"
 	"github.com/sallyport/sallyport/server"
@@ -121,14 +122,6 @@ func (s settings) tlsMistakes(wrong map[string]bool) (errs []error) {
 	return errs
 }
 
-// unjoined returns the parts of what errors.Join put together.
-func unjoined(err error) []error {
-	if err == nil {
-		return nil
-	}
-	return err.(interface{ Unwrap() []error }).Unwrap()
-}
-
 // tlsFront is where certificates come from.
 type tlsFront struct {
 	certs *https.Certificates // nil with tls.acme
@@ -170,11 +163,9 @@ func loadTLS(s settings, report func(https.Event)) (*tlsFront, error) {
 			pairs[i] = https.Pair{Cert: certs[i], Key: keys[i]}
 		}
 		f.certs, err = https.NewCertificates(https.CertificatesConfig{Pairs: pairs, Report: report})
-		for _, err := range unjoined(err) {
-			if e, ok := errors.AsType[*https.ConfigError](err); ok {
-				name := map[string]string{"Cert": "tls.cert", "Key": "tls.key"}[e.Key]
-				errs = append(errs, fmt.Errorf("%s = %q (from %s): %s. %s", name, e.Value, s[name].source, e.Reason, strings.TrimSuffix(e.Fix, ".")))
-			}
+		for _, e := range sallyport.Mistakes(err) {
+			name := map[string]string{"Cert": "tls.cert", "Key": "tls.key"}[e.Key]
+			errs = append(errs, fmt.Errorf("%s = %q (from %s): %s. %s", name, e.Value, s[name].source, e.Reason, strings.TrimSuffix(e.Fix, ".")))
 		}
 	}
 	if path := s.text("tls.acme_roots"); path != "" {

@@ -2,17 +2,12 @@ package main
 
 import (
 	"cmp"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
-	"math/big"
 	"net"
 	"net/http"
 	"os"
@@ -24,6 +19,7 @@ import (
 	"time"
 
 	"github.com/sallyport/sallyport/guard/https"
+	"github.com/sallyport/sallyport/internal/testkit"
 	"github.com/sallyport/sallyport/server"
 )
 
@@ -50,41 +46,14 @@ func (p *pair) flags() []string {
 // renew replaces certificate and key, and trusts the new one too.
 func (p *pair) renew(t testing.TB, until time.Time, hosts ...string) {
 	t.Helper()
-	serial, err := rand.Int(rand.Reader, big.NewInt(1<<62))
-	if err != nil {
-		t.Fatal(err)
-	}
-	cert := &x509.Certificate{
-		SerialNumber: serial, Subject: pkix.Name{CommonName: "test"}, NotBefore: time.Now().Add(-365 * 24 * time.Hour), NotAfter: until,
-		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-	}
-	for _, host := range hosts {
-		if ip := net.ParseIP(host); ip != nil {
-			cert.IPAddresses = append(cert.IPAddresses, ip)
-		} else {
-			cert.DNSNames = append(cert.DNSNames, host)
-		}
-	}
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	der, err := x509.CreateCertificate(rand.Reader, cert, cert, &key.PublicKey, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+	cert, key, serial := testkit.Certificate(t, until, hosts...)
 	if p.roots == nil {
 		p.roots = x509.NewCertPool()
 	}
-	p.roots.AppendCertsFromPEM(text)
+	p.roots.AppendCertsFromPEM(cert)
 	p.serial = serial.String()
-	replace(t, p.cert, text)
-	replace(t, p.key, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER}))
+	replace(t, p.cert, cert)
+	replace(t, p.key, key)
 }
 
 func replace(t testing.TB, path string, text []byte) {
@@ -104,7 +73,7 @@ func TestHTTPS(t *testing.T) {
 	const host = "id.example.test"
 	p, files := newPlace(t), newPair(t, host, "127.0.0.1")
 	p.roots, p.http2 = files.roots, true
-	port := freePort(t)
+	port := fmt.Sprint(testkit.FreePort(t))
 	p.at = "127.0.0.1:" + port
 	r := p.serve(t, append([]string{
 		"--set", "tls.redirect=127.0.0.1:0", "--base-url", "https://" + host + ":" + port, "--listen", "127.0.0.1:" + port, "--set", "tls.hsts_subdomains=true",
@@ -234,7 +203,7 @@ func TestHTTPSWarnings(t *testing.T) {
 	if err := os.Chmod(files.key, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	port := freePort(t)
+	port := fmt.Sprint(testkit.FreePort(t))
 	flags := append([]string{"--listen", "127.0.0.1:" + port, "--base-url", "https://id.example.test:" + port}, files.flags()...)
 	out, err := p.command(append([]string{"config", "validate"}, flags...)...).CombinedOutput()
 	if err != nil || !strings.Contains(string(out), "the certificate ended at") || !strings.Contains(string(out), "every user of this machine") || !strings.Contains(string(out), "is valid") {
