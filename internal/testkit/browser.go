@@ -3,7 +3,6 @@ package testkit
 import (
 	"context"
 	"os"
-	"path/filepath"
 	"testing"
 	"time"
 
@@ -26,7 +25,7 @@ func Browser(t *testing.T, patience time.Duration, more ...chromedp.ExecAllocato
 		}
 	}
 	allocator, stop := chromedp.NewExecAllocator(t.Context(), append([]chromedp.ExecAllocatorOption{
-		chromedp.ExecPath(path), chromedp.UserDataDir(filepath.Join(t.TempDir(), "profile")),
+		chromedp.ExecPath(path), chromedp.UserDataDir(profile(t)),
 		chromedp.Headless, chromedp.NoSandbox, chromedp.DisableGPU, chromedp.NoFirstRun, chromedp.NoDefaultBrowserCheck,
 		chromedp.Flag("disable-quic", true), chromedp.Flag("disable-background-networking", true),
 		chromedp.Flag("disable-component-update", true), chromedp.Flag("disable-sync", true),
@@ -40,4 +39,25 @@ func Browser(t *testing.T, patience time.Duration, more ...chromedp.ExecAllocato
 	// Waits until the browser has ended and writes no more into its profile.
 	t.Cleanup(func() { _ = chromedp.Cancel(ctx) })
 	return ctx
+}
+
+// profile makes an empty profile, removed when the test has ended. It is not in
+// t.TempDir, which is removed once and fails the test on what is there a moment
+// later: the browser's helper processes outlive it, and write while they end.
+func profile(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "sallyport-browser-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		err := os.RemoveAll(dir)
+		for end := time.Now().Add(10 * time.Second); err != nil && time.Now().Before(end); err = os.RemoveAll(dir) {
+			time.Sleep(50 * time.Millisecond)
+		}
+		if err != nil {
+			t.Logf("the browser's profile is left behind: %v", err)
+		}
+	})
+	return dir
 }
