@@ -38,6 +38,8 @@ var house = []room{
 	{dir: "authn", apart: true},
 	// The second door: may you. Neither door knows the other.
 	{dir: "authz", never: []string{"authn"}, apart: true},
+	// Letters to people, of what happens to the right.
+	{dir: "mail"},
 	// Signed in, until signed out.
 	{dir: "session"},
 	// How often a password may be tried, by whichever way: all ways are to the right.

@@ -17,10 +17,12 @@ import (
 
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/audit"
+	"github.com/sallyport/sallyport/authn/link"
 	"github.com/sallyport/sallyport/authn/password"
 	"github.com/sallyport/sallyport/authz/role"
 	"github.com/sallyport/sallyport/internal/db"
 	"github.com/sallyport/sallyport/lockout"
+	"github.com/sallyport/sallyport/mail"
 	"github.com/sallyport/sallyport/session"
 )
 
@@ -41,6 +43,11 @@ type Config struct {
 	Passwords *password.Hasher
 	Sessions  *session.Service
 	Lockout   *lockout.Guard
+	Mail      *mail.Outbox
+	Links     *link.Service
+	// VerifyAddress: nobody is let in before they have shown that their address is
+	// theirs, and who registers is not told whether it has an account.
+	VerifyAddress bool
 	// RegisterLimit bounds how often registration is asked for; PasswordLimit is how
 	// the documentation tells of what Lockout.Limit counts.
 	RegisterLimit, PasswordLimit []sallyport.Limit

@@ -8,6 +8,7 @@ import (
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/authn"
 	"github.com/sallyport/sallyport/internal/db"
+	"github.com/sallyport/sallyport/mail"
 )
 
 func insertAccount(tx *db.Tx, u User, k keys, hash string) (bool, error) {
@@ -118,6 +119,12 @@ func Username(rd db.Reader, id string) (name string, err error) {
 func Label(rd db.Reader, id string) (label string, found bool, err error) {
 	found, err = rd.Row("SELECT COALESCE(username, email) FROM sp_accounts WHERE id = $1", []any{id}, &label)
 	return label, found, err
+}
+
+// Recipient returns to whom letters about an account go.
+func Recipient(rd db.Reader, id string) (r mail.Recipient, found bool, err error) {
+	found, err = rd.Row("SELECT email, COALESCE(full_name, username, '') FROM sp_accounts WHERE id = $1", []any{id}, &r.Address, &r.Name)
+	return r, found, err
 }
 
 // ReadLogin returns the same by id, for looking again inside a transaction.

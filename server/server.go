@@ -39,6 +39,7 @@ import (
 	"github.com/sallyport/sallyport/internal/db"
 	"github.com/sallyport/sallyport/internal/live"
 	"github.com/sallyport/sallyport/lockout"
+	"github.com/sallyport/sallyport/mail"
 	"github.com/sallyport/sallyport/oauth"
 	"github.com/sallyport/sallyport/session"
 	"github.com/sallyport/sallyport/signin"
@@ -130,6 +131,18 @@ type Config struct {
 	// It cannot stand beside Secret.
 	RotateEvery time.Duration
 
+	// Mail hands letters to whoever delivers them: mail.NewSMTP, or a service's own.
+	// Nil: there is no mail, and what needs it answers 403 mail_off.
+	Mail mail.Sender
+	// MailFrom is the address that letters come from, with a display name if wanted;
+	// default no-reply at BaseURL's host. MailService is what they call the service;
+	// default BaseURL's host.
+	MailFrom, MailService string
+	// VerifyAddress lets nobody in before they have shown that their address is
+	// theirs, and keeps from whoever registers whether an address has an account. It
+	// needs Mail.
+	VerifyAddress bool
+
 	Log     *slog.Logger // default: discarded
 	Version string       // shown in the OpenAPI document
 
@@ -208,6 +221,9 @@ func (c *Config) check() error {
 			bad("keys.rotate_every", c.RotateEvery.String(), "the key that signs is tokens.secret, which does not rotate by itself", "Leave one of the two out.")
 		}
 	}
+	if c.VerifyAddress && c.Mail == nil {
+		bad("auth.verify_address", "true", "there is no mail to verify addresses with", "Set smtp.url, or leave it out.")
+	}
 	within("keys.rotate_every", c.RotateEvery, MinRotateEvery, MaxRotateEvery)
 	for _, l := range []struct{ key, value string }{
 		{"limits.default", c.Limits.Default}, {"limits.login", c.Limits.Login}, {"limits.register", c.Limits.Register}, {"limits.guesses", c.Limits.Guesses},
@@ -269,6 +285,7 @@ type Services struct {
 	Sessions *session.Service
 	SignIn   *signin.Service
 	Lockout  *lockout.Guard
+	Mail     *mail.Outbox
 	APIKeys  *apikey.Service
 	Clients  *oauth.Clients
 	Keys     *keyring.Ring
@@ -358,14 +375,19 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	}
 	s.Refusals = audit.NewRefusals(cfg.DB, cfg.Log)
 	outer.limits.refusals = s.Refusals
+	links, err := s.openMail()
+	if err != nil {
+		return nil, err
+	}
 	s.live = live.New(live.Config{DB: cfg.DB, Lease: cfg.Lease, Max: cfg.Remember})
 	s.Sessions = session.New(session.Config{
 		DB: cfg.DB, Keys: keys, Issuer: cfg.BaseURL, Log: cfg.Log,
-		Access: cfg.AccessTTL, Refresh: cfg.RefreshTTL, Life: cfg.SessionLife, Format: cfg.TokenFormat, Guesses: guesses, Now: cfg.Now,
+		Access: cfg.AccessTTL, Refresh: cfg.RefreshTTL, Life: cfg.SessionLife, Format: cfg.TokenFormat, Guesses: guesses, Mail: s.Mail, Now: cfg.Now,
 	})
 	s.Lockout = lockout.New(lockout.Config{DB: cfg.DB, Key: lockoutKey, Refusals: s.Refusals, Limit: outer.limits.attempt, Off: cfg.NoLockout, Now: cfg.Now})
 	s.Accounts = account.New(account.Config{
-		DB: cfg.DB, Passwords: hasher, Sessions: s.Sessions, Lockout: s.Lockout, Registration: cfg.Registration, CursorKey: keys.RefreshKey(), Now: cfg.Now,
+		DB: cfg.DB, Passwords: hasher, Sessions: s.Sessions, Lockout: s.Lockout, Mail: s.Mail, Links: links,
+		Registration: cfg.Registration, VerifyAddress: cfg.VerifyAddress, CursorKey: keys.RefreshKey(), Now: cfg.Now,
 		RegisterLimit: outer.limits.ofRegistration(), PasswordLimit: outer.limits.ofPasswords("the current password"),
 	})
 	recoveryKey, err := keyFor(keys, "recovery codes")
@@ -375,6 +397,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	s.SignIn = signin.New(signin.Config{
 		Factors: totp.New(totp.Config{DB: cfg.DB, Keys: keys, RecoveryKey: recoveryKey, Now: cfg.Now}), Guesses: guesses, Issuer: hostOf(cfg.BaseURL),
 		DB: cfg.DB, Passwords: hasher, Sessions: s.Sessions, Refusals: s.Refusals, Lockout: s.Lockout, Cookie: s.cookie, NoPasswordGrant: cfg.NoPasswordGrant, Now: cfg.Now,
+		Mail: s.Mail, Links: links, VerifyAddress: cfg.VerifyAddress,
 		PasswordLimit: outer.limits.ofPasswords("a password"), CodeLimit: outer.limits.ofPasswords("a code"),
 	})
 	s.APIKeys = apikey.New(apikey.Config{
@@ -406,6 +429,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
 	s.stop = stop
 	s.stopped.Go(func() { repeat(background, sweepEvery, s.sweep) })
+	s.stopped.Go(func() { s.Mail.Run(background) })
 	if cfg.RotateEvery > 0 {
 		s.stopped.Go(func() {
 			repeat(background, rotateTick(cfg.RotateEvery), func(ctx context.Context) {

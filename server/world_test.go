@@ -2,6 +2,7 @@ package server_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"io"
 	"net/http"
@@ -19,6 +20,7 @@ import (
 	"github.com/sallyport/sallyport/authn/password"
 	"github.com/sallyport/sallyport/authz/role"
 	"github.com/sallyport/sallyport/internal/db"
+	"github.com/sallyport/sallyport/mail"
 	"github.com/sallyport/sallyport/server"
 )
 
@@ -318,4 +320,68 @@ func (w *world) events(action string, n int) []audit.Record {
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
+}
+
+// mailbox takes every letter of a server. It is its mail server.
+type mailbox struct {
+	mu   sync.Mutex
+	got  []mail.Message
+	fail error // what Send returns
+}
+
+func (m *mailbox) Send(_ context.Context, msg mail.Message) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.fail == nil {
+		m.got = append(m.got, msg)
+	}
+	return m.fail
+}
+
+// withMail gives a server mail that ends in the box.
+func withMail(box *mailbox) func(*server.Config) {
+	return func(c *server.Config) { c.Mail = box }
+}
+
+// to returns the letters of a kind to an address so far, oldest first, once
+// everything that waits has been delivered.
+func (m *mailbox) to(w *world, address string, k mail.Kind) (out []mail.Message) {
+	w.t.Helper()
+	for end := time.Now().Add(5 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		if err := w.sv.Mail.Deliver(w.t.Context()); err != nil {
+			w.t.Fatal(err)
+		}
+		st, err := w.sv.Mail.Status(w.t.Context())
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		if st.Waiting == 0 { // nor is the server's own delivery under way
+			break
+		}
+		if time.Now().After(end) {
+			w.t.Fatalf("%d letters wait: %s", st.Waiting, st.Failure)
+		}
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, msg := range m.got {
+		if msg.To == address && msg.Kind == k {
+			out = append(out, msg)
+		}
+	}
+	return out
+}
+
+// token returns the token of the newest letter of a kind to an address.
+func (m *mailbox) token(w *world, address string, k mail.Kind) string {
+	w.t.Helper()
+	got := m.to(w, address, k)
+	if len(got) == 0 {
+		w.t.Fatalf("no letter %s to %s", k, address)
+	}
+	_, token, ok := strings.Cut(got[len(got)-1].Link, "#token=")
+	if !ok {
+		w.t.Fatalf("no token in the letter: %s", got[len(got)-1].Text)
+	}
+	return token
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/sallyport/sallyport/authn"
 	"github.com/sallyport/sallyport/authz/role"
 	"github.com/sallyport/sallyport/internal/db"
+	"github.com/sallyport/sallyport/mail"
 )
 
 // A refresh token is
@@ -187,6 +188,9 @@ func (s *Service) refresh(ctx context.Context, text, client string, scoped bool,
 			return nil // the same successor again
 		}
 		if _, err := s.End(ctx, tx, se.Subject, se.ID, "refresh token reused"); err != nil {
+			return err
+		}
+		if err := s.cfg.Mail.Notify(ctx, tx, se.Subject, mail.RefreshReused, mail.Facts{}); err != nil {
 			return err
 		}
 		if err := refuse("the refresh token was used before"); err != nil {

@@ -26,6 +26,7 @@ import (
 	"github.com/sallyport/sallyport/internal/db"
 	"github.com/sallyport/sallyport/internal/reqctx"
 	"github.com/sallyport/sallyport/internal/touch"
+	"github.com/sallyport/sallyport/mail"
 )
 
 // Defaults and bounds of a session's times.
@@ -65,6 +66,7 @@ type Config struct {
 	Life    time.Duration
 	Format  Format         // of access tokens that are issued; default JWT
 	Guesses *authn.Guesses // of refresh tokens
+	Mail    *mail.Outbox   // tells of what only a thief would do
 	Log     *slog.Logger
 	Now     func() time.Time
 }

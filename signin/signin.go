@@ -22,11 +22,13 @@ import (
 	"github.com/sallyport/sallyport/account"
 	"github.com/sallyport/sallyport/audit"
 	"github.com/sallyport/sallyport/authn"
+	"github.com/sallyport/sallyport/authn/link"
 	"github.com/sallyport/sallyport/authn/password"
 	"github.com/sallyport/sallyport/authn/totp"
 	"github.com/sallyport/sallyport/authz/role"
 	"github.com/sallyport/sallyport/internal/db"
 	"github.com/sallyport/sallyport/lockout"
+	"github.com/sallyport/sallyport/mail"
 	"github.com/sallyport/sallyport/session"
 )
 
@@ -49,6 +51,9 @@ type Config struct {
 	// Lockout.Limit counts.
 	PasswordLimit, CodeLimit []sallyport.Limit
 	Cookie                   *authn.Cookie // of browsers' sessions
+	Mail                     *mail.Outbox
+	Links                    *link.Service
+	VerifyAddress            bool // as account.Config's
 	// NoPasswordGrant switches POST /auth/login off, as it does the grant.
 	NoPasswordGrant bool
 	Now             func() time.Time

@@ -1,0 +1,87 @@
+package link
+
+import (
+	"time"
+
+	"github.com/sallyport/sallyport/internal/db"
+)
+
+type row struct {
+	digest           []byte
+	purpose          Purpose
+	subject          string
+	address, bound   []byte
+	payload          string
+	code, handle     []byte
+	tries            int64
+	used             bool
+	created, expires time.Time
+}
+
+func (r row) grant() Grant { return Grant{Subject: r.subject, Bound: r.bound, Payload: r.payload} }
+
+func insert(tx *db.Tx, r row) error {
+	var subject *string
+	if r.subject != "" {
+		subject = &r.subject
+	}
+	_, err := tx.Exec(`INSERT INTO sp_mail_tokens (digest, purpose, subject_id, address, bound, payload, code, handle, tries, used, created_at, expires_at)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 0, FALSE, $9, $10)`,
+		r.digest, string(r.purpose), subject, r.address, r.bound, r.payload, r.code, r.handle, db.Micros(r.created), db.Micros(r.expires))
+	return err
+}
+
+// count returns how many letters an address was sent since two moments.
+func count(rd db.Reader, address []byte, p Purpose, recently, long time.Time) (recent, all int64, err error) {
+	_, err = rd.Row(`SELECT COALESCE(SUM(CASE WHEN created_at > $3 THEN 1 ELSE 0 END), 0), COUNT(*) FROM sp_mail_tokens
+		WHERE address = $1 AND purpose = $2 AND created_at > $4`,
+		[]any{address, string(p), db.Micros(recently), db.Micros(long)}, &recent, &all)
+	return recent, all, err
+}
+
+func (r *row) columns(expires *int64) []any {
+	return []any{&r.digest, &r.subject, &r.bound, &r.payload, &r.code, &r.tries, &r.used, expires}
+}
+
+func find(rd db.Reader, digest []byte, p Purpose) (r row, found bool, err error) {
+	var expires int64
+	found, err = rd.Row("SELECT digest, COALESCE(subject_id, ''), bound, payload, code, tries, used, expires_at FROM sp_mail_tokens WHERE digest = $1 AND purpose = $2",
+		[]any{digest, string(p)}, r.columns(&expires)...)
+	r.expires = db.Time(expires)
+	return r, found, err
+}
+
+func findByHandle(rd db.Reader, handle []byte, p Purpose) (r row, found bool, err error) {
+	var expires int64
+	found, err = rd.Row("SELECT digest, COALESCE(subject_id, ''), bound, payload, code, tries, used, expires_at FROM sp_mail_tokens WHERE handle = $1 AND purpose = $2",
+		[]any{handle, string(p)}, r.columns(&expires)...)
+	r.expires = db.Time(expires)
+	return r, found, err
+}
+
+// markUsed uses a token up; exactly one caller can.
+func markUsed(tx *db.Tx, digest []byte) (bool, error) {
+	n, err := tx.Exec("UPDATE sp_mail_tokens SET used = TRUE WHERE digest = $1 AND NOT used", digest)
+	return n == 1, err
+}
+
+func takeTry(tx *db.Tx, digest []byte, most int64, now time.Time) (bool, error) {
+	n, err := tx.Exec("UPDATE sp_mail_tokens SET tries = tries + 1 WHERE digest = $1 AND tries < $2 AND NOT used AND expires_at > $3",
+		digest, most, db.Micros(now))
+	return n == 1, err
+}
+
+func voidAll(tx *db.Tx, subject string) error {
+	_, err := tx.Exec("UPDATE sp_mail_tokens SET used = TRUE WHERE subject_id = $1 AND NOT used", subject)
+	return err
+}
+
+func void(tx *db.Tx, subject string, p Purpose) error {
+	_, err := tx.Exec("UPDATE sp_mail_tokens SET used = TRUE WHERE subject_id = $1 AND purpose = $2 AND NOT used", subject, string(p))
+	return err
+}
+
+func deleteOld(tx *db.Tx, before time.Time, limit int) (int64, error) {
+	return tx.Exec(`DELETE FROM sp_mail_tokens WHERE digest IN (
+		SELECT digest FROM sp_mail_tokens WHERE created_at < $1 ORDER BY created_at LIMIT $2)`, db.Micros(before), limit)
+}

@@ -1,0 +1,112 @@
+// Package mail writes to people: links that prove an address, and notices of what
+// happened to their account.
+//
+// It decides what a letter says and when it is sent. A letter is stored in the
+// transaction of the change that it tells of, sealed, because it may hold a link
+// that opens an account; it is deleted when it has been sent. A mail server that is
+// away loses nothing and holds up nobody. Links are made from the configured base
+// URL and from nothing that a request says. It never decides what a link is good
+// for (package link does).
+package mail
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// Kind is a kind of letter, and the name of its template.
+type Kind string
+
+// Letters that carry a token.
+const (
+	Verify        Kind = "verify"         // is the address yours?
+	Reset         Kind = "reset"          // choose a new password
+	ChangeAddress Kind = "change_address" // to the new one: is it yours?
+	SignIn        Kind = "sign_in"        // a link, and a code of six digits
+	Invitation    Kind = "invitation"     // somebody made an account for you
+)
+
+// Notices.
+const (
+	// AccountExists goes to the owner of an address with which somebody registered:
+	// who registered is told the same as always.
+	AccountExists    Kind = "account_exists"
+	AddressChanging  Kind = "address_changing" // to the old one: somebody asked for it
+	AddressChanged   Kind = "address_changed"  // to the old one
+	PasswordChanged  Kind = "password_changed"
+	NewDevice        Kind = "new_device"
+	RefreshReused    Kind = "refresh_reused"
+	SecondFactorOn   Kind = "second_factor_on"
+	SecondFactorOff  Kind = "second_factor_off"
+	RecoveryCodeUsed Kind = "recovery_code_used"
+	AccountDeleted   Kind = "account_deleted"
+)
+
+// Kinds returns all kinds of letters.
+func Kinds() []Kind {
+	return []Kind{
+		Verify, Reset, ChangeAddress, SignIn, Invitation,
+		AccountExists, AddressChanging, AddressChanged, PasswordChanged, NewDevice, RefreshReused,
+		SecondFactorOn, SecondFactorOff, RecoveryCodeUsed, AccountDeleted,
+	}
+}
+
+// Letter is what is to be written, and to whom.
+type Letter struct {
+	Kind Kind
+	// To is the address. "" is nobody: the letter takes the same work as another, and
+	// is never sent.
+	To      string
+	Subject string // id of the account, with which the letter is deleted; "" for none
+	Facts   Facts
+	// Until is when it is worth nothing any more, and is not sent; zero is
+	// NoticeLife.
+	Until time.Time
+}
+
+// NoticeLife is how long it is tried to send a letter that has no end of its own.
+const NoticeLife = 3 * 24 * time.Hour
+
+// Facts are what a letter tells. What a template does not use may be missing.
+type Facts struct {
+	Name    string    `json:"name,omitempty"`    // what the person is called
+	Token   string    `json:"token,omitempty"`   // a secret; the letter has a link with it
+	Code    string    `json:"code,omitempty"`    // a secret: six digits
+	Address string    `json:"address,omitempty"` // another mail address than the letter's
+	Client  string    `json:"client,omitempty"`  // IP address from which it was done
+	Device  string    `json:"device,omitempty"`  // user agent with which it was done
+	At      time.Time `json:"at"`                // when it was done; zero is when it is queued
+	Until   time.Time `json:"until"`             // how long the link is good; zero: Letter.Until
+}
+
+// Message is a letter that has been written.
+type Message struct {
+	ID      string // the same whenever it is sent again
+	Kind    Kind
+	From    string // RFC 5322 address, with a display name
+	To      string // address
+	Subject string // the line
+	Text    string
+	HTML    string
+	Link    string // what Text and HTML hold; "" for none
+	Code    string
+	Written time.Time
+}
+
+// Sender hands a message to whoever delivers it.
+type Sender interface {
+	// Send returns when the message has been accepted. An error is tried again,
+	// unless it wraps ErrRefused.
+	Send(ctx context.Context, m Message) error
+}
+
+// ErrRefused says that an address cannot be written to, and that trying again
+// changes nothing.
+var ErrRefused = errors.New("the address was refused for good")
+
+// Recipient is whose account it is, for notices.
+type Recipient struct {
+	Address string
+	Name    string
+}
