@@ -45,6 +45,7 @@ type Config struct {
 	Lockout   *lockout.Guard
 	Mail      *mail.Outbox
 	Links     *link.Service
+	Refusals  *audit.Refusals
 	// VerifyAddress: nobody is let in before they have shown that their address is
 	// theirs, and who registers is not told whether it has an account.
 	VerifyAddress bool

@@ -98,6 +98,7 @@ func (s *Service) Routes(a *api.API) {
 
 	s.ownRoutes(a)
 	s.adminRoutes(a)
+	s.setupRoutes(a)
 }
 
 func output(u User, err error) (*userOutput, error) {

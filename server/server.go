@@ -142,6 +142,8 @@ type Config struct {
 	// theirs, and keeps from whoever registers whether an address has an account. It
 	// needs Mail.
 	VerifyAddress bool
+	// NoPortal switches the pages under /account/ and /console/ off (docs/pages.md).
+	NoPortal bool
 
 	Log     *slog.Logger // default: discarded
 	Version string       // shown in the OpenAPI document
@@ -386,7 +388,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	})
 	s.Lockout = lockout.New(lockout.Config{DB: cfg.DB, Key: lockoutKey, Refusals: s.Refusals, Limit: outer.limits.attempt, Off: cfg.NoLockout, Now: cfg.Now})
 	s.Accounts = account.New(account.Config{
-		DB: cfg.DB, Passwords: hasher, Sessions: s.Sessions, Lockout: s.Lockout, Mail: s.Mail, Links: links,
+		DB: cfg.DB, Passwords: hasher, Sessions: s.Sessions, Lockout: s.Lockout, Mail: s.Mail, Links: links, Refusals: s.Refusals,
 		Registration: cfg.Registration, VerifyAddress: cfg.VerifyAddress, CursorKey: keys.RefreshKey(), Now: cfg.Now,
 		RegisterLimit: outer.limits.ofRegistration(), PasswordLimit: outer.limits.ofPasswords("the current password"),
 	})
@@ -425,7 +427,9 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 		Guesses: guesses, Refusals: s.Refusals, Log: cfg.Log, Now: clock,
 	}, s.declareLater)
 	s.mux = sallyport.NewMux(s)
-	s.routes()
+	if err := s.routes(); err != nil {
+		return nil, err
+	}
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
 	s.stop = stop
 	s.stopped.Go(func() { repeat(background, sweepEvery, s.sweep) })
@@ -513,7 +517,7 @@ func (s *Server) named() []string {
 	return []string{"basic", "client"}
 }
 
-func (s *Server) routes() {
+func (s *Server) routes() error {
 	schemes, kinds := s.schemes()
 	s.api = api.New(s.mux, api.Config{
 		Title: "Sallyport", Version: s.cfg.Version,
@@ -541,6 +545,7 @@ func (s *Server) routes() {
 	s.healthRoutes()
 	s.doctorRoutes()
 	s.api.Docs(api.DocsConfig{ClientID: oauth.DocsClient})
+	return s.pageRoutes()
 }
 
 // noteRefusal records that an operation refused what its rule had let in: a

@@ -254,7 +254,7 @@ func (w *world) callers() []caller {
 // them. All others refuse it, public ones too.
 var openRoutes = []string{
 	"GET /livez", "GET /readyz", "GET /.well-known/jwks.json", "GET /.well-known/oauth-authorization-server",
-	"POST /token", "POST /token/refresh", "POST /token/revoke", "POST /auth/login", "POST /auth/register",
+	"POST /token", "POST /token/refresh", "POST /token/revoke", "POST /auth/login", "POST /auth/register", "POST /auth/setup",
 }
 
 // introspection answers in the form of OAuth.

@@ -32,6 +32,9 @@ const (
 	Address    Purpose = "address"    // another address
 	SignIn     Purpose = "sign_in"    // a session
 	Invitation Purpose = "invitation" // the first password
+	// Setup makes the first administrator. It is of no account and is sent to nobody:
+	// the operator is shown it (StoreSetup).
+	Setup Purpose = "setup"
 )
 
 // Bounds.
@@ -76,7 +79,7 @@ func New(cfg Config) *Service {
 const tokenSize = 32 // bytes
 
 // prefixes let a person, and a scanner of leaked secrets, tell what a token is.
-var prefixes = map[Purpose]string{Verify: "vt_", Reset: "rs_", Address: "ca_", SignIn: "li_", Invitation: "in_"}
+var prefixes = map[Purpose]string{Verify: "vt_", Reset: "rs_", Address: "ca_", SignIn: "li_", Invitation: "in_", Setup: "su_"}
 
 const handlePrefix = "lh_"
 
@@ -176,6 +179,17 @@ func (s *Service) Store(tx *db.Tx, secret Secret, g Grant, life time.Duration) (
 	return true, insert(tx, r)
 }
 
+// StoreSetup stores a token of the purpose Setup. It counts with no letters.
+func (s *Service) StoreSetup(tx *db.Tx, secret Secret, life time.Duration) error {
+	now := s.cfg.Now()
+	return insert(tx, row{
+		digest: digestOf(secret.Token), purpose: Setup, address: []byte{}, bound: []byte{}, created: now, expires: now.Add(min(life, MaxLife)),
+	})
+}
+
+// VoidSetup makes all tokens of the purpose Setup worthless.
+func (s *Service) VoidSetup(tx *db.Tx) error { return voidPurpose(tx, Setup) }
+
 // Find returns what a token is good for, without using it: for what must be done
 // before the transaction. ok is false for one that is not good, for whatever
 // reason.
@@ -184,14 +198,14 @@ func (s *Service) Find(rd db.Reader, p Purpose, token string) (g Grant, ok bool,
 		return Grant{}, false, nil
 	}
 	r, found, err := find(rd, digestOf(token), p)
-	if err != nil || !found || !s.good(r) {
+	if err != nil || !found || !s.good(r, p) {
 		return Grant{}, false, err
 	}
 	return r.grant(), true, nil
 }
 
-func (s *Service) good(r row) bool {
-	return !r.used && r.subject != "" && s.cfg.Now().Before(r.expires)
+func (s *Service) good(r row, p Purpose) bool {
+	return !r.used && (r.subject != "" || p == Setup) && s.cfg.Now().Before(r.expires)
 }
 
 // Use uses a token up: of any number at once, one caller gets ok. If the
@@ -205,7 +219,7 @@ func (s *Service) Use(tx *db.Tx, p Purpose, token string) (g Grant, ok bool, err
 
 func (s *Service) use(tx *db.Tx, digest []byte, p Purpose) (Grant, bool, error) {
 	r, found, err := find(tx, digest, p)
-	if err != nil || !found || !s.good(r) {
+	if err != nil || !found || !s.good(r, p) {
 		return Grant{}, false, err
 	}
 	ok, err := markUsed(tx, digest)

@@ -81,6 +81,12 @@ func void(tx *db.Tx, subject string, p Purpose) error {
 	return err
 }
 
+// voidPurpose is for a purpose of which there are few rows.
+func voidPurpose(tx *db.Tx, p Purpose) error {
+	_, err := tx.Exec("UPDATE sp_mail_tokens SET used = TRUE WHERE purpose = $1 AND NOT used", string(p))
+	return err
+}
+
 func deleteOld(tx *db.Tx, before time.Time, limit int) (int64, error) {
 	return tx.Exec(`DELETE FROM sp_mail_tokens WHERE digest IN (
 		SELECT digest FROM sp_mail_tokens WHERE created_at < $1 ORDER BY created_at LIMIT $2)`, db.Micros(before), limit)

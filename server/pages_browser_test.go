@@ -1,0 +1,386 @@
+package server_test
+
+import (
+	"context"
+	"encoding/base32"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/cdproto/page"
+	"github.com/chromedp/chromedp"
+	"github.com/chromedp/chromedp/kb"
+
+	"github.com/sallyport/sallyport/internal/testkit"
+)
+
+// axeEnv names the environment variable with the path of axe-core's axe.min.js:
+// npm pack axe-core@4.14.1. Without it the pages are held to our own checks alone.
+const axeEnv = "SALLYPORT_TEST_AXE"
+
+// people is a browser in which somebody uses the pages.
+type people struct {
+	*tab
+	w   *world
+	axe string
+}
+
+func newPeople(t *testing.T, w *world) *people {
+	t.Helper()
+	p := &people{tab: newTab(t, w.http.URL), w: w}
+	if file := os.Getenv(axeEnv); file != "" {
+		source, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.axe = string(source)
+	}
+	return p
+}
+
+// at waits for a page by its heading, one that it has not seen yet, and looks at it
+// as everybody does who cannot see it, or can little.
+func (p *people) at(heading string) {
+	p.t.Helper()
+	p.until("the page “"+heading+"” is there", fmt.Sprintf(`document.readyState === "complete" && document.querySelector("h1")?.innerText === %q && !window.seen && (window.seen = true)`, heading))
+	for _, f := range p.findings() {
+		p.t.Errorf("%s: %s", heading, f)
+	}
+	for _, problem := range p.taken() {
+		// A page with a problem has its status, which the browser notes.
+		if !strings.Contains(problem, "Failed to load resource: the server responded with a status of 4") {
+			p.t.Errorf("%s: %s", heading, problem)
+		}
+	}
+}
+
+// findings holds the page to what can be computed: at 320 pixels nothing is cut
+// off or needs scrolling sideways, targets are large enough (WCAG 2.2, 1.4.10 and
+// 2.5.8), everything that can be used can be reached by Tab and has a name; and
+// to axe-core, if it is there.
+func (p *people) findings() (found []string) {
+	p.t.Helper()
+	p.do("narrow the window", emulation.SetDeviceMetricsOverride(320, 800, 1, false), chromedp.Evaluate(`(() => {
+		const bad = [];
+		if (document.documentElement.scrollWidth > 320) bad.push("it is " + document.documentElement.scrollWidth + " pixels wide at 320");
+		for (const e of document.querySelectorAll("a, button, input:not([type=hidden])")) {
+			if (!e.checkVisibility()) continue;
+			const box = (e.labels?.length && e.type === "checkbox" ? e.labels[0] : e).getBoundingClientRect();
+			if (box.height < 24 && !(e.tagName === "A" && e.closest("p, li, div.problem"))) bad.push(e.outerHTML.slice(0, 80) + " is " + box.height + " pixels high");
+			if (e.tabIndex < 0) bad.push(e.outerHTML.slice(0, 80) + " cannot be reached");
+		}
+		const problem = document.getElementById("problem");
+		if (problem && document.activeElement !== problem) bad.push("the problem has not the focus");
+		return bad;
+	})()`, &found), emulation.ClearDeviceMetricsOverride())
+	if p.axe == "" {
+		return found
+	}
+	for _, scheme := range []string{"light", "dark"} {
+		var text string
+		p.do("ask axe", emulation.SetEmulatedMedia().WithFeatures([]*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}}),
+			chromedp.Evaluate(p.axe+";0", nil))
+		text = p.script(`return JSON.stringify((await axe.run(document, {runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]})).violations
+			.map((v) => v.id + ": " + v.help + ": " + v.nodes.map((n) => n.html).join(" ")))`)
+		var violations []string
+		if err := json.Unmarshal([]byte(text), &violations); err != nil {
+			p.t.Fatalf("axe: %s", text)
+		}
+		for _, v := range violations {
+			found = append(found, scheme+": axe: "+v)
+		}
+	}
+	p.do("by day", emulation.SetEmulatedMedia())
+	return found
+}
+
+// What the pages are held to finds what is wrong.
+func TestC_FindingsOfPages(t *testing.T) {
+	p := newPeople(t, newWorld(t, testkit.SQLite(t), nil, browserBase))
+	for what, html := range map[string]string{
+		"pixels wide":       "<pre>" + strings.Repeat("x", 400) + "</pre>",
+		"pixels high":       "<button class=small>x</button>",
+		"cannot be reached": `<button tabindex=\"-1\">a button</button>`,
+		"axe: label":        "<input>",
+	} {
+		if strings.HasPrefix(what, "axe") && p.axe == "" {
+			continue
+		}
+		p.visit(p.own + "/account/sign-in")
+		p.at("Sign in")
+		p.do("spoil the page", chromedp.Evaluate(`document.querySelector("main").insertAdjacentHTML("beforeend", "`+html+`");
+			for (const b of document.querySelectorAll(".small")) b.style.minHeight = b.style.height = "10px";`, nil))
+		if got := strings.Join(p.findings(), "\n"); !strings.Contains(got, what) {
+			t.Errorf("with %s it is not found that something is: %s; but %q", html, what, got)
+		}
+	}
+}
+
+// fill types into the fields of the page: name, text, name, text …
+func (p *people) fill(fields ...string) {
+	p.t.Helper()
+	for i := 0; i < len(fields); i += 2 {
+		p.write("#"+fields[i], fields[i+1])
+	}
+}
+
+// says fails if the page does not say something.
+func (p *people) says(text string) {
+	p.t.Helper()
+	var shown string
+	p.do("read the page", chromedp.Evaluate("document.body.innerText", &shown))
+	if !strings.Contains(shown, text) {
+		p.fail("the page does not say %q", text)
+	}
+}
+
+// text returns what an element says.
+func (p *people) text(selector string) (text string) {
+	p.t.Helper()
+	p.do("read "+selector, chromedp.Text(selector, &text, chromedp.ByQuery, chromedp.NodeVisible))
+	return text
+}
+
+// address returns what stands in the address bar, without the server's own address.
+func (p *people) address() (address string) {
+	p.t.Helper()
+	p.do("read the address", chromedp.Location(&address))
+	return strings.TrimPrefix(address, p.own)
+}
+
+// secret reads the secret of a second factor that is being set up.
+func (p *people) secret() app {
+	p.t.Helper()
+	key := strings.ReplaceAll(p.text(".secret"), " ", "")
+	secret, err := base32.StdEncoding.WithPadding(base32.NoPadding).DecodeString(key)
+	if err != nil {
+		p.t.Fatalf("%q: %v", key, err)
+	}
+	return app{p.w, secret}
+}
+
+// submit presses Enter in a field.
+func (p *people) submit(field string) {
+	p.t.Helper()
+	p.do("submit", chromedp.SendKeys("#"+field, kb.Enter, chromedp.ByQuery))
+}
+
+// The set-up of the first administrator, by keyboard alone; then signing in with
+// the password, with a second factor, and with a recovery code.
+func TestC_PagesInABrowser(t *testing.T) {
+	w := newWorld(t, testkit.SQLite(t), nil, browserBase)
+	p := newPeople(t, w)
+
+	// The token is taken out of the address at once, and nothing is used up.
+	token := w.offer(true)
+	p.visit(w.http.URL + "/console/setup#k=" + token)
+	p.at("Set up the first administrator")
+	if got := p.address(); got != "/console/setup" {
+		t.Errorf("the address bar shows %s", got)
+	}
+	p.tabTo("#username")
+	p.press("root")
+	p.press(kb.Tab)
+	p.press("root@example.com")
+	p.press(kb.Tab)
+	p.press("short")
+	p.press(kb.Enter)
+	p.at("Set up the first administrator")
+	p.says("at least 8 characters")
+	p.tabTo(`#problem a[href="#password"]`)
+	p.press(kb.Enter)
+	p.tabTo("#password")
+	p.press(goodPassword)
+	p.tabTo("main form button")
+	p.press(kb.Enter)
+	p.at("Sign in")
+	p.says("The administrator's account is ready.")
+	for _, asked := range p.asked {
+		if strings.Contains(asked, token) {
+			t.Errorf("the token stands in an address that was asked: %s", asked)
+		}
+	}
+
+	p.tabTo("#username")
+	p.press("root")
+	p.press(kb.Tab)
+	p.press("not my password")
+	p.press(kb.Enter)
+	p.at("Sign in")
+	p.says("Incorrect username or password")
+	p.tabTo("#password")
+	p.press(goodPassword)
+	p.press(kb.Enter)
+	p.at("Your account")
+	p.says("root@example.com (confirmed)")
+
+	// A second factor: a wrong code, another QR code, the right one.
+	p.click(`a[href="/account/second-factor"]`)
+	p.at("Second factor")
+	p.click("main form button")
+	p.at("Set up a second factor")
+	first := p.secret()
+	var qr string
+	p.do("look at the QR code", chromedp.Evaluate(`(() => { const i = document.querySelector("img.qr"); return i.complete && i.naturalWidth > 100 ? i.src : "" })()`, &qr))
+	if !strings.HasPrefix(qr, "data:image/png;base64,") {
+		t.Errorf("the QR code is not shown: %.40q", qr)
+	}
+	p.fill("code", first.wrong())
+	p.submit("code")
+	p.at("Set up a second factor")
+	p.says("The code is not right")
+	p.click("button.second")
+	p.at("Set up a second factor")
+	root := p.secret()
+	if string(root.secret) == string(first.secret) {
+		t.Error("the secret is the same")
+	}
+	p.fill("code", root.code(0))
+	p.submit("code")
+	p.at("Your recovery codes")
+	codes := strings.Fields(p.text(".codes"))
+	if len(codes) != 10 {
+		t.Fatalf("recovery codes %q", codes)
+	}
+	p.click("a.button")
+	p.at("Your account")
+	p.click("main form button")
+	p.at("Sign in")
+	p.says("You are signed out.")
+
+	// The password is not enough any more.
+	p.visit(w.http.URL + "/account/second-factor")
+	p.at("Sign in")
+	p.fill("username", "root@example.com", "password", goodPassword)
+	p.submit("password")
+	p.at("Second step of signing in")
+	if len(p.jar(w.http.URL)) > 0 {
+		t.Error("there is a session already")
+	}
+	p.fill("code", root.wrong())
+	p.submit("code")
+	p.at("Second step of signing in")
+	p.says("The code is not right")
+	p.fill("code", root.next())
+	p.submit("code")
+	p.at("Second factor") // where the person wanted to go
+	if len(p.jar(w.http.URL)) != 1 {
+		t.Error("there is no session")
+	}
+	p.fill("code", root.next())
+	p.click(`button[value="codes"]`)
+	p.at("Your recovery codes")
+	newer := strings.Fields(p.text(".codes"))
+	p.click("a.button")
+	p.at("Your account")
+	p.click("main form button")
+	p.at("Sign in")
+
+	// A recovery code, once; those before are worthless.
+	p.fill("username", "root", "password", goodPassword)
+	p.submit("password")
+	p.at("Second step of signing in")
+	p.fill("code", codes[0])
+	p.submit("code")
+	p.at("Second step of signing in")
+	p.says("The code is not right")
+	p.fill("code", newer[0])
+	p.submit("code")
+	p.at("Your account")
+
+	// A new password, and without the second factor again.
+	p.visit(w.http.URL + "/.well-known/change-password")
+	p.at("Change your password")
+	p.fill("current_password", goodPassword, "new_password", "marmalade-anchor-97-violet")
+	p.click(`[data-shows="new_password"]`)
+	var kind string
+	p.do("look", chromedp.Evaluate(`document.getElementById("new_password").type`, &kind))
+	if kind != "text" {
+		t.Errorf("what is typed is not shown: %s", kind)
+	}
+	p.submit("new_password")
+	p.at("Your account")
+	p.says("Your password was changed.")
+	p.visit(w.http.URL + "/account/second-factor")
+	p.at("Second factor")
+	p.fill("code", newer[1])
+	p.click(`button[value="off"]`)
+	p.at("Your account")
+	p.says("The second factor is off.")
+	p.visit(w.http.URL + "/account/nothing")
+	p.at("There is no such page")
+	w.planted(t, goodPassword, "marmalade-anchor-97-violet", newer[0], token)
+}
+
+// Without JavaScript the link of a letter is pasted into a field.
+func TestC_PagesWithoutJavaScript(t *testing.T) {
+	w := newWorld(t, testkit.SQLite(t), nil, browserBase)
+	p := newPeople(t, w)
+	p.do("switch scripts off", emulation.SetScriptExecutionDisabled(true))
+	link := w.http.URL + "/console/setup#k=" + w.offer(true)
+	send := func(selector, text string) {
+		t.Helper()
+		p.do("write into "+selector, chromedp.SendKeys(selector, text, chromedp.ByQuery, chromedp.NodeVisible))
+	}
+	p.visit(link)
+	send("#token", link)
+	send("#email", "root@example.com")
+	send("#password", goodPassword+kb.Enter)
+	p.do("wait for the page to sign in on", chromedp.WaitVisible("p.notice", chromedp.ByQuery))
+	send("#username", "root@example.com")
+	send("#password", goodPassword+kb.Enter)
+	p.do("wait for the account", chromedp.WaitVisible("dl", chromedp.ByQuery))
+	p.clean()
+}
+
+// otherSite is a page of another origin.
+func otherSite(t *testing.T) (address string) {
+	t.Helper()
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/html")
+		_, _ = io.WriteString(w, "<!doctype html><html lang=en><title>elsewhere</title><body>elsewhere")
+	}))
+	t.Cleanup(srv.Close)
+	return srv.URL + "/"
+}
+
+// Pages of others can neither frame these pages, nor post to them, nor read them.
+func TestC_PagesFromElsewhere(t *testing.T) {
+	w := newWorld(t, testkit.SQLite(t), nil, browserBase)
+	w.register("ada")
+	w.register("eve")
+	elsewhere := otherSite(t)
+	b := newTab(t, w.http.URL)
+	b.visit(elsewhere)
+
+	shown := b.post(w.http.URL+"/account/sign-in", "username", "eve", "password", goodPassword)
+	if !strings.Contains(shown, "This was not accepted") || len(b.jar(w.http.URL)) > 0 {
+		t.Errorf("a form of another origin: %s", shown)
+	}
+	b.visit(elsewhere)
+	b.do("frame a page", chromedp.Evaluate(fmt.Sprintf(`document.body.innerHTML = '<iframe src=%q></iframe>'`, w.http.URL+"/account/sign-in"), nil))
+	b.until("the frame has loaded", `document.querySelector("iframe").contentWindow.length === 0 && performance.getEntriesByType("resource").length > 0`)
+	var frames string
+	b.do("look into the frame", chromedp.ActionFunc(func(ctx context.Context) error {
+		tree, err := page.GetFrameTree().Do(ctx)
+		if err == nil {
+			for _, f := range tree.ChildFrames {
+				frames += f.Frame.URL + f.Frame.UnreachableURL
+			}
+		}
+		return err
+	}))
+	if strings.HasPrefix(frames, w.http.URL) {
+		t.Errorf("the page is in a frame: %s", frames)
+	}
+	if !regexp.MustCompile("frame-ancestors").MatchString(strings.Join(b.taken(), " ")) {
+		t.Error("the browser does not say that it kept the page from the frame")
+	}
+}
