@@ -48,13 +48,14 @@ type Config struct {
 	// VerifyAddress: nobody is let in before they have shown that their address is
 	// theirs, and who registers is not told whether it has an account.
 	VerifyAddress bool
-	// RegisterLimit bounds how often registration is asked for; PasswordLimit is how
-	// the documentation tells of what Lockout.Limit counts.
-	RegisterLimit, PasswordLimit []sallyport.Limit
-	Registration                 Registration // Open if empty
-	CursorKey                    []byte
-	Log                          *slog.Logger
-	Now                          func() time.Time
+	// RegisterLimit bounds how often registration is asked for, MailLimit how often
+	// letters are; PasswordLimit is how the documentation tells of what Lockout.Limit
+	// counts.
+	RegisterLimit, MailLimit, PasswordLimit []sallyport.Limit
+	Registration                            Registration // Open if empty
+	CursorKey                               []byte
+	Log                                     *slog.Logger
+	Now                                     func() time.Time
 }
 
 // Service keeps accounts.
