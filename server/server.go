@@ -403,7 +403,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	})
 	s.Lockout = lockout.New(lockout.Config{DB: cfg.DB, Key: lockoutKey, Refusals: s.Refusals, Limit: outer.limits.attempt, Off: cfg.NoLockout, Now: cfg.Now})
 	s.Accounts = account.New(account.Config{
-		DB: cfg.DB, Passwords: hasher, Sessions: s.Sessions, Lockout: s.Lockout, Mail: s.Mail, Links: links,
+		DB: cfg.DB, Passwords: hasher, Sessions: s.Sessions, Lockout: s.Lockout, Mail: s.Mail, Links: links, Refusals: s.Refusals,
 		Registration: cfg.Registration, VerifyAddress: cfg.VerifyAddress, CursorKey: keys.RefreshKey(), Now: cfg.Now,
 		RegisterLimit: outer.limits.ofRegistration(), MailLimit: outer.limits.ofMail(), PasswordLimit: outer.limits.ofPasswords("the current password"),
 	})
@@ -449,6 +449,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	if !cfg.QueueOnly {
 		s.stopped.Go(func() { s.Mail.Run(background) })
 	}
+	s.stopped.Go(func() { repeat(background, eraseEvery, s.erase) })
 	if cfg.RotateEvery > 0 {
 		s.stopped.Go(func() {
 			repeat(background, rotateTick(cfg.RotateEvery), func(ctx context.Context) {
@@ -649,7 +650,17 @@ func (s *Server) declareNow() {
 	}
 }
 
-const sweepEvery = time.Hour
+const (
+	sweepEvery = time.Hour
+	eraseEvery = time.Minute
+)
+
+// erase goes on with what is left to erase of accounts that were deleted.
+func (s *Server) erase(ctx context.Context) {
+	if err := s.Accounts.Erase(ctx); err != nil && ctx.Err() == nil {
+		s.cfg.Log.Error("what the audit log holds of deleted accounts could not be erased; it is tried again", "error", err)
+	}
+}
 
 // repeat runs f again and again, the first time after one period, until ctx
 // ends.
@@ -672,6 +683,9 @@ func (s *Server) sweep(ctx context.Context) {
 		s.cfg.Log.Error("expired sessions could not be deleted", "error", err)
 	} else if n > 0 {
 		s.cfg.Log.Info("deleted expired sessions", "sessions", n)
+	}
+	if err := s.Accounts.Sweep(ctx); err != nil {
+		s.cfg.Log.Error("tokens of letters that are over could not be deleted", "error", err)
 	}
 	if err := s.SignIn.Sweep(ctx); err != nil {
 		s.cfg.Log.Error("sign-ins that were not finished could not be deleted", "error", err)
