@@ -6,8 +6,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/google/uuid"
-
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/api"
 	"github.com/sallyport/sallyport/audit"
@@ -71,11 +69,8 @@ func (s *Service) SetUp(ctx context.Context, token string, in NewUser) (User, er
 	if err != nil {
 		return User{}, err
 	}
-	now := s.cfg.Now()
-	fresh := User{
-		ID: uuid.Must(uuid.NewV7()).String(), Username: in.Username, Email: in.Email, EmailVerified: true,
-		FullName: in.FullName, CreatedAt: now, UpdatedAt: now,
-	}
+	in.EmailVerified = true
+	fresh := s.fresh(in)
 	var u User
 	used := false
 	err = s.cfg.DB.Write(ctx, func(tx *db.Tx) (err error) {
@@ -88,13 +83,8 @@ func (s *Service) SetUp(ctx context.Context, token string, in NewUser) (User, er
 		if err := s.cfg.Links.VoidSetup(tx); err != nil {
 			return err
 		}
-		if err := role.Create(tx, fresh.ID, role.Person, now); err != nil {
+		if err := s.add(tx, fresh, k, hash); err != nil {
 			return err
-		}
-		if ok, err := insertAccount(tx, fresh, k, hash); err != nil {
-			return err
-		} else if !ok {
-			return exists()
 		}
 		if err := role.SetRoles(ctx, tx, role.Operator(), fresh.ID, []string{role.Admin}); err != nil {
 			return err

@@ -127,6 +127,43 @@ func Recipient(rd db.Reader, id string) (r mail.Recipient, found bool, err error
 	return r, found, err
 }
 
+const addresseeColumns = "a.id, a.email, COALESCE(a.full_name, a.username, ''), a.email_verified, s.disabled, a.email_key, a.password_hash"
+
+func (a *addressee) columns() []any {
+	return []any{&a.ID, &a.Email, &a.Name, &a.Verified, &a.Disabled, &a.key, &a.hash}
+}
+
+func readAddressee(rd db.Reader, id string) (a addressee, found bool, err error) {
+	found, err = rd.Row("SELECT "+addresseeColumns+" FROM sp_accounts a JOIN sp_subjects s ON s.id = a.id WHERE a.id = $1", []any{id}, a.columns()...)
+	return a, found, err
+}
+
+func readByAddress(rd db.Reader, key string) (a addressee, found bool, err error) {
+	found, err = rd.Row("SELECT "+addresseeColumns+" FROM sp_accounts a JOIN sp_subjects s ON s.id = a.id WHERE a.email_key = $1", []any{key}, a.columns()...)
+	return a, found, err
+}
+
+func usernameTaken(rd db.Reader, key string) (bool, error) {
+	var n int
+	return rd.Row("SELECT 1 FROM sp_accounts WHERE username_key = $1", []any{key}, &n)
+}
+
+func markVerified(tx *db.Tx, id string, now time.Time) error {
+	if _, err := tx.Exec("UPDATE sp_accounts SET email_verified = TRUE, updated_at = $2 WHERE id = $1", id, db.Micros(now)); err != nil {
+		return err
+	}
+	return tx.Changed(id)
+}
+
+// setHash stores a hash, whatever was there: who may do that has shown it by
+// something else than the password. "" is no password.
+func setHash(tx *db.Tx, id, hash string, now time.Time) error {
+	if _, err := tx.Exec("UPDATE sp_accounts SET password_hash = $2, updated_at = $3 WHERE id = $1", id, hash, db.Micros(now)); err != nil {
+		return err
+	}
+	return tx.Changed(id)
+}
+
 // ReadLogin returns the same by id, for looking again inside a transaction.
 func ReadLogin(rd db.Reader, id string) (l Login, found bool, err error) {
 	found, err = rd.Row(`SELECT a.id, a.password_hash, s.disabled, a.mfa FROM sp_accounts a JOIN sp_subjects s ON s.id = a.id

@@ -138,6 +138,15 @@ type Config struct {
 	// default no-reply at BaseURL's host. MailService is what they call the service;
 	// default BaseURL's host.
 	MailFrom, MailService string
+	// MailTemplates is a folder whose files stand in place of our templates of letters
+	// (docs/mail.md); default none.
+	MailTemplates string
+	// Inbox is for development: GET /dev/inbox shows the letters that it has taken,
+	// with their links, to whoever is on this machine. It is usually Mail, too.
+	Inbox *mail.Inbox
+	// QueueOnly leaves letters to other servers of the database: for programs that end
+	// soon, such as commands. Mail is then not called.
+	QueueOnly bool
 	// VerifyAddress lets nobody in before they have shown that their address is
 	// theirs, and keeps from whoever registers whether an address has an account. It
 	// needs Mail.
@@ -223,12 +232,20 @@ func (c *Config) check() error {
 			bad("keys.rotate_every", c.RotateEvery.String(), "the key that signs is tokens.secret, which does not rotate by itself", "Leave one of the two out.")
 		}
 	}
+	for _, m := range []struct {
+		value string
+		check func(string) error
+	}{{c.MailFrom, mail.CheckFrom}, {c.MailService, mail.CheckService}} {
+		if err := m.check(m.value); m.value != "" && err != nil {
+			errs = append(errs, err)
+		}
+	}
 	if c.VerifyAddress && c.Mail == nil {
 		bad("auth.verify_address", "true", "there is no mail to verify addresses with", "Set smtp.url, or leave it out.")
 	}
 	within("keys.rotate_every", c.RotateEvery, MinRotateEvery, MaxRotateEvery)
 	for _, l := range []struct{ key, value string }{
-		{"limits.default", c.Limits.Default}, {"limits.login", c.Limits.Login}, {"limits.register", c.Limits.Register}, {"limits.guesses", c.Limits.Guesses},
+		{"limits.default", c.Limits.Default}, {"limits.login", c.Limits.Login}, {"limits.register", c.Limits.Register}, {"limits.mail", c.Limits.Mail}, {"limits.guesses", c.Limits.Guesses},
 	} {
 		if err := CheckLimit(l.value); err != nil {
 			bad(l.key, l.value, err.Error(), "Write it as 10/minute or 100/hour;burst=20, or off.")
@@ -390,7 +407,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	s.Accounts = account.New(account.Config{
 		DB: cfg.DB, Passwords: hasher, Sessions: s.Sessions, Lockout: s.Lockout, Mail: s.Mail, Links: links, Refusals: s.Refusals,
 		Registration: cfg.Registration, VerifyAddress: cfg.VerifyAddress, CursorKey: keys.RefreshKey(), Now: cfg.Now,
-		RegisterLimit: outer.limits.ofRegistration(), PasswordLimit: outer.limits.ofPasswords("the current password"),
+		RegisterLimit: outer.limits.ofRegistration(), MailLimit: outer.limits.ofMail(), PasswordLimit: outer.limits.ofPasswords("the current password"),
 	})
 	recoveryKey, err := keyFor(keys, "recovery codes")
 	if err != nil {
@@ -400,7 +417,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 		Factors: totp.New(totp.Config{DB: cfg.DB, Keys: keys, RecoveryKey: recoveryKey, Now: cfg.Now}), Guesses: guesses, Issuer: hostOf(cfg.BaseURL),
 		DB: cfg.DB, Passwords: hasher, Sessions: s.Sessions, Refusals: s.Refusals, Lockout: s.Lockout, Cookie: s.cookie, NoPasswordGrant: cfg.NoPasswordGrant, Now: cfg.Now,
 		Mail: s.Mail, Links: links, VerifyAddress: cfg.VerifyAddress,
-		PasswordLimit: outer.limits.ofPasswords("a password"), CodeLimit: outer.limits.ofPasswords("a code"),
+		PasswordLimit: outer.limits.ofPasswords("a password"), CodeLimit: outer.limits.ofPasswords("a code"), MailLimit: outer.limits.ofMail(),
 	})
 	s.APIKeys = apikey.New(apikey.Config{
 		DB: cfg.DB, Header: cfg.APIKeyHeader, Cookie: cfg.APIKeyCookie, Query: cfg.APIKeyQuery, Static: cfg.APIKeys, Origin: origin,
@@ -433,7 +450,10 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
 	s.stop = stop
 	s.stopped.Go(func() { repeat(background, sweepEvery, s.sweep) })
-	s.stopped.Go(func() { s.Mail.Run(background) })
+	if !cfg.QueueOnly {
+		s.stopped.Go(func() { s.Mail.Run(background) })
+	}
+	s.stopped.Go(func() { repeat(background, eraseEvery, s.erase) })
 	if cfg.RotateEvery > 0 {
 		s.stopped.Go(func() {
 			repeat(background, rotateTick(cfg.RotateEvery), func(ctx context.Context) {
@@ -635,7 +655,17 @@ func (s *Server) declareNow() {
 	}
 }
 
-const sweepEvery = time.Hour
+const (
+	sweepEvery = time.Hour
+	eraseEvery = time.Minute
+)
+
+// erase goes on with what is left to erase of accounts that were deleted.
+func (s *Server) erase(ctx context.Context) {
+	if err := s.Accounts.Erase(ctx); err != nil && ctx.Err() == nil {
+		s.cfg.Log.Error("what the audit log holds of deleted accounts could not be erased; it is tried again", "error", err)
+	}
+}
 
 // repeat runs f again and again, the first time after one period, until ctx
 // ends.
@@ -658,6 +688,9 @@ func (s *Server) sweep(ctx context.Context) {
 		s.cfg.Log.Error("expired sessions could not be deleted", "error", err)
 	} else if n > 0 {
 		s.cfg.Log.Info("deleted expired sessions", "sessions", n)
+	}
+	if err := s.Accounts.Sweep(ctx); err != nil {
+		s.cfg.Log.Error("tokens of letters that are over could not be deleted", "error", err)
 	}
 	if err := s.SignIn.Sweep(ctx); err != nil {
 		s.cfg.Log.Error("sign-ins that were not finished could not be deleted", "error", err)

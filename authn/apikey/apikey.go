@@ -287,6 +287,12 @@ func own(rd db.Reader, owner, id string) (Record, error) {
 	return r, err
 }
 
+// Of returns an owner's keys, newest first.
+func Of(rd db.Reader, owner string) ([]Record, error) { return listKeys(rd, owner) }
+
+// DeleteAll deletes all keys of an owner, and reports how many there were.
+func DeleteAll(tx *db.Tx, owner string) (int64, error) { return deleteKeys(tx, owner) }
+
 // Get returns any key.
 func (s *Service) Get(ctx context.Context, id string) (Record, error) {
 	return own(s.cfg.DB.View(ctx), "", id)

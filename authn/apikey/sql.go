@@ -108,6 +108,14 @@ func deleteKey(tx *db.Tx, r Record) error {
 	return tx.Changed(r.Owner)
 }
 
+func deleteKeys(tx *db.Tx, owner string) (int64, error) {
+	n, err := tx.Exec("DELETE FROM sp_api_keys WHERE subject_id = $1", owner)
+	if err != nil || n == 0 {
+		return n, err
+	}
+	return n, tx.Changed(owner)
+}
+
 // noteUse does nothing for a key that is gone, and never goes back.
 func noteUse(tx *db.Tx, id string, at time.Time) error {
 	_, err := tx.Exec("UPDATE sp_api_keys SET last_used_at = $2 WHERE id = $1 AND last_used_at < $2", id, db.Micros(at))

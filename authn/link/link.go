@@ -32,6 +32,9 @@ const (
 	Address    Purpose = "address"    // another address
 	SignIn     Purpose = "sign_in"    // a session
 	Invitation Purpose = "invitation" // the first password
+	// Registration is for an account that is made when its address has been proved:
+	// what it is to be is the payload, and there is no subject yet.
+	Registration Purpose = "registration"
 	// Setup makes the first administrator. It is of no account and is sent to nobody:
 	// the operator is shown it (StoreSetup).
 	Setup Purpose = "setup"
@@ -79,7 +82,7 @@ func New(cfg Config) *Service {
 const tokenSize = 32 // bytes
 
 // prefixes let a person, and a scanner of leaked secrets, tell what a token is.
-var prefixes = map[Purpose]string{Verify: "vt_", Reset: "rs_", Address: "ca_", SignIn: "li_", Invitation: "in_", Setup: "su_"}
+var prefixes = map[Purpose]string{Verify: "vt_", Reset: "rs_", Address: "ca_", SignIn: "li_", Invitation: "in_", Registration: "rg_", Setup: "su_"}
 
 const handlePrefix = "lh_"
 
@@ -198,14 +201,41 @@ func (s *Service) Find(rd db.Reader, p Purpose, token string) (g Grant, ok bool,
 		return Grant{}, false, nil
 	}
 	r, found, err := find(rd, digestOf(token), p)
-	if err != nil || !found || !s.good(r, p) {
+	if err != nil || !found || !s.good(r) {
 		return Grant{}, false, err
 	}
 	return r.grant(), true, nil
 }
 
-func (s *Service) good(r row, p Purpose) bool {
-	return !r.used && (r.subject != "" || p == Setup) && s.cfg.Now().Before(r.expires)
+func (s *Service) good(r row) bool {
+	somebodys := r.subject != "" || r.purpose == Registration && r.payload != "" || r.purpose == Setup
+	return !r.used && somebodys && s.cfg.Now().Before(r.expires)
+}
+
+// Latest returns the payload of the newest registration with an address that has
+// been neither used nor forgotten, for a letter that is asked for again; "" if
+// there is none.
+func (s *Service) Latest(rd db.Reader, address string) (payload string, err error) {
+	return latest(rd, s.keyed("address", address), Registration, s.cfg.Now().Add(-remember))
+}
+
+// VoidAddress makes the tokens of a purpose that went to an address worthless.
+func (s *Service) VoidAddress(tx *db.Tx, address string, p Purpose) error {
+	return voidAddress(tx, s.keyed("address", address), p)
+}
+
+// Letter is what is known of a token that was sent, but for what it is.
+type Letter struct {
+	Purpose Purpose
+	Used    bool // or worthless for another reason
+	Created time.Time
+	Expires time.Time
+}
+
+// Letters returns what is remembered of a subject's tokens, newest first: those of
+// the last day.
+func (s *Service) Letters(rd db.Reader, subject string) ([]Letter, error) {
+	return letters(rd, subject)
 }
 
 // Use uses a token up: of any number at once, one caller gets ok. If the
@@ -219,7 +249,7 @@ func (s *Service) Use(tx *db.Tx, p Purpose, token string) (g Grant, ok bool, err
 
 func (s *Service) use(tx *db.Tx, digest []byte, p Purpose) (Grant, bool, error) {
 	r, found, err := find(tx, digest, p)
-	if err != nil || !found || !s.good(r, p) {
+	if err != nil || !found || !s.good(r) {
 		return Grant{}, false, err
 	}
 	ok, err := markUsed(tx, digest)
