@@ -14,11 +14,16 @@ import (
 	"testing"
 
 	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/cdproto/network"
 	"github.com/chromedp/cdproto/page"
 	"github.com/chromedp/chromedp"
 	"github.com/chromedp/chromedp/kb"
 
+	"github.com/sallyport/sallyport/account"
+	"github.com/sallyport/sallyport/authz/role"
 	"github.com/sallyport/sallyport/internal/testkit"
+	"github.com/sallyport/sallyport/mail"
+	"github.com/sallyport/sallyport/server"
 )
 
 // axeEnv names the environment variable with the path of axe-core's axe.min.js:
@@ -317,6 +322,190 @@ func TestC_PagesInABrowser(t *testing.T) {
 	p.visit(w.http.URL + "/account/nothing")
 	p.at("There is no such page")
 	w.planted(t, goodPassword, "marmalade-anchor-97-violet", newer[0], token)
+}
+
+// follow opens the link of the newest letter of a kind to an address.
+func (p *people) follow(box *mailbox, address string, k mail.Kind) {
+	p.t.Helper()
+	all := box.to(p.w, address, k)
+	if len(all) == 0 {
+		p.t.Fatalf("no letter %s to %s", k, address)
+	}
+	link := all[len(all)-1].Link
+	path, ok := strings.CutPrefix(link, p.w.cfg.BaseURL)
+	if !ok {
+		p.t.Fatalf("the link leads to %s", link)
+	}
+	p.visit(p.w.http.URL + path)
+	p.until("the token is taken out of the address", `location.hash === ""`)
+}
+
+// apart signs whoever is signed in out, as another browser would not be.
+func (p *people) apart() {
+	p.t.Helper()
+	p.do("forget the cookies", network.ClearBrowserCookies())
+}
+
+// A forgotten password, from the page to sign in on to being signed in.
+func TestC_ForgottenPasswordInABrowser(t *testing.T) {
+	var box mailbox
+	w := newWorld(t, testkit.SQLite(t), nil, browserBase, withMail(&box))
+	w.register("ada")
+	p := newPeople(t, w)
+	p.visit(w.http.URL + "/account/sign-in")
+	p.at("Sign in")
+	p.click(`a[href="/account/forgot"]`)
+	for _, address := range []string{"nobody@example.com", "ada@example.com"} {
+		p.at("Forgot your password?")
+		p.fill("email", address)
+		p.submit("email")
+		p.at("Look into your mail")
+		p.says("If there is an account with this address")
+		p.visit(w.http.URL + "/account/forgot")
+	}
+	p.at("Forgot your password?")
+	if all := box.to(w, "nobody@example.com", mail.Reset); len(all) != 0 {
+		t.Errorf("a letter to nobody: %v", all)
+	}
+
+	const better = "marmalade-anchor-97-violet"
+	first := box.token(w, "ada@example.com", mail.Reset)
+	p.follow(&box, "ada@example.com", mail.Reset)
+	p.at("Choose a new password")
+	p.fill("password", "ada@example.com")
+	p.submit("password")
+	p.at("Choose a new password")
+	p.says("Something is missing or not right.")
+	p.fill("password", better)
+	p.submit("password")
+	p.at("Sign in")
+	p.says("You have a new password")
+	p.fill("username", "ada", "password", goodPassword)
+	p.submit("password")
+	p.at("Sign in")
+	p.says("Incorrect username or password")
+	p.fill("password", better)
+	p.submit("password")
+	p.at("Your account")
+	p.says("ada@example.com (confirmed)")
+
+	// The link was good once. One that is pasted into the page is as good as opened.
+	p.visit(w.http.URL + "/account/reset#token=" + first)
+	p.at("Choose a new password")
+	p.fill("password", goodPassword)
+	p.submit("password")
+	p.at("Choose a new password")
+	p.says("This link is not good")
+	if err := w.sv.Accounts.Forgot(t.Context(), "ada@example.com"); err != nil {
+		t.Fatal(err)
+	}
+	p.fill("token", w.http.URL+"/account/reset#token="+box.token(w, "ada@example.com", mail.Reset), "password", goodPassword)
+	p.submit("password")
+	p.at("Sign in")
+	w.signIn("ada", goodPassword)
+
+	// Another link that is opened in the same tab takes the place of the first.
+	if err := w.sv.Accounts.Forgot(t.Context(), "ada@example.com"); err != nil {
+		t.Fatal(err)
+	}
+	p.visit(w.http.URL + "/account/reset#token=rs_old")
+	p.at("Choose a new password")
+	p.do("open the link", chromedp.Evaluate(fmt.Sprintf("location.hash = %q", "#token="+box.token(w, "ada@example.com", mail.Reset)), nil))
+	p.until("the token is taken out of the address", `location.hash === ""`)
+	p.fill("password", better)
+	p.submit("password")
+	p.at("Sign in")
+	w.signIn("ada", better)
+	w.planted(t, better, first)
+}
+
+// Where addresses are verified: whoever registered gets in with the password, and
+// somebody else's registration is worth nothing to them.
+func TestC_VerificationInABrowser(t *testing.T) {
+	var box mailbox
+	w := newWorld(t, testkit.SQLite(t), nil, browserBase, withMail(&box), func(c *server.Config) { c.VerifyAddress = true })
+	registers := func(name, password string) {
+		t.Helper()
+		w.do("POST", "/auth/register", "", map[string]string{"username": name, "email": name + "@example.com", "password": password}).want(t, 202, "")
+	}
+	p := newPeople(t, w)
+	registers("ada", goodPassword)
+	p.follow(&box, "ada@example.com", mail.Verify)
+	p.at("Confirm your address")
+	p.do("send it as it is", chromedp.Evaluate(`document.querySelector("form").noValidate = true`, nil))
+	p.submit("password")
+	p.at("Confirm your address")
+	p.says("use the other button if you did not choose one")
+	p.fill("password", "not-the-password-41")
+	p.submit("password")
+	p.at("Confirm your address")
+	p.says("The password is not right")
+	p.fill("password", goodPassword)
+	p.submit("password")
+	p.at("Sign in")
+	p.says("Your address is confirmed.")
+	p.fill("username", "ada@example.com", "password", goodPassword)
+	p.submit("password")
+	p.at("Your account")
+	p.says("ada@example.com (confirmed)")
+
+	// Mallory registered with Bob's address.
+	p.apart()
+	registers("bob", goodPassword)
+	p.follow(&box, "bob@example.com", mail.Verify)
+	p.at("Confirm your address")
+	p.click(`button[name="without"]`)
+	p.at("Your address is confirmed")
+	p.says("the account has no password now")
+	p.submit("email")
+	p.at("Look into your mail")
+	w.form("/token", "grant_type", "password", "username", "bob@example.com", "password", goodPassword).want(t, 401, "invalid_grant")
+	const bobs = "marmalade-anchor-97-violet"
+	p.follow(&box, "bob@example.com", mail.Reset)
+	p.at("Choose a new password")
+	p.fill("password", bobs)
+	p.submit("password")
+	p.at("Sign in")
+	p.fill("username", "bob@example.com", "password", bobs)
+	p.submit("password")
+	p.at("Your account")
+
+	// Another address: by the letter to it, and who is signed in.
+	ada := w.signIn("ada@example.com", goodPassword).access
+	w.do("PATCH", "/users/me", ada, map[string]string{"email": "countess@example.com"}).want(t, 200, "")
+	p.apart()
+	p.follow(&box, "countess@example.com", mail.ChangeAddress)
+	p.at("Confirm your address")
+	p.click(`button[name="without"]`)
+	p.at("Confirm your address")
+	p.says("Send the account's password")
+	p.fill("password", goodPassword)
+	p.submit("password")
+	p.at("Sign in")
+	w.signIn("countess@example.com", goodPassword)
+}
+
+func TestC_InvitationInABrowser(t *testing.T) {
+	var box mailbox
+	w := newWorld(t, testkit.SQLite(t), nil, browserBase, withMail(&box), func(c *server.Config) { c.Registration = account.Invite })
+	if _, err := w.sv.Accounts.Create(t.Context(), role.Operator(), account.NewUser{Email: "ada@example.com", Invitation: true}); err != nil {
+		t.Fatal(err)
+	}
+	p := newPeople(t, w)
+	p.follow(&box, "ada@example.com", mail.Invitation)
+	p.at("Accept your invitation")
+	p.fill("username", "a da", "password", goodPassword)
+	p.submit("password")
+	p.at("Accept your invitation")
+	p.says("Use 1 to 64 letters and digits")
+	p.fill("username", "ada", "full_name", "Ada Lovelace", "password", goodPassword)
+	p.submit("password")
+	p.at("Sign in")
+	p.says("Your account is ready.")
+	p.fill("username", "ada", "password", goodPassword)
+	p.submit("password")
+	p.at("Your account")
+	p.says("Ada Lovelace")
 }
 
 // Without JavaScript the link of a letter is pasted into a field.

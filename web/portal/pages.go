@@ -82,7 +82,7 @@ func (x *exchange) signedInBy(a answer, page string, v view, words map[string]st
 }
 
 // overWords are for a sign-in that took too long.
-var overWords = map[string]string{"invalid_token": "This sign-in took longer than five minutes, or more than five codes. Begin again."}
+var overWords = map[string]string{"invalid_token": "This sign-in took too long, or too many codes were wrong. Begin again."}
 
 // secondStep takes the code of somebody who is signing in.
 func (x *exchange) secondStep() {
@@ -235,7 +235,7 @@ func (x *exchange) forgot() {
 
 // staleWords are for a token that is not good.
 var staleWords = map[string]string{
-	"invalid_token": "This link is not good: it is older than 30 minutes, was used already, or a newer one took its place. Ask for another letter.",
+	"invalid_token": "This link is not good: it is older than 30 minutes, was used already, or your address or password has changed since. Ask for another letter.",
 }
 
 // withToken shows a page again that a token leads to. One that is not good is not
@@ -331,7 +331,9 @@ func (x *exchange) link() {
 	if a.failure().Code == "invalid_token" {
 		v.Token = ""
 	}
-	x.signedInBy(a, "link", v, staleWords)
+	x.signedInBy(a, "link", v, map[string]string{
+		"invalid_token": "This link is not good: it is older than ten minutes, was used already, or a newer one took its place. Ask for another letter.",
+	})
 }
 
 func (x *exchange) setup() {
