@@ -26,8 +26,8 @@ import (
 	"github.com/sallyport/sallyport/server"
 )
 
-// axeEnv names the environment variable with the path of axe-core's axe.min.js:
-// npm pack axe-core@4.14.1. Without it the pages are held to our own checks alone.
+// axeEnv names the environment variable with the path of axe-core (scripts/axe).
+// Without it the pages are held to our own checks alone.
 const axeEnv = "SALLYPORT_TEST_AXE"
 
 // people is a browser in which somebody uses the pages.

@@ -11,6 +11,7 @@
 package portal
 
 import (
+	"html/template"
 	"net/http"
 
 	"github.com/sallyport/sallyport"
@@ -39,13 +40,18 @@ type Config struct {
 // Portal is the pages.
 type Portal struct {
 	cfg          Config
+	pages        map[string]*template.Template
+	version      string // of the assets
 	own, picture *headers.Headers
 }
 
 // New returns a Portal.
 func New(cfg Config) (*Portal, error) {
-	p := &Portal{cfg: cfg}
+	p := &Portal{cfg: cfg, version: assetsVersion()}
 	var err error
+	if p.pages, err = parse(); err != nil {
+		return nil, err
+	}
 	// A page loads its own script and style and posts to its own origin, and nothing
 	// else: no inline script or style, no request of a script, no frame around it.
 	if p.own, err = policy(); err != nil {

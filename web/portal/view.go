@@ -18,23 +18,26 @@ import (
 //go:embed templates assets
 var files embed.FS
 
-// pages are the templates, by name; titles is their order of words for a person.
-var (
-	pages  = map[string]*template.Template{}
-	titles = map[string]string{
-		"account": "Your account", "sign-in": "Sign in", "code": "Second step of signing in", "enrol": "Set up a second factor",
-		"recovery": "Your recovery codes", "second-factor": "Second factor", "password": "Change your password",
-		"forgot": "Forgot your password?", "sent": "Look into your mail", "reset": "Choose a new password",
-		"verify": "Confirm your address", "verified": "Your address is confirmed", "request-link": "Sign in by mail", "typed-code": "Type the code from the letter",
-		"link": "Sign in with the link from your letter", "invitation": "Accept your invitation", "setup": "Set up the first administrator", "refused": "",
-	}
-)
+// titles are the pages, each a template of its name. One without a title is given
+// it where it is shown.
+var titles = map[string]string{
+	"account": "Your account", "sign-in": "Sign in", "code": "Second step of signing in", "enrol": "Set up a second factor",
+	"recovery": "Your recovery codes", "second-factor": "Second factor", "password": "Change your password",
+	"forgot": "Forgot your password?", "sent": "Look into your mail", "reset": "Choose a new password",
+	"verify": "Confirm your address", "verified": "Your address is confirmed", "request-link": "Sign in by mail", "typed-code": "Type the code from the letter",
+	"link": "Sign in with the link from your letter", "invitation": "Accept your invitation", "setup": "Set up the first administrator", "refused": "",
+}
 
-func init() {
-	layout := template.Must(template.ParseFS(files, "templates/layout.html"))
+// parse reads the templates.
+func parse() (map[string]*template.Template, error) {
+	pages := map[string]*template.Template{}
 	for name := range titles {
-		pages[name] = template.Must(template.Must(layout.Clone()).ParseFS(files, "templates/"+name+".html"))
+		var err error
+		if pages[name], err = template.ParseFS(files, "templates/layout.html", "templates/"+name+".html"); err != nil {
+			return nil, err
+		}
 	}
+	return pages, nil
 }
 
 // view is what a page shows.
@@ -101,7 +104,7 @@ var shown = []string{"username", "email", "full_name"}
 
 // show answers with a page.
 func (x *exchange) show(status int, name string, v view) {
-	v.Config, v.Version = x.p.cfg, assetsVersion
+	v.Config, v.Version = x.p.cfg, x.p.version
 	if v.Title == "" {
 		v.Title = titles[name]
 	}
@@ -113,7 +116,7 @@ func (x *exchange) show(status int, name string, v view) {
 		v.Values = x.pick(shown...)
 	}
 	var b bytes.Buffer
-	if err := pages[name].ExecuteTemplate(&b, "layout", v); err != nil {
+	if err := x.p.pages[name].ExecuteTemplate(&b, "layout", v); err != nil {
 		sallyport.WriteError(x.w, sallyport.Internal()) // a template of ours
 		return
 	}
@@ -182,15 +185,15 @@ var assetTypes = map[string]string{
 	"icon.svg":   "image/svg+xml",
 }
 
-// assetsVersion stands in the addresses of assets, so that a page never meets those
-// of another release.
-var assetsVersion = func() string {
+// assetsVersion stands in the addresses of assets, so that a page does not meet
+// those of another release in a browser's cache.
+func assetsVersion() string {
 	h := sha256.New()
 	for _, name := range slices.Sorted(maps.Keys(assetTypes)) {
 		h.Write(asset(name))
 	}
 	return hex.EncodeToString(h.Sum(nil)[:6])
-}()
+}
 
 func asset(name string) []byte {
 	b, err := files.ReadFile(path.Join("assets", name))
