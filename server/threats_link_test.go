@@ -158,9 +158,15 @@ func TestE_LinkIsForOneThing(t *testing.T) {
 			w.byLink(map[string]string{"handle": handle, "code": bobsCode}).want(t, 401, "invalid_token")
 		}
 		for _, body := range []any{
-			map[string]string{}, map[string]string{"handle": handle}, map[string]string{"code": code},
-			map[string]string{"token": token, "handle": handle, "code": code}, map[string]any{"token": []string{token}}, map[string]any{"token": map[string]string{"": token}},
-			map[string]string{"Token": token}, map[string]any{"handle": handle, "code": 1}, "[]", "null", `"` + token + `"`,
+			map[string]string{},
+			map[string]string{"handle": handle},
+			map[string]string{"code": code},
+			map[string]string{"token": token, "handle": handle, "code": code},
+			map[string]any{"token": []string{token}},
+			map[string]any{"token": map[string]string{"": token}},
+			map[string]string{"Token": token},
+			map[string]any{"handle": handle, "code": 1},
+			"[]", "null", `"` + token + `"`,
 		} {
 			w.do("POST", "/auth/link", "", body).want(t, 422, "validation_failed")
 		}
