@@ -562,6 +562,9 @@ func (s *Server) routes() {
 	s.keyRoutes()
 	s.healthRoutes()
 	s.doctorRoutes()
+	if s.cfg.Inbox != nil {
+		s.inboxRoutes()
+	}
 	s.api.Docs(api.DocsConfig{ClientID: oauth.DocsClient})
 }
 
