@@ -256,6 +256,9 @@ func (c *Config) check() error {
 			errs = append(errs, err)
 		}
 	}
+	if err := mail.CheckTemplates(c.MailTemplates); err != nil {
+		errs = append(errs, err)
+	}
 	if c.VerifyAddress && c.Mail == nil {
 		bad("auth.verify_address", "true", "there is no mail to verify addresses with", "Set smtp.url, or leave it out.")
 	}
@@ -635,6 +638,9 @@ func (s *Server) routes() {
 	s.keyRoutes()
 	s.healthRoutes()
 	s.doctorRoutes()
+	if s.cfg.Inbox != nil {
+		s.inboxRoutes()
+	}
 	s.api.Docs(api.DocsConfig{ClientID: oauth.DocsClient})
 }
 
@@ -770,6 +776,9 @@ func (s *Server) sweep(ctx context.Context) {
 	}
 	if err := s.DB.SweepChanges(ctx); err != nil {
 		s.cfg.Log.Error("old changes could not be deleted", "error", err)
+	}
+	if err := s.Mail.Sweep(ctx); err != nil {
+		s.cfg.Log.Error("letters that have expired could not be deleted", "error", err)
 	}
 	if n, err := s.Keys.Sweep(ctx); err != nil {
 		s.cfg.Log.Error("keys whose grace is over could not be retired", "error", err)
