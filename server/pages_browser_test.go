@@ -508,6 +508,96 @@ func TestC_InvitationInABrowser(t *testing.T) {
 	p.says("Ada Lovelace")
 }
 
+// Signing in by mail: with the link, with the code, and with the second factor that
+// is asked for after either; and a second factor that must be set up on the way in.
+func TestC_SignInByMailInABrowser(t *testing.T) {
+	var box mailbox
+	w := newWorld(t, testkit.SQLite(t), nil, browserBase, withMail(&box), withLinks, demanding("moderator"))
+	w.person("ada", true)
+	w.person("mod", true, "moderator")
+	p := newPeople(t, w)
+	ask := func(address string) {
+		t.Helper()
+		p.visit(w.http.URL + "/account/sign-in?next=/account/password")
+		p.at("Sign in")
+		p.click(`a[href^="/account/request-link"]`)
+		p.at("Sign in by mail")
+		p.fill("email", address)
+		p.submit("email")
+		p.at("Type the code from the letter")
+	}
+
+	// By code, on the device where it was asked for.
+	ask("ada@example.com")
+	letters := box.to(w, "ada@example.com", mail.SignIn)
+	code := letters[len(letters)-1].Code
+	p.fill("code", otherCode(code, 1))
+	p.submit("code")
+	p.at("Type the code from the letter")
+	p.says("The code is not right")
+	p.fill("code", code[:3]+" "+code[3:])
+	p.submit("code")
+	p.at("Change your password") // where the person wanted to go
+
+	// The link of that letter is used up with it; the next one is good once.
+	p.apart()
+	p.follow(&box, "ada@example.com", mail.SignIn)
+	p.at("Sign in with the link from your letter")
+	p.click("main form button")
+	p.at("Sign in with the link from your letter")
+	p.says("This link is not good")
+	ask("ada@example.com")
+	p.follow(&box, "ada@example.com", mail.SignIn)
+	p.at("Sign in with the link from your letter")
+	p.click("main form button")
+	p.at("Your account")
+	p.says("ada@example.com")
+
+	// Nobody is told that there is no account.
+	p.apart()
+	ask("nobody@example.com")
+	p.fill("code", "123456")
+	p.submit("code")
+	p.at("Type the code from the letter")
+	p.says("The code is not right")
+
+	// Whoever must have a second factor sets it up before there is a session.
+	p.visit(w.http.URL + "/account/sign-in")
+	p.at("Sign in")
+	p.fill("username", "mod", "password", goodPassword)
+	p.submit("password")
+	p.at("Set up a second factor")
+	p.says("This account needs a second factor")
+	mod := p.secret()
+	p.fill("code", mod.wrong())
+	p.submit("code")
+	p.at("Set up a second factor")
+	p.says("The code is not right")
+	if len(p.jar(w.http.URL)) > 0 {
+		t.Error("there is a session already")
+	}
+	p.click("button.second")
+	p.at("Set up a second factor")
+	mod = p.secret()
+	p.fill("code", mod.code(0))
+	p.submit("code")
+	p.at("Your recovery codes")
+	p.click("a.button")
+	p.at("Your account")
+	p.says("Second factor\non")
+
+	// From then on it is asked for, after a link too.
+	p.apart()
+	ask("mod@example.com")
+	p.follow(&box, "mod@example.com", mail.SignIn)
+	p.at("Sign in with the link from your letter")
+	p.click("main form button")
+	p.at("Second step of signing in")
+	p.fill("code", mod.next())
+	p.submit("code")
+	p.at("Your account")
+}
+
 // Without JavaScript the link of a letter is pasted into a field.
 func TestC_PagesWithoutJavaScript(t *testing.T) {
 	w := newWorld(t, testkit.SQLite(t), nil, browserBase)

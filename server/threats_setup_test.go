@@ -25,7 +25,7 @@ func (w *world) offer(alone bool) string {
 	return token
 }
 
-func (w *world) setUp(token, name string) reply {
+func (w *world) administrate(token, name string) reply {
 	w.t.Helper()
 	return w.do("POST", "/auth/setup", "", map[string]string{"token": token, "email": name + "@example.com", "username": name, "password": goodPassword})
 }
@@ -77,7 +77,7 @@ func TestE_SetUp(t *testing.T) {
 
 		// Not who has none, and a page that is opened is no use of it.
 		for _, bad := range []string{"su_" + strings.Repeat("A", 43), token[:len(token)-1], token + "A", "", " " + token, "vt_" + token[3:], "SU_" + token[3:], "%"} {
-			w.setUp(bad, "eve").want(t, 400, "invalid_token")
+			w.administrate(bad, "eve").want(t, 400, "invalid_token")
 		}
 		w.do("GET", "/auth/setup?token="+token, "", nil).want(t, 405, "method_not_allowed")
 		w.do("GET", "/console/setup?k="+token, "", nil).want(t, 200, "")
@@ -94,12 +94,12 @@ func TestE_SetUp(t *testing.T) {
 		// Newer links stand beside older ones only if they are meant to.
 		last := w.offer(true)
 		for _, dead := range []string{first, other, token} {
-			w.setUp(dead, "eve").want(t, 400, "invalid_token")
+			w.administrate(dead, "eve").want(t, 400, "invalid_token")
 		}
 		unchanged()
 
 		second := w.offer(false)
-		root := w.setUp(last, "root").want(t, 201, "").json(t)
+		root := w.administrate(last, "root").want(t, 201, "").json(t)
 		if root["email_verified"] != true || text(t, root["roles"]) != text(t, []string{"admin"}) {
 			t.Errorf("made %v", root)
 		}
@@ -110,8 +110,8 @@ func TestE_SetUp(t *testing.T) {
 		w.do("GET", "/users", w.signIn("root", goodPassword).access, nil).want(t, 200, "")
 
 		// It was good once, and all others with it.
-		w.setUp(last, "eve").want(t, 400, "invalid_token")
-		w.setUp(second, "eve").want(t, 400, "invalid_token")
+		w.administrate(last, "eve").want(t, 400, "invalid_token")
+		w.administrate(second, "eve").want(t, 400, "invalid_token")
 		if accounts, administrators := w.accounts(t); accounts != 1 || administrators != 1 {
 			t.Errorf("%d accounts, %d administrators", accounts, administrators)
 		}
@@ -128,13 +128,13 @@ func TestE_SetUpIsOver(t *testing.T) {
 		w := newWorld(t, d, nil)
 		late := w.offer(true)
 		w.clock.advance(30 * time.Minute)
-		w.setUp(late, "eve").want(t, 400, "invalid_token")
+		w.administrate(late, "eve").want(t, 400, "invalid_token")
 
 		// Somebody else became administrator meanwhile.
 		token := w.offer(true)
 		id := w.register("root")
 		w.grant(id, "admin")
-		w.setUp(token, "eve").want(t, 409, "administrator_exists")
+		w.administrate(token, "eve").want(t, 409, "administrator_exists")
 		if accounts, administrators := w.accounts(t); accounts != 1 || administrators != 1 {
 			t.Errorf("%d accounts, %d administrators", accounts, administrators)
 		}
@@ -142,8 +142,8 @@ func TestE_SetUpIsOver(t *testing.T) {
 		w = newWorld(t, testkit.SQLite(t), nil)
 		w.register("root")
 		token = w.offer(true)
-		w.setUp(token, "root").want(t, 409, "account_exists")
-		w.setUp(token, "boss").want(t, 201, "")
+		w.administrate(token, "root").want(t, 409, "account_exists")
+		w.administrate(token, "boss").want(t, 201, "")
 	})
 }
 
@@ -331,5 +331,5 @@ func TestNoPortal(t *testing.T) {
 	for _, path := range []string{"/account/", "/account/sign-in", "/console/setup", "/.well-known/change-password", "/account/assets/portal.css"} {
 		w.do("GET", path, "", nil).want(t, 404, "not_found")
 	}
-	w.setUp(w.offer(true), "root").want(t, 201, "")
+	w.administrate(w.offer(true), "root").want(t, 201, "")
 }

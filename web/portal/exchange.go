@@ -63,6 +63,7 @@ var passedOn = []string{"Cookie", "Origin", "Sec-Fetch-Site", "Accept-Language",
 // answer is what the API answered.
 type answer struct {
 	status int
+	header http.Header
 	body   []byte
 }
 
@@ -122,7 +123,7 @@ func (x *exchange) call(method, target string, body any) answer {
 			x.w.Header().Add(name, v)
 		}
 	}
-	return answer{max(w.status, http.StatusOK), w.body.Bytes()}
+	return answer{max(w.status, http.StatusOK), w.header, w.body.Bytes()}
 }
 
 // recorder takes an answer of the API.
@@ -146,7 +147,8 @@ func (r *recorder) Write(b []byte) (int, error) {
 }
 
 // who returns who is signed in, nil for nobody. A cookie that is not good is taken
-// away and not sent again: the API refuses it wherever it looks at credentials. If
+// away by the API and not sent again: it is refused wherever credentials are looked
+// at. One that is good and opens nothing yet, for want of a second factor, stays. If
 // that cannot be found out, who answers and returns false.
 func (x *exchange) who() (*person, bool) {
 	if x.asked || len(x.r.Header["Cookie"]) == 0 {
@@ -162,7 +164,7 @@ func (x *exchange) who() (*person, bool) {
 		x.refuse(a.status, "This does not work now", a.failure().Detail)
 		return nil, false
 	default:
-		x.bare = true
+		x.bare = len(a.header["Set-Cookie"]) > 0
 	}
 	return x.person, true
 }

@@ -128,18 +128,9 @@ func (x *exchange) enrol(token string) {
 		})
 	case code == "invalid_token":
 		x.fail(a, "sign-in", view{}, overWords)
-	case code == "insufficient_user_authentication":
-		x.again(a)
 	default:
 		x.fail(a, "second-factor", view{}, nil)
 	}
-}
-
-// again has somebody sign in who did so too long ago for what they want.
-func (x *exchange) again(a answer) {
-	x.fail(a, "sign-in", view{Next: x.p.cfg.Path + x.r.URL.Path}, map[string]string{
-		"insufficient_user_authentication": "You signed in more than ten minutes ago, and this needs to be sure that it is you. Sign in again.",
-	})
 }
 
 // What may stand in an address of a page, though html/template does not know it.

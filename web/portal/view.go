@@ -144,8 +144,14 @@ func pageStatus(status int) int {
 
 // fail shows a page again with what the API had against it. words are better ones
 // than the API's for some codes: those speak to programs.
+//
+// Where the sign-in is too old or too weak for what was asked, it is the page to
+// sign in on, which leads back.
 func (x *exchange) fail(a answer, name string, v view, words map[string]string) {
 	f := a.failure()
+	if f.Code == "insufficient_user_authentication" {
+		name, v.Next = "sign-in", x.p.cfg.Path+x.r.URL.Path
+	}
 	v.Problem = &problem{Detail: f.Detail}
 	if a.status >= 500 { // what the person can mend needs nobody's help
 		v.Problem.RequestID = f.RequestID
@@ -163,6 +169,8 @@ func (x *exchange) fail(a answer, name string, v view, words map[string]string) 
 
 // everywhere is what a person is told for codes of any page.
 var everywhere = map[string]string{
+	"insufficient_user_authentication": "This needs to be sure that it is you, by a sign-in of the last ten minutes, with your second factor if there is one. Sign in again.",
+
 	"validation_failed": "Something is missing or not right.",
 	"wrong_password":    "The password is not right. Nothing was changed.",
 	"mail_off":          "This service sends no mail, so this cannot be done here. Ask its operator.",
