@@ -192,6 +192,15 @@ func (x *exchange) token() string {
 	return text
 }
 
+// here is the path of the page as browsers see it. Where what is before the server
+// takes the path of the base URL away, the request has come without.
+func (x *exchange) here() string {
+	if strings.HasPrefix(x.r.URL.Path, x.p.cfg.Path+"/account/") {
+		return x.r.URL.Path
+	}
+	return x.p.cfg.Path + x.r.URL.Path
+}
+
 // lead sends the browser to another page of ours.
 func (x *exchange) lead(status int, path string) { x.leave(status, x.p.cfg.Path+path) }
 

@@ -3,6 +3,7 @@ package portal
 import (
 	"html/template"
 	"net/http"
+	"net/url"
 	"regexp"
 	"strings"
 )
@@ -20,7 +21,7 @@ func signedIn(name string) func(*exchange) {
 		switch {
 		case !ok:
 		case person == nil:
-			x.lead(http.StatusSeeOther, "/account/sign-in?next="+template.URLQueryEscaper(x.p.cfg.Path+x.r.URL.Path))
+			x.lead(http.StatusSeeOther, "/account/sign-in?next="+url.QueryEscape(x.here()))
 		default:
 			x.show(http.StatusOK, name, view{Notice: x.notice()})
 		}

@@ -150,7 +150,7 @@ func pageStatus(status int) int {
 func (x *exchange) fail(a answer, name string, v view, words map[string]string) {
 	f := a.failure()
 	if f.Code == "insufficient_user_authentication" {
-		name, v.Next = "sign-in", x.p.cfg.Path+x.r.URL.Path
+		name, v.Next = "sign-in", x.here()
 	}
 	v.Problem = &problem{Detail: f.Detail}
 	if a.status >= 500 { // what the person can mend needs nobody's help
@@ -171,9 +171,11 @@ func (x *exchange) fail(a answer, name string, v view, words map[string]string) 
 var everywhere = map[string]string{
 	"insufficient_user_authentication": "This needs to be sure that it is you, by a sign-in of the last ten minutes, with your second factor if there is one. Sign in again.",
 
-	"validation_failed": "Something is missing or not right.",
-	"wrong_password":    "The password is not right. Nothing was changed.",
-	"mail_off":          "This service sends no mail, so this cannot be done here. Ask its operator.",
+	"validation_failed":  "Something is missing or not right.",
+	"wrong_password":     "The password is not right. Nothing was changed.",
+	"cookie_needs_https": "Browsers keep a session only over HTTPS, and this service is reached without it. Tell its operator.",
+
+	"mail_off": "This service sends no mail, so this cannot be done here. Ask its operator.",
 }
 
 // refuse answers with a page that has nothing but a problem.
