@@ -471,3 +471,14 @@ type Status struct {
 func (o *Outbox) Status(ctx context.Context) (Status, error) {
 	return readStatus(o.cfg.DB.View(ctx))
 }
+
+// Waiting is a letter about an account that has not been sent yet.
+type Waiting struct {
+	Kind           Kind
+	Attempts       int64
+	Written, Until time.Time
+}
+
+// WaitingOf returns the letters about an account that have not been sent, newest
+// first.
+func WaitingOf(rd db.Reader, subject string) ([]Waiting, error) { return waiting(rd, subject) }

@@ -97,3 +97,20 @@ func readStatus(rd db.Reader) (s Status, err error) {
 	_, err = rd.Row("SELECT failure FROM sp_outbox WHERE tried_at = $1 ORDER BY id LIMIT 1", []any{*tried}, &s.Failure)
 	return s, err
 }
+
+// maxWaiting bounds waiting: letters about one account that have not been sent.
+const maxWaiting = 1000
+
+func waiting(rd db.Reader, subject string) (out []Waiting, err error) {
+	err = rd.Rows("SELECT kind, attempts, created_at, expires_at FROM sp_outbox WHERE subject_id = $1 ORDER BY created_at DESC, id LIMIT $2",
+		[]any{subject, maxWaiting}, func(scan db.Scan) error {
+			var w Waiting
+			var kind string
+			var created, expires int64
+			err := scan(&kind, &w.Attempts, &created, &expires)
+			w.Kind, w.Written, w.Until = Kind(kind), db.Time(created), db.Time(expires)
+			out = append(out, w)
+			return err
+		})
+	return out, err
+}
