@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/netip"
 	"net/url"
 	"strings"
 	"time"
@@ -24,8 +25,10 @@ func (s settings) mailMistakes(wrong map[string]bool) (errs []error) {
 		v := s[name]
 		errs = append(errs, fmt.Errorf("%s = %q (from %s): %s", name, v.text, v.source, fmt.Sprintf(format, args...)))
 	}
-	if s.bool("auth.verify_address") && !s.mailOn() && !wrong["dev"] {
-		bad("auth.verify_address", "there is no mail to verify addresses with. Set smtp.url; or dev = true, which shows letters at /dev/inbox")
+	for _, need := range []struct{ name, what string }{{"auth.verify_address", "to verify addresses with"}, {"auth.mail_sign_in", "to send links with"}} {
+		if s.bool(need.name) && !s.mailOn() && !wrong["dev"] {
+			bad(need.name, "there is no mail %s. Set smtp.url; or dev = true, which shows letters at %s", need.what, server.InboxPath)
+		}
 	}
 	if path := s.text("smtp.roots"); path != "" {
 		if s.text("smtp.url") == "" {
@@ -40,6 +43,12 @@ func (s settings) mailMistakes(wrong map[string]bool) (errs []error) {
 		}
 	}
 	return errs
+}
+
+// onThisMachine tells whether a host is localhost or a loopback address.
+func onThisMachine(host string) bool {
+	ip, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && ip.IsLoopback()
 }
 
 // mailOn tells whether letters are written.
