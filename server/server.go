@@ -169,6 +169,8 @@ type Config struct {
 	// TOTPIssuer is whose codes an authenticator app shows them to be; default
 	// BaseURL's host. At most 64 characters, no colon.
 	TOTPIssuer string
+	// NoPortal switches the pages under /account/ and /console/ off (docs/pages.md).
+	NoPortal bool
 
 	Log     *slog.Logger // default: discarded
 	Version string       // shown in the OpenAPI document
@@ -493,7 +495,9 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 		Guesses: guesses, Refusals: s.Refusals, Log: cfg.Log, Now: clock,
 	}, s.declareLater)
 	s.mux = sallyport.NewMux(s)
-	s.routes()
+	if err := s.routes(); err != nil {
+		return nil, err
+	}
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
 	s.stop = stop
 	s.stopped.Go(func() { repeat(background, sweepEvery, s.sweep) })
@@ -611,7 +615,7 @@ func (s *Server) named() []string {
 	return []string{"basic", "client"}
 }
 
-func (s *Server) routes() {
+func (s *Server) routes() error {
 	schemes, kinds := s.schemes()
 	s.api = api.New(s.mux, api.Config{
 		Title: "Sallyport", Version: s.cfg.Version,
@@ -642,6 +646,7 @@ func (s *Server) routes() {
 		s.inboxRoutes()
 	}
 	s.api.Docs(api.DocsConfig{ClientID: oauth.DocsClient})
+	return s.pageRoutes()
 }
 
 // noteRefusal records that an operation refused what its rule had let in: a

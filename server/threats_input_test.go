@@ -48,6 +48,7 @@ func newInputs(t *testing.T, d *db.DB) *inputs {
 		"POST /auth/verify": {"token": "vt_x", "password": goodPassword}, "POST /auth/reset-password": {"token": "rs_x", "password": goodPassword},
 		"POST /auth/accept-invitation": {"token": "in_x", "password": goodPassword, "username": "new", "full_name": "N"},
 		"POST /auth/register":          {"email": "new@example.com", "password": goodPassword, "username": "new", "full_name": "N"},
+		"POST /auth/setup":             {"token": "su_none", "email": "new@example.com", "password": goodPassword, "username": "new"},
 		"POST /token/refresh":          {"refresh_token": "rt_none"},
 		"POST /2fa/verify":             {"code": "000000", "mfa_token": "mfa_none"},
 		"POST /2fa/setup":              {"mfa_token": "mfa_none"},
@@ -443,7 +444,7 @@ func TestV_SQLStaysText(t *testing.T) {
 }
 
 // authLimited are the operations that stand before or beside a password hash.
-var authLimited = []string{"POST /auth/login", "POST /auth/register", "POST /auth/request-verify-token", "POST /auth/verify", "POST /auth/forgot-password", "POST /auth/reset-password", "POST /auth/accept-invitation", "POST /token/refresh", "PUT /users/me/password", "POST /users", "POST /2fa/setup", "POST /2fa/verify", "POST /2fa/recovery-codes", "POST /auth/link", "POST /auth/request-link", "DELETE /2fa"}
+var authLimited = []string{"POST /auth/login", "POST /auth/register", "POST /auth/setup", "POST /auth/request-verify-token", "POST /auth/verify", "POST /auth/forgot-password", "POST /auth/reset-password", "POST /auth/accept-invitation", "POST /token/refresh", "PUT /users/me/password", "POST /users", "POST /2fa/setup", "POST /2fa/verify", "POST /2fa/recovery-codes", "POST /auth/link", "POST /auth/request-link", "DELETE /2fa"}
 
 // Bodies that are too large, too deep, or not what they say they are.
 func TestV_SizeDepthAndType(t *testing.T) {
