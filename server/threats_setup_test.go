@@ -188,7 +188,7 @@ func TestE_SetUpInARace(t *testing.T) {
 func browserBase(c *server.Config) { c.BaseURL = "http://127.0.0.1" }
 
 // post posts a form to a page as a browser does from a page of the same origin.
-func (w *world) post(path string, header http.Header, fields ...string) reply {
+func (w *world) submit(path string, header http.Header, fields ...string) reply {
 	w.t.Helper()
 	v := url.Values{}
 	for i := 0; i < len(fields); i += 2 {
@@ -216,7 +216,7 @@ func TestC_PagesAreTheBrowsers(t *testing.T) {
 		from := func(address string) http.Header {
 			return http.Header{"X-Forwarded-For": {address}, "User-Agent": {"Page/1"}, "X-Request-Id": {"request-of-" + address}}
 		}
-		r := w.post("/account/sign-in", from("203.0.113.7"), "username", "ada", "password", goodPassword).want(t, 303, "")
+		r := w.submit("/account/sign-in", from("203.0.113.7"), "username", "ada", "password", goodPassword).want(t, 303, "")
 		if to := r.header.Get("Location"); to != "/account/" {
 			t.Errorf("leads to %s", to)
 		}
@@ -232,12 +232,12 @@ func TestC_PagesAreTheBrowsers(t *testing.T) {
 
 		// The limit is of the browser's address, and not of all who use the page.
 		for range 4 {
-			w.post("/account/sign-in", from("203.0.113.8"), "username", "nobody", "password", "wrong-"+goodPassword).want(t, 403, "")
+			w.submit("/account/sign-in", from("203.0.113.8"), "username", "nobody", "password", "wrong-"+goodPassword).want(t, 403, "")
 		}
-		if r := w.post("/account/sign-in", from("203.0.113.8"), "username", "ada", "password", goodPassword); r.status != 429 || r.header.Get("Retry-After") == "" || !strings.Contains(string(r.body), `id="problem"`) {
+		if r := w.submit("/account/sign-in", from("203.0.113.8"), "username", "ada", "password", goodPassword); r.status != 429 || r.header.Get("Retry-After") == "" || !strings.Contains(string(r.body), `id="problem"`) {
 			t.Errorf("over the limit: %d %v %s", r.status, r.header, r.body)
 		}
-		w.post("/account/sign-in", from("203.0.113.9"), "username", "ada", "password", goodPassword).want(t, 303, "")
+		w.submit("/account/sign-in", from("203.0.113.9"), "username", "ada", "password", goodPassword).want(t, 303, "")
 		if e := w.events("signin.refused", 4)[0]; e.Address != "203.0.113.8" {
 			t.Errorf("event %+v", e)
 		}
@@ -245,12 +245,12 @@ func TestC_PagesAreTheBrowsers(t *testing.T) {
 		// An access token beside a form does nothing: no form sends one.
 		tk := w.signIn("ada", goodPassword)
 		withToken := http.Header{"Authorization": {"Bearer " + tk.access}}
-		w.post("/account/sign-out", withToken).want(t, 303, "")
+		w.submit("/account/sign-out", withToken).want(t, 303, "")
 		if !w.alive(tk.access) {
 			t.Error("the session of an access token was ended by a form")
 		}
 		// The cookie does.
-		w.post("/account/sign-out", cookie).want(t, 303, "")
+		w.submit("/account/sign-out", cookie).want(t, 303, "")
 		req = w.request("GET", "/users/me", "", nil)
 		req.Header["Cookie"] = cookie["Cookie"]
 		w.send(req).want(t, 401, "invalid_token")
@@ -274,7 +274,7 @@ func TestL_PagesCountInLockout(t *testing.T) {
 		w.register("bob")
 		locked := 0
 		for range 30 {
-			r := w.post("/account/sign-in", nil, "username", "ada", "password", "wrong-"+goodPassword)
+			r := w.submit("/account/sign-in", nil, "username", "ada", "password", "wrong-"+goodPassword)
 			if r.status == 429 {
 				locked++
 				break
@@ -287,8 +287,8 @@ func TestL_PagesCountInLockout(t *testing.T) {
 			t.Fatal("30 wrong passwords, and none was refused")
 		}
 		w.form("/token", "grant_type", "password", "username", "ada", "password", goodPassword).want(t, 429, "too_many_attempts")
-		w.post("/account/sign-in", nil, "username", "ada", "password", goodPassword).want(t, 429, "")
-		w.post("/account/sign-in", nil, "username", "bob", "password", goodPassword).want(t, 303, "")
+		w.submit("/account/sign-in", nil, "username", "ada", "password", goodPassword).want(t, 429, "")
+		w.submit("/account/sign-in", nil, "username", "bob", "password", goodPassword).want(t, 303, "")
 	})
 }
 
@@ -307,7 +307,7 @@ func TestC_PagesOfOthersCannotPost(t *testing.T) {
 		"the same site":                  {"Sec-Fetch-Site": {"same-site"}, "Origin": {"http://127.0.0.1:1"}},
 		"an origin that may act":         {"Sec-Fetch-Site": {"cross-site"}, "Origin": {"https://app.example.com"}},
 	} {
-		r := w.post("/account/sign-in", header, "username", "ada", "password", goodPassword).want(t, 403, "")
+		r := w.submit("/account/sign-in", header, "username", "ada", "password", goodPassword).want(t, 403, "")
 		if len(r.header["Set-Cookie"]) > 0 || !strings.Contains(string(r.body), `id="problem"`) {
 			t.Errorf("%s: %v %s", name, r.header, r.body)
 		}
@@ -321,8 +321,8 @@ func TestC_PagesOfOthersCannotPost(t *testing.T) {
 		t.Errorf("sessions were begun: %v", all)
 	}
 	// The controls: an old browser on the page itself, and what is no browser.
-	w.post("/account/sign-in", http.Header{"Sec-Fetch-Site": nil, "Origin": {w.http.URL}}, "username", "ada", "password", goodPassword).want(t, 303, "")
-	w.post("/account/sign-in", http.Header{"Sec-Fetch-Site": nil}, "username", "ada", "password", goodPassword).want(t, 303, "")
+	w.submit("/account/sign-in", http.Header{"Sec-Fetch-Site": nil, "Origin": {w.http.URL}}, "username", "ada", "password", goodPassword).want(t, 303, "")
+	w.submit("/account/sign-in", http.Header{"Sec-Fetch-Site": nil}, "username", "ada", "password", goodPassword).want(t, 303, "")
 }
 
 func TestNoPortal(t *testing.T) {

@@ -354,10 +354,10 @@ func TestQ_LimitsAreDeclared(t *testing.T) {
 		"POST /auth/register":      `[{"rate":"42/hour","by":"address","name":"register"}]`,
 		"POST /auth/setup":         `[{"rate":"42/hour","by":"address","name":"register"}]`,
 
-		"POST /auth/forgot-password":      `[{"rate":"30/hour;burst=10","by":"address","name":"mail"}]`,
-		"POST /auth/request-link":         `[{"rate":"30/hour;burst=10","by":"address","name":"mail"}]`,
+		"POST /auth/forgot-password":      `[{"rate":"30/hour;burst=10","by":"address","name":"letters"}]`,
+		"POST /auth/request-link":         `[{"rate":"30/hour;burst=10","by":"address","name":"letters"}]`,
 		"POST /auth/link":                 `[{"rate":"41/minute","by":"address","for":"a code","name":"sign-in"}]`,
-		"POST /auth/request-verify-token": `[{"rate":"30/hour;burst=10","by":"address","name":"mail"}]`,
+		"POST /auth/request-verify-token": `[{"rate":"30/hour;burst=10","by":"address","name":"letters"}]`,
 	}
 	listed := map[string]string{}
 	for _, r := range w.mux.Routes() {
