@@ -512,7 +512,7 @@ func TestC_InvitationInABrowser(t *testing.T) {
 // is asked for after either; and a second factor that must be set up on the way in.
 func TestC_SignInByMailInABrowser(t *testing.T) {
 	var box mailbox
-	w := newWorld(t, testkit.SQLite(t), nil, browserBase, withMail(&box), withLinks, demanding("moderator"))
+	w := newWorld(t, testkit.SQLite(t), nil, browserBase, withMail(&box), withMailSignIn, demanding("moderator"))
 	w.person("ada", true)
 	w.person("mod", true, "moderator")
 	p := newPeople(t, w)

@@ -72,7 +72,7 @@ type operation struct {
 		Schema *schema `json:"schema"`
 	} `json:"parameters"`
 	RequestBody *struct {
-		Required bool
+		Required bool `json:"required"`
 		Content  map[string]struct {
 			Schema *schema `json:"schema"`
 		} `json:"content"`

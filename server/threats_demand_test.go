@@ -62,7 +62,7 @@ func (w *world) restarted(change ...func(*server.Config)) *world {
 func TestT_DemandedAtSignIn(t *testing.T) {
 	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
 		var box mailbox
-		w := newWorld(t, d, probes, withMail(&box), withLinks, noLockout, overHTTPS, demanding("moderator"))
+		w := newWorld(t, d, probes, withMail(&box), withMailSignIn, noLockout, overHTTPS, demanding("moderator"))
 		ways := map[string]func(name string) reply{
 			"token": func(name string) reply { return w.dueAs(name) },
 			"login": func(name string) reply {
