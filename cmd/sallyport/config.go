@@ -92,6 +92,7 @@ var keys = []key{
 	{name: "tls.hsts_subdomains", def: "false", doc: "Whether that holds for all names below the host, too.", bounds: "true, false", check: checkBool},
 	{name: "tls.hsts_preload", def: "false", doc: "Agrees to be built into browsers as https:// only. It takes months to undo.", bounds: "true, false", check: checkBool},
 	{name: "smtp.url", def: "", doc: "Server that sends mail.", bounds: "smtp://…, smtps://…", secret: true, pending: "mail", check: optional(scheme("smtp", "smtps"))},
+	{name: "compat.fastapi_users", def: "false", doc: "The routes of the Python library fastapi-users in place of the server's own on the same paths, for a front end that was written for it.", bounds: "true, false", check: checkBool},
 	{name: "log.level", def: "info", doc: "The least level that is logged. Requests are logged at info.", bounds: "debug, info, warn, error", check: oneOf("debug", "info", "warn", "error")},
 	{name: "log.format", def: "", doc: "Form of the log. Empty: json, or text with dev.", bounds: "json, text", check: optional(oneOf("json", "text"))},
 }
