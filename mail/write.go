@@ -3,9 +3,15 @@ package mail
 import (
 	"errors"
 	"fmt"
+	netmail "net/mail"
+	"net/netip"
 	"net/url"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/sallyport/sallyport"
 )
 
 // WriterConfig is what a Writer needs.
@@ -14,6 +20,26 @@ type WriterConfig struct {
 	From    string // RFC 5322 address; default no-reply at BaseURL's host
 	Service string // what the service is called; default BaseURL's host
 	Now     func() time.Time
+}
+
+// CheckFrom returns what is wrong with an address that letters shall come from.
+func CheckFrom(text string) error {
+	a, err := netmail.ParseAddress(text)
+	if err != nil || len(text) > 320 || strings.ContainsFunc(text, unicode.IsControl) || strings.ContainsFunc(a.Name, unicode.IsControl) {
+		return sallyport.Mistake("mail.from", text, "it is not one e-mail address", "Write it as no-reply@example.com or Example <no-reply@example.com>.")
+	}
+	return nil
+}
+
+// maxService bounds the name of a service, in characters.
+const maxService = 80
+
+// CheckService returns what is wrong with the name of a service.
+func CheckService(text string) error {
+	if text != oneLine(text) || text == "" || utf8.RuneCountInString(text) > maxService || !utf8.ValidString(text) {
+		return sallyport.Mistake("mail.service", text, "it is not a name of 1 to 80 characters on one line", "Write what people call the service, such as Example.")
+	}
+	return nil
 }
 
 // Writer makes messages of letters.
@@ -29,7 +55,11 @@ func NewWriter(cfg WriterConfig) (*Writer, error) {
 		cfg.Service = u.Hostname()
 	}
 	if cfg.From == "" {
-		cfg.From = "no-reply@" + u.Hostname()
+		host := u.Hostname()
+		if _, err := netip.ParseAddr(host); err == nil {
+			host = "localhost"
+		}
+		cfg.From = (&netmail.Address{Name: cfg.Service, Address: "no-reply@" + host}).String()
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now

@@ -139,6 +139,15 @@ type Config struct {
 	// default no-reply at BaseURL's host. MailService is what they call the service;
 	// default BaseURL's host.
 	MailFrom, MailService string
+	// MailTemplates is a folder whose files stand in place of our templates of letters
+	// (docs/mail.md); default none.
+	MailTemplates string
+	// Inbox is for development: GET /dev/inbox shows the letters that it has taken,
+	// with their links, to whoever is on this machine. It is usually Mail, too.
+	Inbox *mail.Inbox
+	// QueueOnly leaves letters to other servers of the database: for programs that end
+	// soon, such as commands. Mail is then not called.
+	QueueOnly bool
 	// VerifyAddress lets nobody in before they have shown that their address is
 	// theirs, and keeps from whoever registers whether an address has an account. It
 	// needs Mail.
@@ -227,12 +236,20 @@ func (c *Config) check() error {
 			bad("keys.rotate_every", c.RotateEvery.String(), "the key that signs is tokens.secret, which does not rotate by itself", "Leave one of the two out.")
 		}
 	}
+	for _, m := range []struct {
+		value string
+		check func(string) error
+	}{{c.MailFrom, mail.CheckFrom}, {c.MailService, mail.CheckService}} {
+		if err := m.check(m.value); m.value != "" && err != nil {
+			errs = append(errs, err)
+		}
+	}
 	if c.VerifyAddress && c.Mail == nil {
 		bad("auth.verify_address", "true", "there is no mail to verify addresses with", "Set smtp.url, or leave it out.")
 	}
 	within("keys.rotate_every", c.RotateEvery, MinRotateEvery, MaxRotateEvery)
 	for _, l := range []struct{ key, value string }{
-		{"limits.default", c.Limits.Default}, {"limits.login", c.Limits.Login}, {"limits.register", c.Limits.Register}, {"limits.guesses", c.Limits.Guesses},
+		{"limits.default", c.Limits.Default}, {"limits.login", c.Limits.Login}, {"limits.register", c.Limits.Register}, {"limits.mail", c.Limits.Mail}, {"limits.guesses", c.Limits.Guesses},
 	} {
 		if err := CheckLimit(l.value); err != nil {
 			bad(l.key, l.value, err.Error(), "Write it as 10/minute or 100/hour;burst=20, or off.")
@@ -397,7 +414,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	s.Accounts = account.New(account.Config{
 		DB: cfg.DB, Passwords: hasher, Sessions: s.Sessions, Lockout: s.Lockout, Mail: s.Mail, Links: links, Refusals: s.Refusals,
 		Registration: cfg.Registration, VerifyAddress: cfg.VerifyAddress, CursorKey: keys.RefreshKey(), Now: cfg.Now,
-		RegisterLimit: outer.limits.ofRegistration(), PasswordLimit: outer.limits.ofPasswords("the current password"),
+		RegisterLimit: outer.limits.ofRegistration(), MailLimit: outer.limits.ofMail(), PasswordLimit: outer.limits.ofPasswords("the current password"),
 	})
 	recoveryKey, err := keyFor(keys, "recovery codes")
 	if err != nil {
@@ -407,7 +424,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 		Factors: totp.New(totp.Config{DB: cfg.DB, Keys: keys, RecoveryKey: recoveryKey, Now: cfg.Now}), Guesses: guesses, Issuer: hostOf(cfg.BaseURL),
 		DB: cfg.DB, Passwords: hasher, Sessions: s.Sessions, Refusals: s.Refusals, Lockout: s.Lockout, Cookie: s.cookie, NoPasswordGrant: cfg.NoPasswordGrant, Now: cfg.Now,
 		Mail: s.Mail, Links: links, VerifyAddress: cfg.VerifyAddress,
-		PasswordLimit: outer.limits.ofPasswords("a password"), CodeLimit: outer.limits.ofPasswords("a code"),
+		PasswordLimit: outer.limits.ofPasswords("a password"), CodeLimit: outer.limits.ofPasswords("a code"), MailLimit: outer.limits.ofMail(),
 	})
 	s.APIKeys = apikey.New(apikey.Config{
 		DB: cfg.DB, Header: cfg.APIKeyHeader, Cookie: cfg.APIKeyCookie, Query: cfg.APIKeyQuery, Static: cfg.APIKeys, Origin: origin,
@@ -438,8 +455,10 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
 	s.stop = stop
 	s.stopped.Go(func() { repeat(background, sweepEvery, s.sweep) })
+	if !cfg.QueueOnly {
+		s.stopped.Go(func() { s.Mail.Run(background) })
+	}
 	s.stopped.Go(func() { repeat(background, eraseEvery, s.erase) })
-	s.stopped.Go(func() { s.Mail.Run(background) })
 	if cfg.RotateEvery > 0 {
 		s.stopped.Go(func() {
 			repeat(background, rotateTick(cfg.RotateEvery), func(ctx context.Context) {
@@ -574,7 +593,8 @@ func (s *Server) operations(a *api.API) {
 func (s *Server) fastAPIUsers() *fastapiusers.Endpoint {
 	return &fastapiusers.Endpoint{
 		Accounts: s.Accounts, SignIn: s.SignIn, Sessions: s.Sessions, NoPasswordGrant: s.cfg.NoPasswordGrant,
-		RegisterLimit: s.wall.limits.ofRegistration(), PasswordLimit: s.wall.limits.ofPasswords("a password"), Now: s.cfg.Now,
+		RegisterLimit: s.wall.limits.ofRegistration(), PasswordLimit: s.wall.limits.ofPasswords("a password"), MailLimit: s.wall.limits.ofMail(),
+		Now: s.cfg.Now,
 	}
 }
 

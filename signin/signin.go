@@ -48,12 +48,12 @@ type Config struct {
 	Guesses   *authn.Guesses // of mfa_tokens
 	Issuer    string         // whose codes an authenticator app shows them to be
 	// PasswordLimit and CodeLimit are how the documentation tells of what
-	// Lockout.Limit counts.
-	PasswordLimit, CodeLimit []sallyport.Limit
-	Cookie                   *authn.Cookie // of browsers' sessions
-	Mail                     *mail.Outbox
-	Links                    *link.Service
-	VerifyAddress            bool // as account.Config's
+	// Lockout.Limit counts. MailLimit bounds how often letters are asked for.
+	PasswordLimit, CodeLimit, MailLimit []sallyport.Limit
+	Cookie                              *authn.Cookie // of browsers' sessions
+	Mail                                *mail.Outbox
+	Links                               *link.Service
+	VerifyAddress                       bool // as account.Config's
 	// NoPasswordGrant switches POST /auth/login off, as it does the grant.
 	NoPasswordGrant bool
 	Now             func() time.Time

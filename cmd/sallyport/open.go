@@ -152,6 +152,9 @@ func (a *app) newServer(ctx context.Context, s settings, d *db.DB, log *slog.Log
 		FastAPIUsers: s.bool("compat.fastapi_users"),
 	}
 	s.wall(&cfg)
+	if err := a.mail(s, &cfg, log); err != nil {
+		return nil, err
+	}
 	if a.serving {
 		if url := s.text("redis"); url != "" {
 			cfg.Limits.Share, a.endShared = sharedLimits(ctx, url, log)
