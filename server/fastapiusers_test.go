@@ -5,14 +5,20 @@ import (
 	"encoding/json"
 	"fmt"
 	"mime/multipart"
+	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"os"
 	"path/filepath"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/chromedp/cdproto/runtime"
+	"github.com/chromedp/chromedp"
 
 	"github.com/sallyport/sallyport/compat/fastapiusers"
 	"github.com/sallyport/sallyport/internal/db"
@@ -177,7 +183,7 @@ func TestFastAPIUsersLogin(t *testing.T) {
 	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
 		w := newWorld(t, d, nil, asFastAPIUsers, noLockout)
 		id, access := w.member("ada")
-		_, off := w.member("off")
+		offID, off := w.member("off")
 		login := func(fields ...string) reply { return w.form("/auth/jwt/login", fields...) }
 		const name = "ada@example.com"
 
@@ -214,11 +220,7 @@ func TestFastAPIUsersLogin(t *testing.T) {
 		w.do("GET", "/users/me", scoped, nil).want(t, 200, "")
 
 		// A disabled account is not told apart, and its sessions are over.
-		var offID string
-		{
-			offID = w.do("GET", "/users/me", off, nil).want(t, 200, "").text(t, "id")
-			w.switchOff(offID, true)
-		}
+		w.switchOff(offID, true)
 		login("username", "off@example.com", "password", goodPassword).says(t, 400, "LOGIN_BAD_CREDENTIALS")
 		w.do("GET", "/users/me", off, nil).says(t, 401, "Unauthorized")
 
@@ -227,6 +229,9 @@ func TestFastAPIUsersLogin(t *testing.T) {
 		}
 		w.do("GET", "/users/me", access+"x", nil).says(t, 401, "Unauthorized")
 		w.do("GET", "/users/"+id, "", nil).says(t, 401, "Unauthorized")
+		noGrant := another(t, w, func(c *server.Config) { c.NoPasswordGrant = true })
+		noGrant.form("/auth/jwt/login", "username", name, "password", goodPassword).want(t, 403, "password_sign_in_off")
+
 		// Expired or not, a token in the header does not stand in the way of signing in.
 		req := w.typed("POST", "/auth/jwt/login", formType, url.Values{"username": {name}, "password": {goodPassword}}.Encode())
 		req.Header.Set("Authorization", "Bearer null")
@@ -809,5 +814,102 @@ func TestE_FastAPIUsersSilent(t *testing.T) {
 		register("no address").complains(t, "email value_error")
 		w.do("POST", "/auth/register", "", m{"email": "ada@example.com", "password": "short"}).weakPassword(t, "REGISTER_INVALID_PASSWORD")
 		w.noSecretIn(t)
+	})
+}
+
+// TestC_FastAPIUsersInABrowser: a page of another origin, with the browser's own
+// FormData, as the library's axios examples send it.
+func TestC_FastAPIUsersInABrowser(t *testing.T) {
+	tab := testkit.Browser(t, time.Minute)
+	page := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
+		rw.Header().Set("Content-Type", "text/html; charset=utf-8")
+		fmt.Fprint(rw, "<!DOCTYPE html><title>front end</title>")
+	}))
+	t.Cleanup(page.Close)
+	w := newWorld(t, testkit.SQLite(t), nil, asFastAPIUsers, func(c *server.Config) { c.CORS.Origins = []string{page.URL} })
+	var got string
+	err := chromedp.Run(tab, chromedp.Navigate(page.URL), chromedp.Evaluate(`(async () => {
+		const base = `+strconv.Quote(w.http.URL)+`, json = {"Content-Type": "application/json"};
+		const said = async (r) => r.status + " " + await r.text();
+		const body = JSON.stringify({email: "ada@example.com", password: "`+goodPassword+`"});
+		const out = [(await fetch(base + "/auth/register", {method: "POST", headers: json, body})).status];
+		out.push(await said(await fetch(base + "/auth/register", {method: "POST", headers: json, body})));
+		const form = new FormData();
+		form.set("username", "ada@example.com");
+		form.set("password", "wrong");
+		out.push(await said(await fetch(base + "/auth/jwt/login", {method: "POST", body: form})));
+		form.set("password", "`+goodPassword+`");
+		const token = (await (await fetch(base + "/auth/jwt/login", {method: "POST", body: form})).json()).access_token;
+		const headers = {Authorization: "Bearer " + token, ...json};
+		out.push((await (await fetch(base + "/users/me", {headers})).json()).email);
+		out.push((await fetch(base + "/users/me", {method: "PATCH", headers, body: JSON.stringify({password: "merlin-and-58-owls"})})).status);
+		out.push(await said(await fetch(base + "/auth/jwt/logout", {method: "POST", headers})));
+		out.push(await said(await fetch(base + "/users/me", {headers})));
+		return out.join("; ");
+	})()`, &got, func(p *runtime.EvaluateParams) *runtime.EvaluateParams { return p.WithAwaitPromise(true) }))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const want = `201; 400 {"detail":"REGISTER_USER_ALREADY_EXISTS"}; 400 {"detail":"LOGIN_BAD_CREDENTIALS"}; ada@example.com; 200; 204 ; 401 {"detail":"Unauthorized"}`
+	if got != want {
+		t.Errorf("the page got %s, want %s", got, want)
+	}
+}
+
+// TestV_FastAPIUsersInput: whatever stands where a text or a flag is expected, the
+// answer is a refusal or a change, in the library's form, and repeats nothing.
+func TestV_FastAPIUsersInput(t *testing.T) {
+	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
+		var box mailbox
+		w := newWorld(t, d, nil, asFastAPIUsers, withMail(&box), noLockout)
+		_, admin := w.member("root", "admin")
+		victim, _ := w.member("victim")
+		const planted = "planted-secret-4711"
+		values := []any{
+			nil, true, 1, -1.5e300, []any{planted}, map[string]any{"$ne": planted}, "", planted, "\x00" + planted, "\u202e" + planted, "' OR '1'='1",
+			planted + "@example.com\r\nBcc: x@example.com", strings.Repeat("ä", 20_000), strings.Repeat(planted, 500), "\ufffd",
+		}
+		tried := 0
+		for _, op := range w.operations() {
+			if !slices.Contains(fastapiusers.Replaced(), op.name()) && op.path != "/auth/jwt/login" || op.RequestBody == nil {
+				continue
+			}
+			for _, content := range op.RequestBody.Content {
+				for member := range content.Schema.Properties {
+					for _, v := range values {
+						body := map[string]any{"email": "new@example.com", "password": goodPassword, "token": "vt_x", "username": "root@example.com"}
+						body[member] = v
+						var r reply
+						if op.path == "/auth/jwt/login" {
+							text, ok := v.(string)
+							if !ok {
+								continue
+							}
+							r = w.form(op.path, "username", "root@example.com", "password", goodPassword, member, text)
+						} else {
+							token := ""
+							if strings.Contains(op.path, "/users/") {
+								token = admin
+							}
+							r = w.do(op.method, op.target(victim), token, body)
+						}
+						tried++
+						if r.status >= 500 || r.status == 401 && op.path != "/auth/verify" {
+							t.Fatalf("%s with %s = %.40q: status %d: %.200s", op.name(), member, v, r.status, r.body)
+						}
+						if r.status >= 400 && bytes.Contains(r.body, []byte("planted")) {
+							t.Errorf("%s with %s = %.40q: the answer repeats it: %.300s", op.name(), member, v, r.body)
+						}
+						if got := r.header.Get("Content-Type"); got != "application/json" {
+							t.Errorf("%s with %s = %.40q: Content-Type %q", op.name(), member, v, got)
+						}
+					}
+				}
+			}
+		}
+		if tried < 200 {
+			t.Errorf("only %d requests: too few to tell anything", tried)
+		}
+		w.noSecretIn(t, "planted")
 	})
 }
