@@ -20,6 +20,7 @@ import (
 	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/chromedp"
 
+	"github.com/sallyport/sallyport/account"
 	"github.com/sallyport/sallyport/compat/fastapiusers"
 	"github.com/sallyport/sallyport/internal/db"
 	"github.com/sallyport/sallyport/internal/testkit"
@@ -250,6 +251,11 @@ func TestFastAPIUsersSession(t *testing.T) {
 			t.Fatalf("%d sessions, want 1", len(list))
 		}
 		se := list[0].(map[string]any)
+		for _, e := range w.events("session.started", 1) {
+			if e.ActorKind == "client" {
+				t.Errorf("the session counts as a machine client's: %+v", e)
+			}
+		}
 		began, err := time.Parse(time.RFC3339, se["created_at"].(string))
 		if err != nil {
 			t.Fatal(err)
@@ -566,6 +572,11 @@ func TestFastAPIUsersUpdateMe(t *testing.T) {
 			me(access, `{"email":"a@example.com","email":"b@example.com"}`).complains(t, "json_invalid")
 			me("", m{"password": next}).says(t, 401, "Unauthorized")
 		})
+
+		yes := true
+		if u, err := w.sv.Accounts.Replace(t.Context(), nil, id, account.Replacement{Admin: &yes}); err != nil || slices.Contains(u.Roles, "admin") {
+			t.Fatalf("somebody gave themselves the role admin: %v, %v", u.Roles, err)
+		}
 
 		// A password: other sessions end, this one goes on, and a letter tells.
 		other := w.jwtLogin("ada", goodPassword)
