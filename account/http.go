@@ -265,7 +265,7 @@ func (s *Service) ownRoutes(a *api.API) {
 			s.own.keep(ctx, m.Body)
 		}
 		return m, err
-	}, api.Doc("Own account", "Own account", "The account of the caller."), api.Shortcut(s.own.serve))
+	}, api.Doc("Own account", "Own account", "The account of the caller."), api.Shortcut(s.own.serve), api.WhileSettingUp())
 
 	api.Patch(a, "/users/me", sallyport.Unscoped(), func(ctx context.Context, in *patchMeInput) (*api.Body[Me], error) {
 		p := sallyport.From(ctx)

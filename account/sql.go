@@ -95,16 +95,25 @@ func readOwn(rd db.Reader, id string, g *sallyport.Grants) (u User, found bool, 
 // Login is what signing in needs to know of an account.
 type Login struct {
 	ID       string
-	Hash     string
+	Hash     string // '' if there is no password
 	Disabled bool
-	MFA      bool // has a second factor
+	MFA      bool   // has a second factor
+	Verified bool   // the address was shown to be theirs
+	EmailKey string // the address as it is compared
+}
+
+// loginColumns are where Login's columns go: of sp_accounts a and sp_subjects s.
+const loginColumns = "a.id, a.password_hash, s.disabled, a.mfa, a.email_verified, a.email_key"
+
+func (l *Login) columns() []any {
+	return []any{&l.ID, &l.Hash, &l.Disabled, &l.MFA, &l.Verified, &l.EmailKey}
 }
 
 // FindLogin returns the account of a login name: an address or a user name.
 func FindLogin(rd db.Reader, login string) (l Login, found bool, err error) {
 	email, username := loginKeys(login)
-	found, err = rd.Row(`SELECT a.id, a.password_hash, s.disabled, a.mfa FROM sp_accounts a JOIN sp_subjects s ON s.id = a.id
-		WHERE a.email_key = $1 OR a.username_key = $2`, []any{email, username}, &l.ID, &l.Hash, &l.Disabled, &l.MFA)
+	found, err = rd.Row("SELECT "+loginColumns+` FROM sp_accounts a JOIN sp_subjects s ON s.id = a.id
+		WHERE a.email_key = $1 OR a.username_key = $2`, []any{email, username}, l.columns()...)
 	return l, found, err
 }
 
@@ -166,19 +175,20 @@ func setHash(tx *db.Tx, id, hash string, now time.Time) error {
 
 // ReadLogin returns the same by id, for looking again inside a transaction.
 func ReadLogin(rd db.Reader, id string) (l Login, found bool, err error) {
-	found, err = rd.Row(`SELECT a.id, a.password_hash, s.disabled, a.mfa FROM sp_accounts a JOIN sp_subjects s ON s.id = a.id
-		WHERE a.id = $1`, []any{id}, &l.ID, &l.Hash, &l.Disabled, &l.MFA)
+	found, err = rd.Row("SELECT "+loginColumns+` FROM sp_accounts a JOIN sp_subjects s ON s.id = a.id
+		WHERE a.id = $1`, []any{id}, l.columns()...)
 	return l, found, err
 }
 
 // passwordState reads what somebody may do whose password was checked, and the
-// hash that it must have been checked against.
-func passwordState(rd db.Reader, id string) (hash string, st authn.State, found bool, err error) {
+// hash that it must have been checked against. verified tells that only who has
+// shown the address to be theirs may do anything.
+func passwordState(rd db.Reader, id string, verified bool) (hash string, st authn.State, found bool, err error) {
 	found, err = rd.Row(`SELECT a.password_hash, `+authn.StateColumns+`
 		FROM sp_accounts a
 		JOIN sp_subjects u ON u.id = a.id
 		JOIN sp_versions v ON v.id = 1
-		WHERE a.id = $1 AND NOT u.disabled AND NOT a.mfa`, []any{id}, st.Columns(&hash)...)
+		WHERE a.id = $1 AND NOT u.disabled AND NOT a.mfa AND (a.email_verified OR NOT $2)`, []any{id, verified}, st.Columns(&hash)...)
 	return hash, st, found, err
 }
 
@@ -207,6 +217,12 @@ func SetMFA(tx *db.Tx, id string, on bool, now time.Time) (bool, error) {
 		return false, err
 	}
 	return true, tx.Changed(id)
+}
+
+// SignedInBefore reports whether somebody has ever signed in to an account.
+func SignedInBefore(rd db.Reader, id string) (bool, error) {
+	var n int
+	return rd.Row("SELECT 1 FROM sp_accounts WHERE id = $1 AND last_login_at IS NOT NULL", []any{id}, &n)
 }
 
 // TouchLogin records a sign-in.

@@ -43,6 +43,8 @@ const (
 	SecondFactorOff  Kind = "second_factor_off"
 	RecoveryCodeUsed Kind = "recovery_code_used"
 	AccountDeleted   Kind = "account_deleted"
+	// Test is what “sallyport mail test” sends.
+	Test Kind = "test"
 )
 
 // Kinds returns all kinds of letters.
@@ -50,7 +52,7 @@ func Kinds() []Kind {
 	return []Kind{
 		Verify, Reset, ChangeAddress, SignIn, Invitation,
 		AccountExists, AddressChanging, AddressChanged, PasswordChanged, NewDevice, RefreshReused,
-		SecondFactorOn, SecondFactorOff, RecoveryCodeUsed, AccountDeleted,
+		SecondFactorOn, SecondFactorOff, RecoveryCodeUsed, AccountDeleted, Test,
 	}
 }
 

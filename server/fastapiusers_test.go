@@ -334,6 +334,9 @@ func TestFastAPIUsersGolden(t *testing.T) {
 	list := func(w *world) (library, others []string) {
 		for _, r := range w.sv.Routes().Routes() {
 			line := fmt.Sprintf("%s %s %s", r.Method, r.Path, r.Rule)
+			if r.Setup {
+				line += " +setup"
+			}
 			if ours(r.Method + " " + r.Path) {
 				library = append(library, line)
 			} else {
@@ -471,6 +474,16 @@ func TestL_FastAPIUsersLockout(t *testing.T) {
 func TestT_FastAPIUsersSecondFactor(t *testing.T) {
 	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
 		w := newWorld(t, d, nil, asFastAPIUsers)
+		// Where one is demanded of who has none: a session from before sees its account
+		// and signs out, and there is no other.
+		_, bob := w.member("bob")
+		strict := another(t, w, func(c *server.Config) { c.MFARequired = []string{"*"} })
+		strict.do("GET", "/users/me", bob, nil).want(t, 200, "")
+		strict.do("PATCH", "/users/me", bob, map[string]any{"password": badPassword}).says(t, 401, "Unauthorized")
+		strict.do("POST", "/auth/jwt/logout", bob, nil).is(t, 204, "")
+		strict.form("/auth/jwt/login", "username", "bob@example.com", "password", goodPassword).says(t, 400, "LOGIN_BAD_CREDENTIALS")
+		w.jwtLogin("bob", goodPassword)
+
 		id, access := w.member("ada")
 		app, recovery := w.enrol(access)
 		before := w.live(id)
@@ -877,7 +890,10 @@ func TestV_FastAPIUsersInput(t *testing.T) {
 		victim, _ := w.member("victim")
 		const planted = "planted-secret-4711"
 		values := []any{
-			nil, true, 1, -1.5e300, []any{planted}, map[string]any{"$ne": planted}, "", planted, "\x00" + planted, "\u202e" + planted, "' OR '1'='1",
+			nil, true, 1, -1.5e300,
+			[]any{planted},
+			map[string]any{"$ne": planted},
+			"", planted, "\x00" + planted, "\u202e" + planted, "' OR '1'='1",
 			planted + "@example.com\r\nBcc: x@example.com", strings.Repeat("ä", 20_000), strings.Repeat(planted, 500), "\ufffd",
 		}
 		tried := 0

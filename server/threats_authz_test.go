@@ -256,6 +256,7 @@ var openRoutes = []string{
 	"GET /livez", "GET /readyz", "GET /.well-known/jwks.json", "GET /.well-known/oauth-authorization-server",
 	"POST /token", "POST /token/refresh", "POST /token/revoke", "POST /auth/login", "POST /auth/register",
 	"POST /auth/request-verify-token", "POST /auth/forgot-password", "POST /auth/reset-password", "POST /auth/accept-invitation",
+	"POST /auth/link", "POST /auth/request-link",
 }
 
 // introspection answers in the form of OAuth.
@@ -278,7 +279,7 @@ func oauthError(code string) string {
 func TestA_Matrix(t *testing.T) {
 	t.Parallel()
 	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
-		w := newWorld(t, d, nil)
+		w := newWorld(t, d, nil, withMail(&mailbox{}), withMailSignIn)
 		callers := w.callers()
 		admin := w.signIn("root", goodPassword).access
 		ops := w.operations()

@@ -16,6 +16,8 @@ import (
 
 	"github.com/BurntSushi/toml"
 
+	"github.com/sallyport/sallyport"
+	"github.com/sallyport/sallyport/authn"
 	"github.com/sallyport/sallyport/authn/apikey"
 	"github.com/sallyport/sallyport/authn/password"
 	"github.com/sallyport/sallyport/authn/token"
@@ -24,6 +26,7 @@ import (
 	"github.com/sallyport/sallyport/guard/https"
 	"github.com/sallyport/sallyport/mail"
 	"github.com/sallyport/sallyport/server"
+	"github.com/sallyport/sallyport/signin"
 	"github.com/sallyport/sallyport/store/redis"
 )
 
@@ -51,6 +54,7 @@ var keys = []key{
 	{name: "tokens.access_ttl", def: "15m", doc: "Life of an access token.", bounds: "duration, 10s to 24h", check: duration(10*time.Second, 24*time.Hour)},
 	{name: "tokens.refresh_ttl", def: "336h", doc: "Life of a refresh token that is not used.", bounds: "duration, 1m to 8784h", check: duration(time.Minute, 8784*time.Hour)},
 	{name: "tokens.session_ttl", def: "720h", doc: "Life of a session however often it is refreshed.", bounds: "duration, 1m to 8784h", check: duration(time.Minute, 8784*time.Hour)},
+	{name: "tokens.mfa_ttl", def: "5m", doc: "How long a sign-in waits for its second factor: the life of an mfa_token.", bounds: "duration, 1m to 15m", check: duration(signin.MinPending, signin.MaxPending)},
 	{name: "tokens.format", def: "jwt", doc: "Form of access tokens that are issued. Both are accepted always: changing it logs nobody out.", bounds: "jwt, opaque", check: oneOf("jwt", "opaque")},
 	{name: "tokens.alg", def: "EdDSA", doc: "Algorithm of signing keys that are made from now on.", bounds: "EdDSA, ES256, RS256, HS256", check: func(s string) error { return token.Alg(s).Check() }},
 	{name: "tokens.secret", def: "", doc: "Secret of HS256, its bytes as they are; only with tokens.alg = HS256. Empty: 32 random bytes are made.", bounds: "32 to 512 bytes", secret: true, check: optional(func(s string) error { return server.CheckSecret([]byte(s)) })},
@@ -60,6 +64,9 @@ var keys = []key{
 	{name: "password.permits", def: "0", doc: "Password hashes at the same time. 0: one for each processor.", bounds: "0 to 1024", check: integer(0, 1024)},
 	{name: "auth.basic", def: "false", doc: "HTTP Basic on every route, not only where a rule names it.", bounds: "true, false", check: checkBool},
 	{name: "auth.verify_address", def: "false", doc: "Nobody is let in before they have shown that their address is theirs, and who registers is not told whether an address has an account. It needs smtp.url, or dev.", bounds: "true, false", check: checkBool},
+	{name: "auth.mail_sign_in", def: "false", doc: "Signing in with a link or code that is mailed. It needs mail.", bounds: "true, false", check: checkBool},
+	{name: "auth.mfa_required", def: "", doc: "Roles whose members must have a second factor; * is everybody. Empty: nobody must.", bounds: "list of roles, or *", check: optional(list(checkDemanded))},
+	{name: "auth.totp_issuer", def: "", doc: "Whose codes an authenticator app shows them to be. Empty: the host of base_url.", bounds: "text, at most 64 characters, no colon", check: server.CheckTOTPIssuer},
 	{name: "auth.lease", def: "", doc: "The longest that a change made by another node may go unnoticed, and how long requests are answered while the database is away. Empty: 5ms on SQLite, 750ms on PostgreSQL.", bounds: "duration, 1ms to 1m", check: optional(duration(time.Millisecond, time.Minute))},
 	{name: "auth.remember", def: "1000000", doc: "How many credentials are held in memory at most, 200 bytes each.", bounds: "1 to 16000000", check: integer(1, 16_000_000)},
 	{name: "auth.api_keys", def: "", doc: "API keys of services, which need no account. “sallyport apikey create --static NAME” makes one with its entry.", bounds: "list of NAME=DIGEST SCOPE SCOPE…", secret: true, check: optional(checkStatics)},
@@ -582,6 +589,13 @@ func checkPostgres(s string) error {
 func checkProxy(s string) error {
 	_, err := clientip.ParseTrusted([]string{s})
 	return err
+}
+
+func checkDemanded(s string) error {
+	if s == authn.Everybody {
+		return nil
+	}
+	return sallyport.CheckName(s)
 }
 
 func checkLimit(s string) error {

@@ -4,7 +4,9 @@ import (
 	"fmt"
 	"log/slog"
 	"net/url"
+	"strings"
 
+	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/mail"
 	"github.com/sallyport/sallyport/server"
 )
@@ -23,6 +25,11 @@ func (s settings) mailMistakes(wrong map[string]bool) (errs []error) {
 			bad("smtp.roots", "it is for smtp.url, which is not set. Set that, or leave this out")
 		} else if _, err := readRoots(path); err != nil {
 			bad("smtp.roots", "%v. Give a PEM file with the certificates of the authority's roots", err)
+		}
+	}
+	if folder := s.text("mail.templates"); folder != "" {
+		for _, e := range sallyport.Mistakes(mail.CheckTemplates(folder)) {
+			bad("mail.templates", "%s. %s", e.Reason, strings.TrimSuffix(e.Fix, "."))
 		}
 	}
 	return errs

@@ -62,7 +62,11 @@ func (routesCmd) Run(a *app) error {
 				for _, l := range r.Limits {
 					limits = append(limits, l.String())
 				}
-				fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", r.Method, r.Path, r.Rule, cmp.Or(strings.Join(limits, ", "), "-"))
+				rule := r.Rule.String()
+				if r.Setup {
+					rule += " +setup"
+				}
+				fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", r.Method, r.Path, rule, cmp.Or(strings.Join(limits, ", "), "-"))
 			}
 		})
 	})

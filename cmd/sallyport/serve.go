@@ -250,6 +250,9 @@ func (a *app) banner(s settings, o *opened, doors []*door) {
 	}
 	a.info("  API        %s", base)
 	a.info("  Docs       %s/docs", base)
+	if s.bool("dev") {
+		a.info("  Inbox      %s%s", base, server.InboxPath)
+	}
 	if has, err := role.HasAdministrator(o.db.View(a.ctx)); err == nil && !has {
 		where, with := "", ""
 		switch {

@@ -130,7 +130,7 @@ func (e *Endpoint) signInRoutes() {
 		success: http.StatusNoContent,
 	}, sallyport.Via(sallyport.KindBearer, sallyport.KindCookie), func(r *http.Request) (int, any, error) {
 		return http.StatusNoContent, nil, e.Sessions.SignOut(r.Context())
-	})
+	}, api.WhileSettingUp())
 }
 
 // login signs in. The library knows one refusal, and this gives no other: also of
@@ -323,7 +323,7 @@ func (e *Endpoint) ownRoutes() {
 	}, sallyport.SignedIn(), func(r *http.Request) (int, any, error) {
 		u, err := e.Accounts.Get(r.Context(), sallyport.From(r.Context()).ID())
 		return http.StatusOK, userOf(u), err
-	})
+	}, api.WhileSettingUp())
 
 	e.register(operation{
 		method: http.MethodPatch, path: "/users/me", tag: "Own account", summary: "Change own account (fastapi-users)",
