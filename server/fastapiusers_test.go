@@ -940,3 +940,32 @@ func TestV_FastAPIUsersInput(t *testing.T) {
 		w.noSecretIn(t, "planted")
 	})
 }
+
+// TestQ_FastAPIUsersLimits: the library's operations are limited as the server's own.
+func TestQ_FastAPIUsersLimits(t *testing.T) {
+	limited := func(c *server.Config) { c.Limits = server.Limits{Default: server.LimitOff, Register: "2/hour"} }
+	limits := func(w *world) map[string]string {
+		out := map[string]string{}
+		for _, r := range w.sv.Routes().Routes() {
+			if r.Limits != nil {
+				out[r.Method+" "+r.Path] = fmt.Sprint(r.Limits)
+			}
+		}
+		return out
+	}
+	w := newWorld(t, testkit.SQLite(t), nil, limited, asFastAPIUsers)
+	own, library := limits(newWorld(t, testkit.SQLite(t), nil, limited)), limits(w)
+	own["POST /auth/jwt/login"] = own["POST /auth/login"]
+	if len(own) < 6 || !reflect.DeepEqual(own, library) {
+		t.Errorf("limits %v, of the server's own operations %v", library, own)
+	}
+	register := func(name string) reply {
+		return w.do("POST", "/auth/register", "", map[string]any{"email": name + "@example.com", "password": goodPassword})
+	}
+	register("ada").want(t, 201, "")
+	register("ada").says(t, 400, "REGISTER_USER_ALREADY_EXISTS")
+	r := register("bob").want(t, 429, "rate_limited")
+	if r.header.Get("Retry-After") == "" || r.header.Get("Content-Type") != "application/json" || r.text(t, "detail") == "" {
+		t.Errorf("%v %s", r.header, r.body)
+	}
+}
