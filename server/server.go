@@ -506,10 +506,10 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
 	s.stop = stop
 	s.stopped.Go(func() { repeat(background, sweepEvery, s.sweep) })
+	s.stopped.Go(func() { repeat(background, eraseEvery, s.erase) })
 	if !cfg.QueueOnly {
 		s.stopped.Go(func() { s.Mail.Run(background) })
 	}
-	s.stopped.Go(func() { repeat(background, eraseEvery, s.erase) })
 	if cfg.RotateEvery > 0 {
 		s.stopped.Go(func() {
 			repeat(background, rotateTick(cfg.RotateEvery), func(ctx context.Context) {

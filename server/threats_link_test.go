@@ -541,8 +541,8 @@ func TestE_LinkClaimsAnAccount(t *testing.T) {
 			if me["email_verified"] != true || me["mfa_enabled"] != false || w.hash(id) != "" || w.live(id) != 1 {
 				t.Errorf("%v, hash %q, %d sessions", me, w.hash(id), w.live(id))
 			}
-			e := w.events("address.verified", 1)
-			if len(e) != 1 || e[0].Target != id || e[0].Detail["emptied"] != "yes" {
+			e := w.events("account.claimed", 1)
+			if len(e) != 1 || e[0].Target != id || e[0].Detail["password"] != "true" || e[0].Detail["second_factor"] != "true" || e[0].Detail["api_keys"] != "1" {
 				t.Errorf("%+v", e)
 			}
 			var left int

@@ -37,6 +37,9 @@ const (
 	Registration Purpose = "registration"
 )
 
+// none is the purpose of what is worth nothing.
+const none Purpose = ""
+
 // Bounds.
 const (
 	// MaxLife is the longest that a token may live.
@@ -154,8 +157,8 @@ type Grant struct {
 }
 
 // Store stores a token, unless its address has had as many letters as it may: then
-// ok is false, nothing is stored, and nothing must be sent; whoever asked is told
-// the same. life is at most MaxLife, with a code CodeLife.
+// ok is false, what is stored is worth nothing and counts for nothing, so that the
+// work is the same, and nothing must be sent; whoever asked is told the same. life is at most MaxLife, with a code CodeLife.
 func (s *Service) Store(tx *db.Tx, secret Secret, g Grant, life time.Duration) (ok bool, err error) {
 	most := MaxLife
 	if secret.Code != "" {
@@ -173,10 +176,14 @@ func (s *Service) Store(tx *db.Tx, secret Secret, g Grant, life time.Duration) (
 		r.code, r.handle = s.codeDigest(secret.Handle, secret.Code), digestOf(secret.Handle)
 	}
 	recent, today, err := count(tx, r.address, r.purpose, now.Add(-burstWindow), now.Add(-remember))
-	if err != nil || recent >= burst || today >= daily {
+	if err != nil {
 		return false, err
 	}
-	return true, insert(tx, r)
+	ok = recent < burst && today < daily
+	if !ok {
+		r = row{digest: r.digest, purpose: none, address: r.address, bound: r.bound, created: r.created, expires: r.expires}
+	}
+	return ok, insert(tx, r)
 }
 
 // Find returns what a token is good for, without using it: for what must be done

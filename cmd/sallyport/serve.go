@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"strings"
 	"sync"
@@ -252,6 +253,9 @@ func (a *app) banner(s settings, o *opened, doors []*door) {
 	a.info("  Docs       %s/docs", base)
 	if s.bool("dev") {
 		a.info("  Inbox      %s%s", base, server.InboxPath)
+		if u, err := url.Parse(base); err == nil && !onThisMachine(u.Hostname()) {
+			a.info("warning: dev is on, and %s is not this machine: links of letters, which open accounts, stand in the log. Leave dev out where people use it.", u.Host)
+		}
 	}
 	if has, err := role.HasAdministrator(o.db.View(a.ctx)); err == nil && !has {
 		where, with := "", ""
