@@ -22,7 +22,7 @@ func (s *Server) pageRoutes() error {
 		return err
 	}
 	pages, err := portal.New(portal.Config{
-		API: s.mux, Path: s.path(""), Service: s.serviceName(), Mail: s.Mail.Enabled(), MailSignIn: s.cfg.MailSignIn, NoPassword: s.cfg.NoPasswordGrant,
+		API: s.own, Path: s.path(""), Service: s.serviceName(), Mail: s.Mail.Enabled(), MailSignIn: s.cfg.MailSignIn, NoPassword: s.cfg.NoPasswordGrant,
 		Restrict: func(r *http.Request) error {
 			err := own.Restrict(r)
 			if err != nil {

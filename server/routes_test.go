@@ -169,7 +169,11 @@ func TestRoutesGolden(t *testing.T) {
 
 // What is enforced is what is documented, for every route and nothing besides.
 func TestRoutesDeclaredAreDocumented(t *testing.T) {
-	w := newWorld(t, testkit.SQLite(t), nil)
+	declaredAreDocumented(t, newWorld(t, testkit.SQLite(t), nil))
+}
+
+func declaredAreDocumented(t *testing.T, w *world) {
+	t.Helper()
 	documented := map[string]operation{}
 	for _, op := range w.operations() {
 		documented[op.name()] = op

@@ -104,6 +104,10 @@ type Attempt struct {
 	// was, so that nobody goes on in a session that another one began.
 	Cookie   bool
 	Replaces string
+
+	// Brief asks for an access token alone, for a client that keeps no refresh
+	// token: the session ends with it.
+	Brief bool
 }
 
 // Bounds of a scope parameter.
@@ -364,7 +368,7 @@ func (s *Service) begin(ctx context.Context, try *lockout.Attempt, subject, meth
 	if err != nil {
 		return session.Tokens{}, err
 	}
-	in := session.Start{Subject: subject, Client: a.Client, Scoped: a.Scoped, Scope: scope, AMR: []string{method}, MFA: mfa, Cookie: a.Cookie}
+	in := session.Start{Subject: subject, Client: a.Client, Scoped: a.Scoped, Scope: scope, AMR: []string{method}, MFA: mfa, Cookie: a.Cookie, Brief: a.Brief}
 	if mfa {
 		in.AMR = append(in.AMR, session.OTP)
 	}

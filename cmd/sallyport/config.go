@@ -106,6 +106,7 @@ var keys = []key{
 	{name: "mail.from", def: "", doc: "Address that letters come from. Empty: no-reply at the host of base_url.", bounds: "name@example.com, or Name <name@example.com>", check: optional(mail.CheckFrom)},
 	{name: "mail.service", def: "", doc: "What letters call the service. Empty: the host of base_url.", bounds: "1 to 80 characters", check: optional(mail.CheckService)},
 	{name: "mail.templates", def: "", doc: "Folder with templates of letters, each in place of ours of that name.", bounds: "path", check: optional(nonEmpty)},
+	{name: "compat.fastapi_users", def: "false", doc: "The routes of the Python library fastapi-users in place of the server's own on the same paths, for a front end that was written for it.", bounds: "true, false", check: checkBool},
 	{name: "log.level", def: "info", doc: "The least level that is logged. Requests are logged at info.", bounds: "debug, info, warn, error", check: oneOf("debug", "info", "warn", "error")},
 	{name: "log.format", def: "", doc: "Form of the log. Empty: json, or text with dev.", bounds: "json, text", check: optional(oneOf("json", "text"))},
 }

@@ -151,6 +151,7 @@ func (a *app) newServer(ctx context.Context, s settings, d *db.DB, log *slog.Log
 		Password: passwordConfig(s), Lease: s.duration("auth.lease"), Remember: s.int("auth.remember"),
 		NoPortal:     !s.bool("portal"),
 		APIKeyCookie: s.text("auth.api_key_cookie"), APIKeyQuery: s.text("auth.api_key_query"), APIKeys: keys,
+		FastAPIUsers: s.bool("compat.fastapi_users"),
 	}
 	s.wall(&cfg)
 	if err := a.mail(s, &cfg, log); err != nil {
