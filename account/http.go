@@ -145,6 +145,7 @@ func (s *Service) Routes(a *api.API) {
 	s.mailRoutes(a)
 	s.ownRoutes(a)
 	s.adminRoutes(a)
+	s.setupRoutes(a)
 }
 
 func (s *Service) registerRoute(a *api.API) {

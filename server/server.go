@@ -170,6 +170,8 @@ type Config struct {
 	// TOTPIssuer is whose codes an authenticator app shows them to be; default
 	// BaseURL's host. At most 64 characters, no colon.
 	TOTPIssuer string
+	// NoPortal switches the pages under /account/ and /console/ off (docs/pages.md).
+	NoPortal bool
 
 	// FastAPIUsers serves the routes of the Python library fastapi-users in place of
 	// the server's own on the same paths, for a front end that was written for it
@@ -502,7 +504,9 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 		Guesses: guesses, Refusals: s.Refusals, Log: cfg.Log, Now: clock,
 	}, s.declareLater)
 	s.mux = sallyport.NewMux(s)
-	s.routes()
+	if err := s.routes(); err != nil {
+		return nil, err
+	}
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
 	s.stop = stop
 	s.stopped.Go(func() { repeat(background, sweepEvery, s.sweep) })
@@ -620,7 +624,7 @@ func (s *Server) named() []string {
 	return []string{"basic", "client"}
 }
 
-func (s *Server) routes() {
+func (s *Server) routes() error {
 	s.api = s.newAPI(s.mux)
 	s.own = s.mux
 	if s.cfg.FastAPIUsers {
@@ -638,6 +642,7 @@ func (s *Server) routes() {
 		s.inboxRoutes()
 	}
 	s.api.Docs(api.DocsConfig{ClientID: oauth.DocsClient})
+	return s.pageRoutes()
 }
 
 func (s *Server) newAPI(mux *sallyport.Mux) *api.API {

@@ -35,6 +35,9 @@ const (
 	// Registration is for an account that is made when its address has been proved:
 	// what it is to be is the payload, and there is no subject yet.
 	Registration Purpose = "registration"
+	// Setup makes the first administrator. It is of no account and is sent to nobody:
+	// the operator is shown it (StoreSetup).
+	Setup Purpose = "setup"
 )
 
 // none is the purpose of what is worth nothing.
@@ -82,7 +85,7 @@ func New(cfg Config) *Service {
 const tokenSize = 32 // bytes
 
 // prefixes let a person, and a scanner of leaked secrets, tell what a token is.
-var prefixes = map[Purpose]string{Verify: "vt_", Reset: "rs_", Address: "ca_", SignIn: "li_", Invitation: "in_", Registration: "rg_"}
+var prefixes = map[Purpose]string{Verify: "vt_", Reset: "rs_", Address: "ca_", SignIn: "li_", Invitation: "in_", Registration: "rg_", Setup: "su_"}
 
 const handlePrefix = "lh_"
 
@@ -186,6 +189,17 @@ func (s *Service) Store(tx *db.Tx, secret Secret, g Grant, life time.Duration) (
 	return ok, insert(tx, r)
 }
 
+// StoreSetup stores a token of the purpose Setup. It counts with no letters.
+func (s *Service) StoreSetup(tx *db.Tx, secret Secret, life time.Duration) error {
+	now := s.cfg.Now()
+	return insert(tx, row{
+		digest: digestOf(secret.Token), purpose: Setup, address: []byte{}, bound: []byte{}, created: now, expires: now.Add(min(life, MaxLife)),
+	})
+}
+
+// VoidSetup makes all tokens of the purpose Setup worthless.
+func (s *Service) VoidSetup(tx *db.Tx) error { return voidPurpose(tx, Setup) }
+
 // Find returns what a token is good for, without using it: for what must be done
 // before the transaction. ok is false for one that is not good, for whatever
 // reason.
@@ -201,7 +215,7 @@ func (s *Service) Find(rd db.Reader, p Purpose, token string) (g Grant, ok bool,
 }
 
 func (s *Service) good(r row) bool {
-	somebodys := r.subject != "" || r.purpose == Registration && r.payload != ""
+	somebodys := r.subject != "" || r.purpose == Registration && r.payload != "" || r.purpose == Setup
 	return !r.used && somebodys && s.cfg.Now().Before(r.expires)
 }
 

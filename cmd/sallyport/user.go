@@ -23,7 +23,8 @@ import (
 )
 
 type adminCmd struct {
-	Create adminCreateCmd `cmd:"" help:"Create an administrator. The database is made if there is none."`
+	Create    adminCreateCmd    `cmd:"" help:"Create an administrator. The database is made if there is none."`
+	SetupLink adminSetupLinkCmd `cmd:"" name:"setup-link" help:"Print a link that makes the first administrator: one use, 30 minutes. Links before it are worthless."`
 }
 
 type newUser struct {
@@ -77,6 +78,40 @@ func (c adminCreateCmd) Run(a *app) error {
 	defer o.Close()
 	return c.create(a, o, []string{role.Admin}, false)
 }
+
+type adminSetupLinkCmd struct{}
+
+// setupLink is what setup-link prints with --json.
+type setupLink struct {
+	URL       string    `json:"url"`
+	ExpiresAt time.Time `json:"expires_at"`
+}
+
+func (adminSetupLinkCmd) Run(a *app) error {
+	s, err := a.settings()
+	if err != nil {
+		return err
+	}
+	if !s.bool("portal") {
+		return &errUsage{errors.New("portal = false: there is no page that the link could lead to. Use “sallyport admin create”")}
+	}
+	return a.with(func(o *opened) error {
+		token, until, err := o.Accounts.OfferSetup(a.ctx, true)
+		if err != nil {
+			return err
+		}
+		if a.g.DryRun {
+			a.done("made a link to set the first administrator up")
+			return nil
+		}
+		l := setupLink{setupURL(s.baseURL(), token), until.UTC()}
+		return a.answer("setup_link/v1", l, func(w io.Writer) { fmt.Fprintln(w, l.URL) })
+	})
+}
+
+// setupURL is where a token of account.OfferSetup is used. What follows # is not
+// sent, so it is in no log of a proxy.
+func setupURL(base, token string) string { return base + "/console/setup#k=" + token }
 
 type userCmd struct {
 	List     userListCmd     `cmd:"" help:"List accounts."`
