@@ -37,7 +37,10 @@ func (s *Service) OfferSetup(ctx context.Context, alone bool) (token string, unt
 		}
 		return audit.Append(ctx, tx, audit.Event{Action: "setup_link.made"})
 	})
-	return secret.Token, s.cfg.Now().Add(setupLife), err
+	if err != nil {
+		return "", time.Time{}, err
+	}
+	return secret.Token, s.cfg.Now().Add(setupLife), nil
 }
 
 func checkNoAdministrator(rd db.Reader) error {

@@ -22,7 +22,13 @@ var updateGolden = flag.Bool("update", false, "write the golden files anew")
 // isPage reports whether a route is a page for people or part of one, and no
 // operation.
 func isPage(r sallyport.Route) bool {
-	return strings.HasPrefix(r.Path+"/", "/docs/") || strings.HasPrefix(r.Path, "/account/") || r.Path == "/console/setup" || r.Path == "/.well-known/change-password"
+	return strings.HasPrefix(r.Path+"/", "/docs/") || ofPortal(r)
+}
+
+// ofPortal reports whether a route is a page that looks at no credentials itself: it
+// asks the API in its browser's name.
+func ofPortal(r sallyport.Route) bool {
+	return strings.HasPrefix(r.Path, "/account/") || r.Path == "/console/setup" || r.Path == "/.well-known/change-password"
 }
 
 // schema is as much of a JSON Schema as the tests read.

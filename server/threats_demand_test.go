@@ -184,7 +184,7 @@ func TestT_DemandedOfSessions(t *testing.T) {
 				continue
 			}
 			for what, r := range map[string]reply{name: strict.send(req), name + " with a cookie": strict.send(asCookie)} {
-				if slices.Contains(openRoutes, name) || isPage(route) && !strings.HasPrefix(route.Path, "/docs") {
+				if slices.Contains(openRoutes, name) || ofPortal(route) {
 					if r.status == 401 && bytes.Contains(r.body, []byte("insufficient_user_authentication")) {
 						t.Errorf("%s looks at no credentials, and is refused", what)
 					}

@@ -237,12 +237,12 @@ func TestQ_RouteByKey(t *testing.T) {
 // is mounted; a limit without a name is its route's own.
 func TestQ_OneNameOneLimit(t *testing.T) {
 	w := newWorld(t, testkit.SQLite(t), func(w *world) {
-		mail := sallyport.Limit{Rate: "3/hour", By: sallyport.ByAccount, Name: "own"}
+		shared := sallyport.Limit{Rate: "3/hour", By: sallyport.ByAccount, Name: "shared"}
 		own := sallyport.Limit{Rate: "3/hour"}
-		w.mux.HandleFunc("GET /one", sallyport.SignedIn(), whoami, mail)
-		api.Get(w.sv.API(), "/two", sallyport.SignedIn(), typedWho, api.Doc("Test", "Who", ""), api.Limit(mail))
+		w.mux.HandleFunc("GET /one", sallyport.SignedIn(), whoami, shared)
+		api.Get(w.sv.API(), "/two", sallyport.SignedIn(), typedWho, api.Doc("Test", "Who", ""), api.Limit(shared))
 		sub := sallyport.NewMux(w.sv)
-		sub.HandleFunc("GET /three", sallyport.SignedIn(), whoami, mail)
+		sub.HandleFunc("GET /three", sallyport.SignedIn(), whoami, shared)
 		w.mux.Mount("/sub", sub)
 		w.mux.HandleFunc("GET /own", sallyport.SignedIn(), whoami, own)
 		w.mux.HandleFunc("GET /own2", sallyport.SignedIn(), whoami, own, own)
@@ -252,7 +252,7 @@ func TestQ_OneNameOneLimit(t *testing.T) {
 		w.do("GET", path, tk.access, nil).want(t, 200, "")
 	}
 	for _, path := range []string{"/one", "/two", "/sub/three"} {
-		tooMany(t, path, w.do("GET", path, tk.access, nil), "mail", 3, 1200)
+		tooMany(t, path, w.do("GET", path, tk.access, nil), "shared", 3, 1200)
 	}
 	for _, path := range []string{"/own", "/own2"} {
 		for range 3 {
