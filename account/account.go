@@ -48,6 +48,9 @@ type Config struct {
 	Mail      *mail.Outbox
 	Links     *link.Service
 	Refusals  *audit.Refusals
+	// Devices returns when each device was last seen from which somebody signed in, for
+	// an export; nil: that is not kept. The room that keeps it is to the right.
+	Devices func(rd db.Reader, subject string) ([]time.Time, error)
 	// VerifyAddress: nobody is let in before they have shown that their address is
 	// theirs, and who registers is not told whether it has an account.
 	VerifyAddress bool

@@ -40,6 +40,9 @@ func (s *Service) Claim(ctx context.Context, tx *db.Tx, id string) error {
 	if err := s.cfg.Links.Void(tx, id); err != nil {
 		return err
 	}
+	if err := s.cfg.Lockout.Forget(tx, id); err != nil { // networks that are familiar are the other's
+		return err
+	}
 	if err := s.cfg.Lockout.Forget(tx, id); err != nil { // networks that are familiar are theirs
 		return err
 	}

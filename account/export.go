@@ -28,6 +28,7 @@ type Export struct {
 	APIKeys              []ExportedKey     `json:"api_keys"`
 	SecondFactor         ExportedFactor    `json:"second_factor"`
 	Networks             []ExportedNetwork `json:"networks" doc:"From where the account was signed in to, or tried to be, as far as that is remembered"`
+	Devices              []time.Time       `json:"devices" doc:"When each device was last seen from which somebody signed in, to the day; what it is, is kept as a digest"`
 	Letters              []ExportedLetter  `json:"letters" doc:"Links that were sent in the last day, and letters that have not been sent yet"`
 	Events               []ExportedEvent   `json:"events" doc:"What the person did and what was done to the account, newest first"`
 	EventsComplete       bool              `json:"events_complete" doc:"false: there are more than 10,000 events, and these are the newest"`
@@ -109,10 +110,10 @@ func (s *Service) Export(ctx context.Context, id string) (out Export, err error)
 	view := s.cfg.DB.View(ctx)
 	out = Export{
 		Schema: "sallyport.export/v1", ExportedAt: s.cfg.Now().UTC(),
-		Sessions: []ExportedSession{}, APIKeys: []ExportedKey{}, Networks: []ExportedNetwork{}, Letters: []ExportedLetter{}, Events: []ExportedEvent{},
+		Sessions: []ExportedSession{}, APIKeys: []ExportedKey{}, Networks: []ExportedNetwork{}, Devices: []time.Time{}, Letters: []ExportedLetter{}, Events: []ExportedEvent{},
 	}
 	for _, part := range []func(context.Context, db.View, string, *Export) error{
-		s.exportAccount, s.exportSessions, exportKeys, s.exportNetworks, s.exportLetters, exportEvents,
+		s.exportAccount, s.exportSessions, exportKeys, s.exportNetworks, s.exportDevices, s.exportLetters, exportEvents,
 	} {
 		if err := part(ctx, view, id, &out); err != nil {
 			return Export{}, err
@@ -166,6 +167,15 @@ func (s *Service) exportNetworks(_ context.Context, view db.View, id string, out
 	for _, n := range all {
 		out.Networks = append(out.Networks, ExportedNetwork{n.Network, n.Failures, unlessZero(n.Seen)})
 	}
+	return err
+}
+
+func (s *Service) exportDevices(_ context.Context, view db.View, id string, out *Export) error {
+	if s.cfg.Devices == nil {
+		return nil
+	}
+	seen, err := s.cfg.Devices(view, id)
+	out.Devices = append(out.Devices, seen...)
 	return err
 }
 

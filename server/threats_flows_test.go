@@ -1216,7 +1216,7 @@ func TestE_Export(t *testing.T) {
 			t.Fatal(err)
 		}
 		if x.Account.ID != id || x.Account.Email != "ada@example.com" || !x.PasswordSet || len(x.Sessions) != 1 || len(x.APIKeys) != 1 || x.APIKeys[0].Prefix == "" ||
-			!x.SecondFactor.Enabled || x.SecondFactor.RecoveryCodesLeft != 10 || len(x.Networks) != 1 || len(x.Letters) == 0 || !x.EventsComplete {
+			!x.SecondFactor.Enabled || x.SecondFactor.RecoveryCodesLeft != 10 || len(x.Networks) != 1 || len(x.Devices) != 1 || len(x.Letters) == 0 || !x.EventsComplete {
 			t.Errorf("%s", r.body)
 		}
 		actions := map[string]bool{}

@@ -79,6 +79,18 @@ func readDevice(rd db.Reader, subject string, device []byte) (seen time.Time, fo
 	return db.Time(at), found, err
 }
 
+// Devices returns when each device of a subject was last seen, newest first, for
+// an export.
+func Devices(rd db.Reader, subject string) (seen []time.Time, err error) {
+	err = rd.Rows("SELECT seen_at FROM sp_devices WHERE subject_id = $1 ORDER BY seen_at DESC, device LIMIT 1000", []any{subject}, func(scan db.Scan) error {
+		var at int64
+		err := scan(&at)
+		seen = append(seen, db.Time(at))
+		return err
+	})
+	return seen, err
+}
+
 // putDevice notes that a device was seen, and if told that its person is told of
 // it.
 func putDevice(tx *db.Tx, subject string, device []byte, told bool, now time.Time) error {

@@ -36,6 +36,15 @@ func TestTranscript(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%s: %v", *readme, err)
 	}
+	if i := slices.IndexFunc(steps, func(s step) bool { return strings.Contains(s.command, "oathtool") }); i >= 0 {
+		if _, err := exec.LookPath("oathtool"); err != nil {
+			if os.Getenv("CI") == "true" {
+				t.Fatal(err)
+			}
+			t.Logf("there is no oathtool here: line %d and what follows is not run", steps[i].line)
+			steps = steps[:i]
+		}
+	}
 	t.Run("sqlite", func(t *testing.T) {
 		t.Parallel()
 		runTranscript(t, steps)
