@@ -153,6 +153,8 @@ type Continuation struct {
 func (s *Service) SecondFactor(ctx context.Context, c Continuation) (session.Tokens, error) {
 	began := time.Now()
 	t, err := s.secondFactor(ctx, c)
+	s.counts.signIns.Add("second factor", outcome(err))
+	s.counts.codes.Add("sign-in", outcome(err))
 	s.noteRefusal(ctx, err)
 	s.hold(ctx, began, err)
 	return t, err
@@ -424,6 +426,7 @@ func (s *Service) proveOwn(ctx context.Context, id, code string, settingUp bool,
 	}
 	try, err := s.cfg.Lockout.Begin(ctx, lockout.Who{Subject: id})
 	if err != nil {
+		s.counts.codes.Add("own", outcome(err))
 		return err
 	}
 	defer try.End(ctx)
@@ -433,6 +436,7 @@ func (s *Service) proveOwn(ctx context.Context, id, code string, settingUp bool,
 		}
 		return do(tx, f)
 	})
+	s.counts.codes.Add("own", outcome(err))
 	if _, wrong := err.(*WrongCode); !wrong {
 		return err
 	}

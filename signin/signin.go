@@ -63,6 +63,7 @@ type Config struct {
 type Service struct {
 	cfg     Config
 	flights flights
+	counts  counts
 }
 
 // errAborted is what those get who waited for a check that did not end.
@@ -128,6 +129,7 @@ const ScopeSyntax = "The scope is a list of at most 64 names and 2,048 bytes, se
 func (s *Service) Password(ctx context.Context, a Attempt) (session.Tokens, error) {
 	began := time.Now()
 	t, err := s.password(ctx, a)
+	s.counts.signIns.Add("password", outcome(err))
 	s.noteRefusal(ctx, err)
 	s.hold(ctx, began, err)
 	return t, err
@@ -183,6 +185,9 @@ func (s *Service) password(ctx context.Context, a Attempt) (t session.Tokens, er
 			return s.ask(ctx, p, a)
 		}
 		t, err = s.admit(ctx, p, a)
+		if p.MFA {
+			s.counts.codes.Add("sign-in", outcome(err))
+		}
 		return err
 	})
 	return t, err

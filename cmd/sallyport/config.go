@@ -92,6 +92,10 @@ var keys = []key{
 	{name: "tls.hsts_subdomains", def: "false", doc: "Whether that holds for all names below the host, too.", bounds: "true, false", check: checkBool},
 	{name: "tls.hsts_preload", def: "false", doc: "Agrees to be built into browsers as https:// only. It takes months to undo.", bounds: "true, false", check: checkBool},
 	{name: "smtp.url", def: "", doc: "Server that sends mail.", bounds: "smtp://…, smtps://…", secret: true, pending: "mail", check: optional(scheme("smtp", "smtps"))},
+	{name: "metrics.listen", def: "", doc: "Address of a listener for Prometheus, which answers GET /metrics to everybody who reaches it. Empty: none.", bounds: "host:port", check: optional(checkListen)},
+	{name: "telemetry.otlp", def: "", doc: "Receiver of traces, by OTLP over HTTP (protobuf). Empty: nothing is traced.", bounds: "http://…, https://…", secret: true, check: optional(checkOTLP)},
+	{name: "telemetry.sample", def: "0.05", doc: "Share of the requests that are traced.", bounds: "0 to 1", check: checkSample},
+	{name: "telemetry.parents", def: "false", doc: "Whether requests of proxy.trusted go on with the trace of their traceparent header: only if those proxies write it themselves.", bounds: "true, false", check: checkBool},
 	{name: "log.level", def: "info", doc: "The least level that is logged. Requests are logged at info.", bounds: "debug, info, warn, error", check: oneOf("debug", "info", "warn", "error")},
 	{name: "log.format", def: "", doc: "Form of the log. Empty: json, or text with dev.", bounds: "json, text", check: optional(oneOf("json", "text"))},
 }

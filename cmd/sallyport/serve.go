@@ -58,11 +58,21 @@ func (serveCmd) Run(a *app) error {
 	if a.endShared != nil {
 		defer a.endShared()
 	}
+	if a.traces != nil {
+		defer a.traces.end()
+	}
 	mux := sallyport.NewMux(o)
 	mux.Mount("/", o.Routes())
 	doors, err := a.doors(s, o, front, mux, log)
 	if err != nil {
 		return err
+	}
+	if s.text("metrics.listen") != "" {
+		d, err := metricsDoor(s, o, log)
+		if err != nil {
+			return errors.Join(err, closeAll(doors))
+		}
+		doors = append(doors, d)
 	}
 	if err := o.Declare(a.ctx); err != nil {
 		return errors.Join(err, closeAll(doors))
@@ -248,11 +258,14 @@ func (a *app) banner(s settings, o *opened, doors []*door) {
 		}
 		a.info("  HTTPS      on %s, certificates from %s", doors[0].Addr(), from)
 	}
-	if len(doors) > 1 {
+	if s.text("tls.redirect") != "" && doors[0].withTLS {
 		a.info("  HTTP       on %s, leads to HTTPS", doors[1].Addr())
 	}
 	a.info("  API        %s", base)
 	a.info("  Docs       %s/docs", base)
+	if s.text("metrics.listen") != "" {
+		a.info("  Metrics    http://%s/metrics", doors[len(doors)-1].Addr())
+	}
 	if has, err := role.HasAdministrator(o.db.View(a.ctx)); err == nil && !has {
 		where, with := "", ""
 		switch {
