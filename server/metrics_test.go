@@ -2,6 +2,7 @@ package server_test
 
 import (
 	"bytes"
+	"encoding/json"
 	"flag"
 	"fmt"
 	"math"
@@ -264,6 +265,182 @@ func BenchmarkMetrics(b *testing.B) {
 	b.Run("traced", func(b *testing.B) {
 		inTurns(b, off, handler(func(c *server.Config) { c.Trace = telemetry.Trace(noop.NewTracerProvider().Tracer("test"), false) }))
 	})
+}
+
+// expressions returns what the alert rules and the dashboard ask, and by which labels
+// the dashboard's lines are named.
+func expressions(t *testing.T) (all []string, legends map[string][]string) {
+	t.Helper()
+	var rules []struct {
+		Alert, Expr         string
+		Labels, Annotations map[string]string
+	}
+	if err := testkit.Check(t, &rules, "", "rules", "prometheus/alerts.yaml"); err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range rules {
+		if s := r.Labels["severity"]; s != "page" && s != "ticket" || r.Annotations["summary"] == "" || len(r.Annotations["description"]) < 40 {
+			t.Errorf("%s does not say how bad it is, what it is and what to do", r.Alert)
+		}
+		all = append(all, r.Expr)
+	}
+	var board struct {
+		Panels []struct {
+			ID      int
+			Title   string
+			Targets []struct{ Expr, LegendFormat string }
+		}
+		Templating struct{ List []struct{ Definition string } }
+	}
+	text, err := os.ReadFile("../deploy/prometheus/dashboard.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(text, &board); err != nil {
+		t.Fatal(err)
+	}
+	legends = map[string][]string{}
+	seen := map[int]bool{}
+	for _, p := range board.Panels {
+		if seen[p.ID] {
+			t.Errorf("two panels have the number %d", p.ID)
+		}
+		seen[p.ID] = true
+		for _, target := range p.Targets {
+			expr := strings.ReplaceAll(target.Expr, "$instance", ".*")
+			all = append(all, expr)
+			for _, m := range regexp.MustCompile(`{{(\w+)}}`).FindAllStringSubmatch(target.LegendFormat, -1) {
+				legends[expr] = append(legends[expr], m[1])
+			}
+		}
+	}
+	if len(rules) < 15 || len(all) < len(rules)+40 {
+		t.Errorf("only %d rules and %d expressions were found", len(rules), len(all))
+	}
+	return all, legends
+}
+
+// Every metric and label that an alert or the dashboard asks for is told by a
+// server that has seen traffic; a value that a label is compared with is told, too,
+// or explained.
+func TestMetricsThatAreAskedFor(t *testing.T) {
+	exprs, legends := expressions(t)
+	var box mailbox
+	w := newWorld(t, testkit.SQLite(t), nil, withMail(&box), noLockout, func(c *server.Config) {
+		c.Metrics = true
+		c.Limits = server.Limits{Default: "1000000/second", Login: "1000/minute", Register: "1/hour", Guesses: "1000/minute"}
+		c.Limits.Share = func([]byte) (ratelimit.Store, error) { return ratelimit.NewMemory(ratelimit.MemoryConfig{}) }
+	})
+	_, tk := w.user("ermintrude")
+	w.do("POST", "/auth/register", "", "{}").want(t, 429, "")
+	w.form("/token", "grant_type", "password", "username", "ermintrude", "password", "not-the-password-1").want(t, 401, "")
+	for range 3 {
+		w.do("GET", "/users/me", tk.access, nil).want(t, 200, "")
+	}
+	w.do("POST", "/2fa/setup", tk.access, "{}").want(t, 200, "")
+	w.do("POST", "/2fa/verify", tk.access, map[string]string{"code": "000000"}).want(t, 400, "")
+	w.events("signin.refused", 1)
+	s := w.scrape(openMetrics)
+
+	// The labels of each metric, and their values.
+	labels := map[string]map[string]map[string]bool{}
+	series := regexp.MustCompile(`^([a-zA-Z_:][a-zA-Z0-9_:]*)(?:{(.*)})?$`)
+	pair := regexp.MustCompile(`(\w+)="((?:[^"\\]|\\.)*)"`)
+	for name := range s.values {
+		m := series.FindStringSubmatch(name)
+		if m == nil {
+			t.Fatalf("a series %q", name)
+		}
+		of := labels[m[1]]
+		if of == nil {
+			of = map[string]map[string]bool{"instance": {}, "job": {"sallyport": true}} // Prometheus' own
+			labels[m[1]] = of
+		}
+		for _, p := range pair.FindAllStringSubmatch(m[2], -1) {
+			if of[p[1]] == nil {
+				of[p[1]] = map[string]bool{}
+			}
+			of[p[1]][p[2]] = true
+		}
+	}
+	labels["up"] = map[string]map[string]bool{"instance": {}, "job": {"sallyport": true}}
+	explained := ""
+	for _, page := range []string{"observability.md", "audit.md"} {
+		text, err := os.ReadFile("../docs/" + page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		explained += string(text)
+	}
+	type query struct {
+		Expr      string
+		Selectors []struct {
+			Metric string
+			Labels []string
+			Equal  map[string]string
+		}
+		Grouped []string
+	}
+	problems := func(queries []query) (found []string) {
+		for _, q := range queries {
+			has := map[string]bool{}
+			for _, sel := range q.Selectors {
+				of, told := labels[sel.Metric]
+				if !told {
+					found = append(found, fmt.Sprintf("%s: there is no metric %q", q.Expr, sel.Metric))
+					continue
+				}
+				for name := range of {
+					has[name] = true
+				}
+				for _, name := range sel.Labels {
+					if of[name] == nil {
+						found = append(found, fmt.Sprintf("%s: %s has no label %s", q.Expr, sel.Metric, name))
+					}
+				}
+				for name, value := range sel.Equal {
+					if of[name] != nil && !of[name][value] && !strings.Contains(explained, "`"+value+"`") && !(name == "class" && value == "5xx") {
+						found = append(found, fmt.Sprintf("%s: no %s is %q", q.Expr, name, value))
+					}
+				}
+			}
+			named := has
+			if len(q.Grouped) > 0 && !strings.Contains(q.Expr, "ignoring") {
+				named = map[string]bool{}
+			}
+			for _, name := range q.Grouped {
+				if !has[name] {
+					found = append(found, fmt.Sprintf("%s: grouped by %s, which nothing has", q.Expr, name))
+				}
+				named[name] = true
+			}
+			for _, name := range legends[q.Expr] {
+				if !named[name] {
+					found = append(found, fmt.Sprintf("%s: its line is named by %s, which it does not keep", q.Expr, name))
+				}
+			}
+		}
+		return found
+	}
+	read := func(exprs ...string) (queries []query) {
+		if err := testkit.Check(t, &queries, strings.Join(exprs, "\n"), "queries"); err != nil {
+			t.Fatal(err)
+		}
+		return queries
+	}
+	for _, p := range problems(read(exprs...)) {
+		t.Error(p)
+	}
+	wrong := []string{
+		`rate(sallyport_no_such_thing_total[5m])`, `sallyport_sign_ins_total{user="x"}`, `sallyport_sign_ins_total{result="sucess"}`, `sum by (address) (sallyport_sign_ins_total)`,
+	}
+	if got := problems(read(wrong...)); len(got) != len(wrong) {
+		t.Errorf("of %d wrong queries these are noticed: %q", len(wrong), got)
+	}
+	var none []query
+	if err := testkit.Check(t, &none, "rate(sallyport_sign_ins_total)", "queries"); err == nil {
+		t.Error("what is no query is read as one")
+	}
 }
 
 var updateMetrics = flag.Bool("update-metrics", false, "write the table of docs/observability.md")
