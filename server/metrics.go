@@ -29,7 +29,7 @@ func (s *Server) Metrics(ctx context.Context) []measure.Family {
 		},
 		measure.One("sallyport_draining", "1 once a shutdown has begun (/readyz answers 503), otherwise 0.", measure.Gauge, measure.Bool(s.draining.Load())),
 		measure.One("sallyport_database_up", "1 if the database answered this reading within 2 s, otherwise 0.", measure.Gauge, measure.Bool(up)),
-		measure.One("sallyport_database_ping_seconds", "How long that took.", measure.Gauge, answered.Seconds()),
+		measure.One("sallyport_database_ping_seconds", "How long the database took to answer this reading.", measure.Gauge, answered.Seconds()),
 		{
 			Name: "sallyport_limit_refusals_total", Help: "Requests that a limit refused, by its name: all, sign-in, register, guesses, and those of routes.",
 			Kind: measure.Counter, Labels: []string{"limit"}, Points: s.wall.limits.counts.Points(),

@@ -179,3 +179,9 @@ func strengthen(tx *db.Tx, subject, id string, amr []string, now time.Time) (boo
 		id, subject, strings.Join(amr, " "), db.Micros(now))
 	return n == 1, ended(tx, subject, n, err)
 }
+
+// weaken notes that a session has no second factor any more.
+func weaken(tx *db.Tx, subject, id string, amr []string) error {
+	n, err := tx.Exec("UPDATE sp_sessions SET mfa = FALSE, amr = $3 WHERE id = $1 AND subject_id = $2 AND ended_at = 0", id, subject, strings.Join(amr, " "))
+	return ended(tx, subject, n, err)
+}

@@ -44,9 +44,9 @@ func (h *Hasher) Measure() []measure.Family {
 		{Name: "sallyport_password_hash_seconds", Help: "How long checking or making one password hash took, without waiting.", Kind: measure.Histogram, Points: []measure.Point{{Spread: h.hashed.Spread()}}},
 		{Name: "sallyport_password_wait_seconds", Help: "How long those who were served waited for a permit to hash.", Kind: measure.Histogram, Points: []measure.Point{{Spread: h.waited.Spread()}}},
 		measure.One("sallyport_password_permits", "How many hashes may be computed at a time (password.permits).", measure.Gauge, float64(h.permits)),
-		measure.One("sallyport_password_permits_used", "How many are being computed.", measure.Gauge, float64(h.using.Load())),
-		measure.One("sallyport_password_waiting", "How many wait for a permit.", measure.Gauge, float64(h.waiting.Load())),
-		measure.One("sallyport_password_busy_total", "How many were turned away with 503 busy: the queue was full, or they waited for too long.", measure.Counter, float64(h.busy.Load())),
+		measure.One("sallyport_password_permits_used", "How many of these permits are in use; a large hash of an import takes several.", measure.Gauge, float64(h.using.Load())),
+		measure.One("sallyport_password_waiting", "How many sign-ins and the like wait for a permit to hash.", measure.Gauge, float64(h.waiting.Load())),
+		measure.One("sallyport_password_busy_total", "How many sign-ins and the like were turned away with 503 busy: the queue was full, or they waited for too long.", measure.Counter, float64(h.busy.Load())),
 	}
 }
 

@@ -52,9 +52,9 @@ func (d *DB) Measure() []measure.Family {
 	}
 	return []measure.Family{
 		connections,
-		measure.One("sallyport_database_connections_max", "The most connections of that pool.", measure.Gauge, float64(read.MaxOpenConnections)),
-		measure.One("sallyport_database_connection_waits_total", "How often somebody waited for a connection of that pool.", measure.Counter, float64(read.WaitCount)),
-		measure.One("sallyport_database_connection_wait_seconds_total", "For how long they waited, together.", measure.Counter, read.WaitDuration.Seconds()),
+		measure.One("sallyport_database_connections_max", "The most connections that the pool of sallyport_database_connections has.", measure.Gauge, float64(read.MaxOpenConnections)),
+		measure.One("sallyport_database_connection_waits_total", "How often somebody waited for one of these connections.", measure.Counter, float64(read.WaitCount)),
+		measure.One("sallyport_database_connection_wait_seconds_total", "For how long they waited for these connections, together.", measure.Counter, read.WaitDuration.Seconds()),
 		measure.One("sallyport_database_write_queue", "Transactions that wait for SQLite's one writer; always 0 on PostgreSQL.", measure.Gauge, float64(queued)),
 		{
 			Name: "sallyport_database_write_seconds", Help: "How long transactions that write took, with waiting and being tried again.",
