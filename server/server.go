@@ -174,7 +174,7 @@ type Config struct {
 	// Metrics counts requests by route, for Server.Metrics. Everything else that it
 	// tells is counted or known anyway.
 	Metrics bool
-	// Trace, if not nil, is told of every request that begins, and whether a declared
+	// Trace, if not nil, is told of every request that begins, health checks aside, and whether a declared
 	// proxy handed it over. It returns the request's context and what is told of its
 	// end: the pattern of the route, "" for none, and the status, 0 if nothing was
 	// answered. Package telemetry makes one.

@@ -153,6 +153,9 @@ func TestTraces(t *testing.T) {
 	if n := within("database write"); n == 0 {
 		t.Error("the sign-in wrote nothing")
 	}
+	if n := len(rc.named("GET /readyz")); n > 0 { // which was asked until the server was ready
+		t.Errorf("%d health checks are traced", n)
+	}
 	me := rc.named("GET /users/me")
 	if len(me) != 1 {
 		t.Fatalf("%d spans of /users/me", len(me))
