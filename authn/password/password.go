@@ -76,6 +76,10 @@ type Config struct {
 	// process, and a program should decide it: the server does.
 	SpareProcessor bool
 
+	// OnWork, if not nil, is called for each password that is hashed or verified,
+	// whatever comes of it. It must be safe for concurrent use.
+	OnWork func()
+
 	// DangerouslyWeak accepts a cost below OWASP's floor. It is for tests,
 	// where thousands of hashes must not take minutes.
 	DangerouslyWeak bool
@@ -136,6 +140,7 @@ type Hasher struct {
 	sem     *semaphore.Weighted
 	waiting atomic.Int64
 	typical stopwatch
+	onWork  func()
 
 	using          atomic.Int64 // permits
 	busy           atomic.Uint64
@@ -203,6 +208,7 @@ func New(c Config) (*Hasher, error) {
 		spare:   c.SpareProcessor,
 		queue:   int64(c.Queue),
 		maxWait: c.MaxWait,
+		onWork:  c.OnWork,
 		sem:     semaphore.NewWeighted(int64(c.Permits)),
 		waited:  measure.NewDurations(.0001, .001, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5),
 		hashed:  measure.NewDurations(.005, .01, .015, .02, .025, .03, .04, .05, .075, .1, .15, .25, .5, 1, 2.5),

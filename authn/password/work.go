@@ -23,6 +23,9 @@ func (h *Hasher) acquire(ctx context.Context, n int64) error {
 	}
 	h.waited.Since(began)
 	h.using.Add(n)
+	if h.onWork != nil {
+		h.onWork()
+	}
 	if h.spare {
 		processors.enter(h.permits)
 	}
