@@ -23,9 +23,14 @@ func TestDependenciesAreExplained(t *testing.T) {
 	if !found {
 		t.Fatal("docs/dependencies.md has no section “Tools”")
 	}
+	tools, checks, found := strings.Cut(tools, "\n## Parsers for what is in deploy\n")
+	if !found {
+		t.Fatal("docs/dependencies.md has no section “Parsers for what is in deploy”")
+	}
 	for _, part := range []struct{ mod, section string }{
 		{"go.mod", main},
 		{"tools/go.mod", tools},
+		{"deploy/check/go.mod", checks},
 	} {
 		direct, all := requirements(t, part.mod)
 		for _, p := range dependencyProblems(part.mod, direct, all, part.section) {

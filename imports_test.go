@@ -56,6 +56,8 @@ var house = []room{
 	{dir: "web", only: []string{".", "guard", "internal", "api"}},
 	// Where everything meets.
 	{dir: "server"},
+	// What others may know of it, in their formats.
+	{dir: "telemetry", only: []string{".", "internal", "server"}},
 	// For the tests of our users.
 	{dir: "authtest", testing: true},
 	// Databases; the only room with drivers.
@@ -95,6 +97,7 @@ var heavy = []struct{ path, what, room string }{
 	{"modernc.org/sqlite", "a database driver", "store"},
 	{"github.com/jackc/pgx", "a database driver", "store"},
 	{"github.com/redis/rueidis", "a Redis client", "store"},
+	{"github.com/prometheus/client_golang", "the Prometheus client", "telemetry"},
 	{"go.opentelemetry.io/otel/sdk", "the OpenTelemetry SDK", "cmd"},
 }
 
@@ -335,6 +338,11 @@ func TestImportViolations(t *testing.T) {
 		{"Redis outside the stores", map[string][]string{m + "session": {"github.com/redis/rueidis"}}, "only store imports"},
 		{"telemetry's SDK in the command", map[string][]string{m + "cmd/sallyport": {"go.opentelemetry.io/otel/sdk/trace"}}, ""},
 		{"telemetry's SDK in the server", map[string][]string{m + "server": {"go.opentelemetry.io/otel/sdk/trace"}}, "only cmd imports"},
+		{"the Prometheus client in telemetry", map[string][]string{m + "telemetry": {"github.com/prometheus/client_golang/prometheus", m + "server"}}, ""},
+		{"the Prometheus client in the server", map[string][]string{m + "server": {"github.com/prometheus/client_golang/prometheus"}}, "only telemetry imports"},
+		{"the Prometheus client in the command", map[string][]string{m + "cmd/sallyport": {"github.com/prometheus/client_golang/prometheus/promhttp"}}, "only telemetry imports"},
+		{"telemetry with the ways in", map[string][]string{m + "telemetry": {m + "signin"}}, "telemetry imports only"},
+		{"the server with telemetry", map[string][]string{m + "server": {m + "telemetry"}}, "telemetry stands right of server"},
 		{"telemetry's interface in the server", map[string][]string{m + "server": {"go.opentelemetry.io/otel/trace"}}, ""},
 		{
 			"a driver through a library",

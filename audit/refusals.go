@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/sallyport/sallyport/internal/db"
+	"github.com/sallyport/sallyport/internal/measure"
 )
 
 // Bounds: at most maxBatch events are written every pause, so that somebody
@@ -27,6 +28,7 @@ const (
 // hide that a password is being guessed.
 type Refusals struct {
 	signIns, known, nonsense *writer
+	dropped                  atomic.Uint64
 }
 
 // NewRefusals starts the writers. Close ends them.
@@ -37,13 +39,22 @@ func NewRefusals(d *db.DB, log *slog.Logger) *Refusals {
 // Note records an event soon.
 func (r *Refusals) Note(ctx context.Context, e Event) {
 	rec := record(ctx, e, time.Now())
+	w := r.nonsense
 	switch {
 	case rec.Action == SignInRefused:
-		r.signIns.note(rec)
+		w = r.signIns
 	case rec.Actor != "":
-		r.known.note(rec)
-	default:
-		r.nonsense.note(rec)
+		w = r.known
+	}
+	if !w.note(rec) {
+		r.dropped.Add(1)
+	}
+}
+
+// Measure returns how many refusals were not written one by one.
+func (r *Refusals) Measure() []measure.Family {
+	return []measure.Family{
+		measure.One("sallyport_audit_dropped_total", "Refusals that came faster than they could be written: the audit log has their number only.", measure.Counter, float64(r.dropped.Load())),
 	}
 }
 
@@ -76,11 +87,13 @@ func newWriter(d *db.DB, log *slog.Logger) *writer {
 	return w
 }
 
-func (w *writer) note(e Record) {
+func (w *writer) note(e Record) bool {
 	select {
 	case w.queue <- e:
+		return true
 	default:
 		w.dropped.Add(1)
+		return false
 	}
 }
 

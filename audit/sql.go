@@ -8,6 +8,7 @@ import (
 )
 
 func insert(tx *db.Tx, r Record) error {
+	tx.Happened(r.Action, string(r.Result))
 	_, err := tx.Exec(`INSERT INTO sp_audit
 		(id, at, action, result, actor, actor_kind, target, reason, address, request_id, detail)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`,

@@ -16,6 +16,7 @@ import (
 
 	"github.com/sallyport/sallyport/audit"
 	"github.com/sallyport/sallyport/internal/db"
+	"github.com/sallyport/sallyport/internal/measure"
 	"github.com/sallyport/sallyport/internal/reqctx"
 )
 
@@ -465,6 +466,27 @@ type Status struct {
 	Oldest  time.Time // when the oldest of them was written; zero: there is none
 	Tried   time.Time // when one of them was tried last; zero: never
 	Failure string    // what came of that
+}
+
+// Measure returns how the outbox stands; nothing where there is no mail. Letters
+// that were sent and lost are events of the audit log, mail.sent and mail.lost.
+func (o *Outbox) Measure(ctx context.Context) []measure.Family {
+	if !o.Enabled() {
+		return nil
+	}
+	s, err := o.Status(ctx)
+	if err != nil {
+		return nil
+	}
+	age := 0.0
+	if !s.Oldest.IsZero() {
+		age = max(o.cfg.Now().Sub(s.Oldest).Seconds(), 0)
+	}
+	return []measure.Family{
+		measure.One("sallyport_mail_waiting", "Letters that are not sent yet, on all nodes.", measure.Gauge, float64(s.Waiting)),
+		measure.One("sallyport_mail_failed", "Letters that were tried and could not be sent yet, on all nodes.", measure.Gauge, float64(s.Failed)),
+		measure.One("sallyport_mail_oldest_seconds", "For how long the oldest letter that is not sent has been waiting; 0 if there is none.", measure.Gauge, age),
+	}
 }
 
 // Status returns how the outbox stands.

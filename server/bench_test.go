@@ -36,12 +36,16 @@ import (
 // benchServer returns a server on SQLite, its handler with a route of a
 // service's own, and ada's account. Limits are off where they are not what is
 // measured: requests come from few addresses, as quickly as they are answered.
-func benchServer(b *testing.B, hashes password.Config, limits server.Limits) (*server.Server, http.Handler, signin.Attempt) {
+func benchServer(b *testing.B, hashes password.Config, limits server.Limits, change ...func(*server.Config)) (*server.Server, http.Handler, signin.Attempt) {
 	b.Helper()
-	sv, err := server.New(b.Context(), server.Config{
+	cfg := server.Config{
 		DB: testkit.SQLite(b), BaseURL: baseURL, MasterKeyFile: filepath.Join(b.TempDir(), "master.key"), Password: hashes,
 		Hosts: testHosts, Limits: limits, NoLockout: true,
-	})
+	}
+	for _, f := range change {
+		f(&cfg)
+	}
+	sv, err := server.New(b.Context(), cfg)
 	if err != nil {
 		b.Fatal(err)
 	}

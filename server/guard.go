@@ -2,6 +2,7 @@ package server
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"log/slog"
 	"net"
@@ -42,6 +43,12 @@ func (s *Server) Guard(next http.Handler) http.Handler {
 			recorder recorder
 		})
 		seen := s.wall.clients.Resolve(r)
+		var traced func(string, int)
+		if s.cfg.Trace != nil && !s.wall.isHealth(r) { // somebody asks every few seconds
+			var ctx context.Context
+			ctx, traced = s.cfg.Trace(r, s.wall.clients.FromProxy(r))
+			r = r.WithContext(ctx)
+		}
 		r, carrier := reqctx.BeginIn(&own.carrier, r)
 		carrier.SetClient(seen.Addr, seen.HTTPS)
 		r = body.Bound(r, s.wall.maxBody) // before the log has it, which reads the route that is found for it
@@ -66,10 +73,10 @@ func (s *Server) Guard(next http.Handler) http.Handler {
 		rec := &own.recorder
 		rec.ResponseWriter = w
 		var began time.Time
-		if s.cfg.Log.Enabled(r.Context(), slog.LevelInfo) {
+		if s.cfg.Metrics || s.cfg.Log.Enabled(r.Context(), slog.LevelInfo) {
 			began = time.Now()
 		}
-		defer s.finish(rec, r, carrier, began)
+		defer s.finish(rec, r, carrier, began, traced)
 		switch {
 		case s.wall.isHealth(r):
 			next.ServeHTTP(rec, r)
@@ -85,8 +92,11 @@ func (s *Server) Guard(next http.Handler) http.Handler {
 	})
 }
 
-// finish answers for a handler that panicked, and logs.
-func (s *Server) finish(rec *recorder, r *http.Request, c *reqctx.Carrier, began time.Time) {
+// finish answers for a handler that panicked, counts, and logs.
+func (s *Server) finish(rec *recorder, r *http.Request, c *reqctx.Carrier, began time.Time, traced func(string, int)) {
+	if traced != nil {
+		defer func() { traced(r.Pattern, rec.status) }() // also where the panic goes on
+	}
 	if p := recover(); p != nil {
 		if p == http.ErrAbortHandler {
 			panic(p)
@@ -98,13 +108,20 @@ func (s *Server) finish(rec *recorder, r *http.Request, c *reqctx.Carrier, began
 		}
 		sallyport.WriteError(rec, sallyport.Internal())
 	}
+	if began.IsZero() {
+		return
+	}
+	took := time.Since(began)
+	if s.cfg.Metrics {
+		s.requests.Add(reqctx.Route(r), rec.status, took)
+	}
 	level := slog.LevelInfo
 	if rec.status < 400 && (r.Pattern == livez || r.Pattern == readyz) {
 		level = slog.LevelDebug // somebody asks every few seconds
 	}
-	if log := s.cfg.Log; !began.IsZero() && log.Enabled(r.Context(), level) {
+	if log := s.cfg.Log; log.Enabled(r.Context(), level) {
 		log.Log(r.Context(), level, "request", "method", r.Method, "route", reqctx.Route(r), "status", rec.status,
-			"duration_ms", float64(time.Since(began).Microseconds())/1000, "request_id", c.ID(), "address", c.Address(), "subject", c.Principal().ID())
+			"duration_ms", float64(took.Microseconds())/1000, "request_id", c.ID(), "address", c.Address(), "subject", c.Principal().ID())
 	}
 }
 

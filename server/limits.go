@@ -14,6 +14,7 @@ import (
 	"github.com/sallyport/sallyport/audit"
 	"github.com/sallyport/sallyport/authn"
 	"github.com/sallyport/sallyport/guard/ratelimit"
+	"github.com/sallyport/sallyport/internal/measure"
 	"github.com/sallyport/sallyport/internal/reqctx"
 )
 
@@ -78,6 +79,7 @@ type limits struct {
 
 	refusals *audit.Refusals
 	told     *ratelimit.Limiter // bounds what is told of those who are refused
+	counts   measure.Counts     // of those, by limit
 }
 
 type namedLimit struct {
@@ -222,6 +224,7 @@ func (l *limits) view(lockout bool) LimitView {
 // refused records that a limit has refused a request, once a minute for each limit
 // and client address: the log has all of them.
 func (l *limits) refused(ctx context.Context, limit, route string) {
+	l.counts.Add(limit)
 	if l.refusals == nil {
 		return
 	}

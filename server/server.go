@@ -41,6 +41,7 @@ import (
 	"github.com/sallyport/sallyport/guard/cors"
 	"github.com/sallyport/sallyport/internal/db"
 	"github.com/sallyport/sallyport/internal/live"
+	"github.com/sallyport/sallyport/internal/measure"
 	"github.com/sallyport/sallyport/lockout"
 	"github.com/sallyport/sallyport/mail"
 	"github.com/sallyport/sallyport/oauth"
@@ -177,6 +178,15 @@ type Config struct {
 	// the server's own on the same paths, for a front end that was written for it
 	// (docs/fastapi-users.md).
 	FastAPIUsers bool
+
+	// Metrics counts requests by route, for Server.Metrics. Everything else that it
+	// tells is counted or known anyway.
+	Metrics bool
+	// Trace, if not nil, is told of every request that begins, health checks aside, and whether a declared
+	// proxy handed it over. It returns the request's context and what is told of its
+	// end: the pattern of the route, "" for none, and the status, 0 if nothing was
+	// answered. Package telemetry makes one.
+	Trace func(r *http.Request, fromProxy bool) (ctx context.Context, end func(route string, status int))
 
 	Log     *slog.Logger // default: discarded
 	Version string       // shown in the OpenAPI document
@@ -374,6 +384,9 @@ type Server struct {
 	// another system's in their place.
 	own *sallyport.Mux
 
+	requests  measure.Routes
+	passwords *password.Hasher
+
 	mu         sync.Mutex
 	rules      []sallyport.Rule
 	closed     bool
@@ -420,7 +433,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	if outer.limits, err = newLimits(cfg.Limits, secret); err != nil {
 		return nil, err
 	}
-	s := &Server{cfg: cfg, wall: outer}
+	s := &Server{cfg: cfg, wall: outer, passwords: hasher}
 	guesses := authn.NewGuesses(outer.limits.guesses, func(ctx context.Context) { outer.limits.refused(ctx, "guesses", "") })
 	origin, err := authn.NewSameOrigin(cfg.BaseURL, outer.cors.Trusts)
 	if err != nil {

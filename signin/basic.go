@@ -28,6 +28,7 @@ func (s *Service) Basic(ctx context.Context, name, pw string) (authn.Verified, e
 	return s.flights.do(ctx, sha256.Sum256([]byte(from+" "+name+":"+pw)), func(ctx context.Context) (authn.Verified, error) {
 		began := time.Now()
 		v, err := s.basic(ctx, name, pw)
+		s.counts.signIns.Add("basic", outcome(err))
 		if refused, ok := err.(*authn.Refused); ok {
 			refused.Action = audit.SignInRefused // a guess, and not nonsense
 		}

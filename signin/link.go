@@ -120,6 +120,7 @@ func (s *Service) Link(ctx context.Context, a LinkAttempt) (session.Tokens, erro
 	}
 	began := time.Now()
 	t, err := s.link(ctx, a)
+	s.counts.signIns.Add("mail", outcome(err))
 	s.noteRefusal(ctx, err)
 	s.hold(ctx, began, err)
 	return t, err

@@ -195,6 +195,8 @@ type Continued struct {
 func (s *Service) SecondFactor(ctx context.Context, c Continuation) (Continued, error) {
 	began := time.Now()
 	t, err := s.secondFactor(ctx, c)
+	s.counts.signIns.Add("second factor", outcome(err))
+	s.counts.codes.Add("sign-in", outcome(err))
 	s.noteRefusal(ctx, err)
 	s.hold(ctx, began, err)
 	return t, err
@@ -562,6 +564,7 @@ func (s *Service) proveOwn(ctx context.Context, id, code string, settingUp bool,
 	}
 	try, err := s.cfg.Lockout.Begin(ctx, lockout.Who{Subject: id})
 	if err != nil {
+		s.counts.codes.Add("own", outcome(err))
 		return err
 	}
 	defer try.End(ctx)
@@ -571,6 +574,7 @@ func (s *Service) proveOwn(ctx context.Context, id, code string, settingUp bool,
 		}
 		return do(tx, f)
 	})
+	s.counts.codes.Add("own", outcome(err))
 	if _, wrong := err.(*WrongCode); !wrong {
 		return err
 	}

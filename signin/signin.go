@@ -74,6 +74,7 @@ type Config struct {
 type Service struct {
 	cfg     Config
 	flights flights
+	counts  counts
 }
 
 // errAborted is what those get who waited for a check that did not end.
@@ -146,6 +147,7 @@ const ScopeSyntax = "The scope is a list of at most 64 names and 2,048 bytes, se
 func (s *Service) Password(ctx context.Context, a Attempt) (session.Tokens, error) {
 	began := time.Now()
 	t, err := s.password(ctx, a)
+	s.counts.signIns.Add("password", outcome(err))
 	s.noteRefusal(ctx, err)
 	s.hold(ctx, began, err)
 	return t, err
@@ -237,7 +239,9 @@ func (s *Service) proceed(ctx context.Context, p proven, a Attempt) (session.Tok
 		if a.OTP == "" {
 			return session.Tokens{}, s.ask(ctx, p, a, false)
 		}
-		return s.admit(ctx, p, a)
+		t, err := s.admit(ctx, p, a)
+		s.counts.codes.Add("sign-in", outcome(err))
+		return t, err
 	}
 	owes, err := s.owes(s.cfg.DB.View(ctx), p.ID)
 	if err != nil {

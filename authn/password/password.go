@@ -36,6 +36,7 @@ import (
 	"golang.org/x/text/unicode/norm"
 
 	"github.com/sallyport/sallyport"
+	"github.com/sallyport/sallyport/internal/measure"
 )
 
 // Config says what a new hash costs and how many are computed at a time. The
@@ -141,6 +142,10 @@ type Hasher struct {
 	typical stopwatch
 	onWork  func()
 
+	using          atomic.Int64 // permits
+	busy           atomic.Uint64
+	waited, hashed *measure.Durations
+
 	// meter, when a test sets it, is told the KiB that begin and end to be
 	// in use.
 	meter func(delta int64)
@@ -205,6 +210,8 @@ func New(c Config) (*Hasher, error) {
 		maxWait: c.MaxWait,
 		onWork:  c.OnWork,
 		sem:     semaphore.NewWeighted(int64(c.Permits)),
+		waited:  measure.NewDurations(.0001, .001, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5),
+		hashed:  measure.NewDurations(.005, .01, .015, .02, .025, .03, .04, .05, .075, .1, .15, .25, .5, 1, 2.5),
 	}, nil
 }
 
@@ -224,6 +231,7 @@ func (h *Hasher) Hash(ctx context.Context, pw string) (string, error) {
 		return "", err
 	}
 	defer h.release(1)
+	defer h.work(ctx)()
 
 	a := &argon2Hash{argon2Params: h.argon, variant: argon2id, notation: notationPHC, salt: make([]byte, saltSize)}
 	rand.Read(a.salt) // never fails: the runtime ends the process instead
@@ -253,6 +261,7 @@ func (h *Hasher) Verify(ctx context.Context, stored, pw string) (Result, error) 
 		return Result{}, err
 	}
 	defer h.release(weight)
+	defer h.work(ctx)()
 
 	if len(pw) > maxBytes {
 		hash, pw = nil, ""

@@ -2,28 +2,62 @@ package password
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/sallyport/sallyport/internal/measure"
 )
 
 // acquire takes n permits, or says why not. Waiters are served in order, so a
 // hash that needs many permits is not starved by those that need one.
 func (h *Hasher) acquire(ctx context.Context, n int64) error {
+	began := time.Now()
 	err := h.wait(ctx, n)
-	if err == nil && h.onWork != nil {
+	if err != nil {
+		if errors.Is(err, ErrBusy) {
+			h.busy.Add(1)
+		}
+		return err
+	}
+	h.waited.Since(began)
+	h.using.Add(n)
+	if h.onWork != nil {
 		h.onWork()
 	}
-	if err == nil && h.spare {
+	if h.spare {
 		processors.enter(h.permits)
 	}
-	return err
+	return nil
+}
+
+// work marks what is done with permits that were given.
+func (h *Hasher) work(ctx context.Context) (done func()) {
+	began, end := time.Now(), measure.Span(ctx, "password hash")
+	return func() {
+		end()
+		h.hashed.Since(began)
+	}
+}
+
+// Measure returns how the hasher does.
+func (h *Hasher) Measure() []measure.Family {
+	return []measure.Family{
+		{Name: "sallyport_password_hash_seconds", Help: "How long checking or making one password hash took, without waiting.", Kind: measure.Histogram, Points: []measure.Point{{Spread: h.hashed.Spread()}}},
+		{Name: "sallyport_password_wait_seconds", Help: "How long those who were served waited for a permit to hash.", Kind: measure.Histogram, Points: []measure.Point{{Spread: h.waited.Spread()}}},
+		measure.One("sallyport_password_permits", "How many hashes may be computed at a time (password.permits).", measure.Gauge, float64(h.permits)),
+		measure.One("sallyport_password_permits_used", "How many of these permits are in use; a large hash of an import takes several.", measure.Gauge, float64(h.using.Load())),
+		measure.One("sallyport_password_waiting", "How many sign-ins and the like wait for a permit to hash.", measure.Gauge, float64(h.waiting.Load())),
+		measure.One("sallyport_password_busy_total", "How many sign-ins and the like were turned away with 503 busy: the queue was full, or they waited for too long.", measure.Counter, float64(h.busy.Load())),
+	}
 }
 
 func (h *Hasher) release(n int64) {
 	if h.spare {
 		processors.leave()
 	}
+	h.using.Add(-n)
 	h.sem.Release(n)
 }
 

@@ -106,9 +106,10 @@ type app struct {
 	stdin          io.Reader
 	stdout, stderr io.Writer
 	model          *kong.Application
-	endShared      func() // closes the connection to Redis; nil: there is none
-	endMail        func() // closes connections to the mail server; nil: there is none
-	serving        bool   // this is the server: the one that rotates keys on schedule
+	endShared      func()  // closes the connection to Redis; nil: there is none
+	endMail        func()  // closes connections to the mail server; nil: there is none
+	traces         *traces // of requests; nil: there are none
+	serving        bool    // this is the server: the one that rotates keys on schedule
 }
 
 func main() {

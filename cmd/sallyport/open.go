@@ -162,6 +162,14 @@ func (a *app) newServer(ctx context.Context, s settings, d *db.DB, log *slog.Log
 			cfg.Limits.Share, a.endShared = sharedLimits(ctx, url, log)
 		}
 		cfg.RotateEvery = s.duration("keys.rotate_every")
+		cfg.Metrics = s.text("metrics.listen") != ""
+		var err error
+		if a.traces, err = newTraces(s, log); err != nil {
+			return nil, err
+		}
+		if a.traces != nil {
+			cfg.Trace = a.traces.hook
+		}
 	}
 	return server.New(ctx, cfg)
 }

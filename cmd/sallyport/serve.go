@@ -55,12 +55,22 @@ func (serveCmd) Run(a *app) error {
 			defer end()
 		}
 	}
+	if a.traces != nil {
+		defer a.traces.end()
+	}
 	defer o.Close() // first: it still sends
 	mux := sallyport.NewMux(o)
 	mux.Mount("/", o.Routes())
 	doors, err := a.doors(s, o, front, mux, log)
 	if err != nil {
 		return err
+	}
+	if s.text("metrics.listen") != "" {
+		d, err := metricsDoor(s, o, log)
+		if err != nil {
+			return errors.Join(err, closeAll(doors))
+		}
+		doors = append(doors, d)
 	}
 	if err := o.Declare(a.ctx); err != nil {
 		return errors.Join(err, closeAll(doors))
@@ -246,7 +256,7 @@ func (a *app) banner(s settings, o *opened, doors []*door) {
 		}
 		a.info("  HTTPS      on %s, certificates from %s", doors[0].Addr(), from)
 	}
-	if len(doors) > 1 {
+	if s.text("tls.redirect") != "" && doors[0].withTLS {
 		a.info("  HTTP       on %s, leads to HTTPS", doors[1].Addr())
 	}
 	a.info("  API        %s", base)
@@ -256,6 +266,9 @@ func (a *app) banner(s settings, o *opened, doors []*door) {
 		if u, err := url.Parse(base); err == nil && !onThisMachine(u.Hostname()) {
 			a.info("warning: dev is on, and %s is not this machine: links of letters, which open accounts, stand in the log. Leave dev out where people use it.", u.Host)
 		}
+	}
+	if s.text("metrics.listen") != "" {
+		a.info("  Metrics    http://%s/metrics", doors[len(doors)-1].Addr())
 	}
 	if has, err := role.HasAdministrator(o.db.View(a.ctx)); err == nil && !has {
 		way := "In"

@@ -143,6 +143,9 @@ func (res *Resolver) Resolve(r *http.Request) Client {
 	return c
 }
 
+// FromProxy reports whether a declared proxy handed r over.
+func (res *Resolver) FromProxy(r *http.Request) bool { return res.trusts(peerAddr(r.RemoteAddr)) }
+
 // Addr is Resolve(r).Addr.
 func (res *Resolver) Addr(r *http.Request) netip.Addr { return res.Resolve(r).Addr }
 

@@ -65,9 +65,16 @@ func (d *DB) listenersNow() []*listener {
 
 func (d *DB) replaceListeners(l []*listener) { d.listeners.Store(&l) }
 
-// announce tells this process what a committed transaction changed.
+// announce tells this process what a committed transaction changed, and counts
+// what happened in it.
 func (d *DB) announce(t *Tx) {
-	if t == nil || len(t.changed) == 0 {
+	if t == nil {
+		return
+	}
+	for _, h := range t.happened {
+		d.counts.happened.Add(h[0], h[1])
+	}
+	if len(t.changed) == 0 {
 		return
 	}
 	if p := d.listeners.Load(); p != nil {

@@ -20,6 +20,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/sallyport/sallyport/internal/measure"
 )
 
 // query is unexported so that other packages can only pass constants.
@@ -72,6 +74,8 @@ type DB struct {
 	trace   atomic.Pointer[func(string)]
 
 	nudges    func(context.Context, func()) // nil: there are none
+	counts    counts
+	queued    func() int // nil: each waits in the pool
 	listening sync.Mutex
 	listeners atomic.Pointer[[]*listener]
 }
@@ -119,8 +123,9 @@ func (d *DB) Write(ctx context.Context, fn func(*Tx) error) error {
 	if d.rerun.Load() {
 		d.rehearse(ctx, fn)
 	}
+	defer measure.Span(ctx, "database write")()
 	if !IsDryRun(ctx) {
-		return d.write(ctx, fn)
+		return d.counts.write(func() error { return d.write(ctx, fn) })
 	}
 	err := d.write(ctx, func(tx *Tx) error {
 		if err := fn(tx); err != nil {

@@ -53,8 +53,9 @@ func NewGrouped(name, dir string, writer *sql.Conn, readers *sql.DB, closeAll fu
 			}
 			return closeAll()
 		},
-		migrate: migrator{m},
+		migrate: migrator{m}, queued: func() int { return len(g.queue) },
 	}
+	g.db.counts.init()
 	go g.loop()
 	return g.db
 }
@@ -149,6 +150,7 @@ func (g *grouped) commit(group []*job) {
 		g.single(group[0])
 		return
 	}
+	g.db.counts.commits.Add(1)
 	if err := g.exec("BEGIN IMMEDIATE"); err != nil {
 		fail(group, err)
 		return
@@ -205,6 +207,7 @@ func (g *grouped) savepoint(j *job) bool {
 
 func (g *grouped) single(j *job) {
 	defer j.finish()
+	g.db.counts.commits.Add(1)
 	if err := g.exec("BEGIN IMMEDIATE"); err != nil {
 		j.err = err
 		return

@@ -40,6 +40,7 @@ func NewPooled(c Pooled) *DB {
 		dialect: Postgres, name: c.Name, readers: c.Pool, changes: c.Changes,
 		write: p.write, close: c.Close, migrate: migrator{c.Migrations}, nudges: c.Listen,
 	}
+	p.db.counts.init()
 	return p.db
 }
 
@@ -61,6 +62,7 @@ func (p *pooled) write(ctx context.Context, fn func(*Tx) error) error {
 		if err == nil || attempt == maxAttempts || !p.retry(err) {
 			return err
 		}
+		p.db.counts.again.Add(1)
 		backoff := min(time.Millisecond<<min(attempt, 10), maxBackoff)
 		time.Sleep(rand.N(backoff) + time.Millisecond/2)
 	}
@@ -68,6 +70,7 @@ func (p *pooled) write(ctx context.Context, fn func(*Tx) error) error {
 
 func (p *pooled) once(ctx context.Context, fn func(*Tx) error) error {
 	// The caller's cancellation ends the wait for a connection, nothing later.
+	p.db.counts.commits.Add(1)
 	conn, err := p.pool.Conn(ctx)
 	if err != nil {
 		return wrap("connect", err)

@@ -24,11 +24,13 @@ package live
 import (
 	"context"
 	"errors"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/sallyport/sallyport/internal/db"
+	"github.com/sallyport/sallyport/internal/measure"
 )
 
 // The times that bound staleness. On SQLite a poll is a read of the local file
@@ -71,6 +73,9 @@ type Cache struct {
 	cur, nxt *round
 	ended    bool      // by Close: no round begins
 	cursor   db.Cursor // of the round that runs
+
+	hits, misses           measure.Often
+	polls, failed, emptied atomic.Uint64
 
 	deaf   func()
 	stop   context.CancelFunc
@@ -171,6 +176,49 @@ func (c *Cache) Fresh(ctx context.Context, now time.Time) error {
 	return c.poll(ctx)
 }
 
+// Get fills f with what is known of a credential, as store.Get, and counts
+// whether that spared the database.
+func (c *Cache) Get(k *Key, now time.Time, f *Found) bool {
+	known := c.store.Get(k, now, f)
+	if known && f.Alive {
+		c.hits.Add()
+	} else {
+		c.misses.Add()
+	}
+	return known
+}
+
+// Measure returns how the cache does.
+func (c *Cache) Measure() []measure.Family {
+	c.lock.Lock()
+	held := int(c.n) - len(c.free)
+	c.lock.Unlock()
+	lag := math.Inf(1)
+	if asOf := c.asOf.Load(); asOf != never {
+		lag = (time.Since(c.base) - time.Duration(asOf)).Seconds()
+	}
+	polls, failed := c.polls.Load(), c.failed.Load()
+	return []measure.Family{
+		{
+			Name: "sallyport_credential_cache_lookups_total", Help: "Credentials that were looked up in memory, by whether the database was spared (hit) or asked (miss).",
+			Kind: measure.Counter, Labels: []string{"result"}, Points: []measure.Point{
+				{Labels: []string{"hit"}, Value: float64(c.hits.Load())}, {Labels: []string{"miss"}, Value: float64(c.misses.Load())},
+			},
+		},
+		measure.One("sallyport_credential_cache_entries", "Credentials held in memory.", measure.Gauge, float64(held)),
+		measure.One("sallyport_credential_cache_entries_max", "The most that are held (auth.remember).", measure.Gauge, float64(c.max)),
+		measure.One("sallyport_feed_lag_seconds", "How long ago the last reading of other nodes' changes began. On SQLite it is read when a request needs it, so that it may be 10 s while nobody asks. +Inf: never yet.", measure.Gauge, lag),
+		measure.One("sallyport_feed_lease_seconds", "The lag beyond which a request waits for a reading, and is answered 503 if that fails (auth.lease).", measure.Gauge, c.cfg.Lease.Seconds()),
+		{
+			Name: "sallyport_feed_polls_total", Help: "Readings of changes, by result.",
+			Kind: measure.Counter, Labels: []string{"result"}, Points: []measure.Point{
+				{Labels: []string{"failed"}, Value: float64(failed)}, {Labels: []string{"read"}, Value: float64(polls - min(failed, polls))},
+			},
+		},
+		measure.One("sallyport_feed_resets_total", "How often everything in memory was forgotten because changes could have been missed: once at the start, and after a restore, a failover or a long time away.", measure.Counter, float64(c.emptied.Load())),
+	}
+}
+
 // round is one poll that any number wait for.
 type round struct {
 	done chan struct{}
@@ -234,13 +282,16 @@ func (c *Cache) read() error {
 	now := time.Now()
 	began := int64(now.Sub(c.base))
 	what, all, next, err := c.cfg.Poll(ctx, c.cursor)
+	c.polls.Add(1)
 	if err != nil {
+		c.failed.Add(1)
 		return err
 	}
 	// By both clocks: see Fresh.
 	last, gone := c.asOf.Load(), int64(db.RetainChanges/2)
 	if all || last == never || began-last > gone || now.UnixNano()-c.wall.Load() > gone {
 		c.store.forget()
+		c.emptied.Add(1)
 	} else {
 		c.apply(what)
 	}
