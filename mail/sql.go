@@ -68,3 +68,8 @@ func readStatus(rd db.Reader) (s Status, err error) {
 	_, err = rd.Row("SELECT failure FROM sp_outbox ORDER BY created_at, id LIMIT 1", nil, &s.Failure)
 	return s, err
 }
+
+// DiscardEvery deletes up to limit of all letters that wait, and returns how many.
+func DiscardEvery(tx *db.Tx, limit int) (int64, error) {
+	return tx.Exec("DELETE FROM sp_outbox WHERE id IN (SELECT id FROM sp_outbox LIMIT $1)", limit)
+}

@@ -179,3 +179,11 @@ func strengthen(tx *db.Tx, subject, id string, amr []string, now time.Time) (boo
 		id, subject, strings.Join(amr, " "), db.Micros(now))
 	return n == 1, ended(tx, subject, n, err)
 }
+
+// EndEvery ends up to limit of all sessions that are alive, and returns how many.
+// It declares no change: whoever calls it lets every node forget everything
+// (db.NewFeed).
+func EndEvery(tx *db.Tx, reason string, now time.Time, limit int) (int64, error) {
+	return tx.Exec("UPDATE sp_sessions SET ended_at = $1, end_reason = $2 WHERE id IN (SELECT id FROM sp_sessions WHERE ended_at = 0 LIMIT $3)",
+		db.Micros(now), reason, limit)
+}
