@@ -22,11 +22,21 @@ type OpenGate interface {
 	Open(http.Handler) http.Handler
 }
 
+// SetupGate is a Gate that may demand a second factor of people. RequireSetup is
+// Require for what they need who do not have it yet.
+type SetupGate interface {
+	Gate
+	RequireSetup(Rule) func(http.Handler) http.Handler
+}
+
 // Route is one registered route.
 type Route struct {
 	Method string `json:"method"` // "*" if the pattern names none
 	Path   string `json:"path"`   // with the host, if the pattern names one
 	Rule   Rule   `json:"rule"`
+	// Setup tells that the route is also open to sessions that are refused elsewhere,
+	// because a second factor is demanded of their person.
+	Setup bool `json:"setup,omitempty"`
 	// Limits bound how often it is called; beside them there may be one on all
 	// routes of a server.
 	Limits []Limit `json:"limits,omitempty"`
@@ -67,7 +77,25 @@ func (m *Mux) Handle(pattern string, rule Rule, h http.Handler, limits ...Limit)
 	if h == nil {
 		panic(fmt.Sprintf("sallyport: route %q: nil handler", pattern))
 	}
-	m.enter(pattern, rule, m.gate.Require(rule), h, limits)
+	m.enter(pattern, rule, false, m.gate.Require(rule), h, limits)
+}
+
+// HandleSetup is Handle for a route that a person needs to set up a second factor
+// that is demanded of them, or to sign out. Sessions that owe one are refused on
+// every other route, public ones too. The rule holds as ever. A gate that demands
+// none (it is no SetupGate) takes it as Handle.
+func (m *Mux) HandleSetup(pattern string, rule Rule, h http.Handler, limits ...Limit) {
+	if err := rule.Check(); err != nil {
+		panic(fmt.Sprintf("sallyport: route %q: %v", pattern, err))
+	}
+	if h == nil {
+		panic(fmt.Sprintf("sallyport: route %q: nil handler", pattern))
+	}
+	require := m.gate.Require
+	if g, ok := m.gate.(SetupGate); ok {
+		require = g.RequireSetup
+	}
+	m.enter(pattern, rule, true, require(rule), h, limits)
 }
 
 // HandleFunc is Handle for a function.
@@ -76,7 +104,7 @@ func (m *Mux) HandleFunc(pattern string, rule Rule, f func(http.ResponseWriter, 
 }
 
 // enter adds a route that leads through the gate to h.
-func (m *Mux) enter(pattern string, rule Rule, through func(http.Handler) http.Handler, h http.Handler, limits []Limit) {
+func (m *Mux) enter(pattern string, rule Rule, setup bool, through func(http.Handler) http.Handler, h http.Handler, limits []Limit) {
 	for _, l := range limits {
 		if err := l.Check(); err != nil {
 			panic(fmt.Sprintf("sallyport: route %q: %v", pattern, err))
@@ -90,7 +118,7 @@ func (m *Mux) enter(pattern string, rule Rule, through func(http.Handler) http.H
 		through = g.Limit(pattern, enforced, through)
 	}
 	method, p := splitPattern(pattern)
-	m.add(entry{Route{method, p, rule, slices.Clone(limits)}, through(h)})
+	m.add(entry{Route{Method: method, Path: p, Rule: rule, Setup: setup, Limits: slices.Clone(limits)}, through(h)})
 }
 
 // Open registers a handler for everybody that looks at no credentials: the gate
@@ -107,7 +135,7 @@ func (m *Mux) Open(pattern string, h http.Handler, limits ...Limit) {
 	if g, ok := m.gate.(OpenGate); ok {
 		through = g.Open
 	}
-	m.enter(pattern, Public(), through, h, limits)
+	m.enter(pattern, Public(), false, through, h, limits)
 }
 
 // Mount adds every route of sub under a prefix ("/" for none). It takes a Mux

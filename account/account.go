@@ -1,13 +1,15 @@
 // Package account decides the life of a person's account: registration,
-// profile, password, being disabled, deletion.
+// invitation, profile, address, password, being disabled, export, deletion.
 //
 // It stores accounts with their names, address and password hash. It never
-// stores or logs a password, never shows a hash, and never lets anybody change
-// an account that may do more than they.
+// stores or logs a password, never shows a hash, never lets anybody change an
+// account that may do more than they, and never tells a stranger who has one,
+// where addresses are verified.
 package account
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net/http"
 	"strings"
@@ -45,16 +47,18 @@ type Config struct {
 	Lockout   *lockout.Guard
 	Mail      *mail.Outbox
 	Links     *link.Service
+	Refusals  *audit.Refusals
 	// VerifyAddress: nobody is let in before they have shown that their address is
 	// theirs, and who registers is not told whether it has an account.
 	VerifyAddress bool
-	// RegisterLimit bounds how often registration is asked for; PasswordLimit is how
-	// the documentation tells of what Lockout.Limit counts.
-	RegisterLimit, PasswordLimit []sallyport.Limit
-	Registration                 Registration // Open if empty
-	CursorKey                    []byte
-	Log                          *slog.Logger
-	Now                          func() time.Time
+	// RegisterLimit bounds how often registration is asked for, MailLimit how often
+	// letters are; PasswordLimit is how the documentation tells of what Lockout.Limit
+	// counts.
+	RegisterLimit, MailLimit, PasswordLimit []sallyport.Limit
+	Registration                            Registration // Open if empty
+	CursorKey                               []byte
+	Log                                     *slog.Logger
+	Now                                     func() time.Time
 }
 
 // Service keeps accounts.
@@ -100,6 +104,9 @@ type NewUser struct {
 	// For those who may decide it.
 	EmailVerified bool
 	Roles         []string // nil: role.User
+	// Invitation makes an account without a password, whose person chooses one with
+	// the link of a letter.
+	Invitation bool
 }
 
 // keys is a user's names in normalised form.
@@ -130,11 +137,27 @@ func (n NewUser) check() (keys, error) {
 		add(checkFullName(*n.FullName))
 		own = append(own, *n.FullName)
 	}
-	add(checkPassword("/password", n.Password, own...))
+	switch {
+	case !n.Invitation:
+		add(checkPassword("/password", n.Password, own...))
+	case n.Password != "":
+		add(&sallyport.Field{Pointer: "/password", Code: "not_allowed", Detail: "Who is invited chooses the password. Leave it out, or leave invitation out."})
+	}
 	if fields != nil {
 		return keys{}, sallyport.Invalid(fields...)
 	}
 	return k, nil
+}
+
+// own returns what a person's password must not be made of.
+func (u User) own() []string {
+	own := []string{u.Email}
+	for _, n := range []*string{u.Username, u.FullName} {
+		if n != nil {
+			own = append(own, *n)
+		}
+	}
+	return own
 }
 
 func checkPassword(pointer, pw string, own ...string) *sallyport.Field {
@@ -145,21 +168,46 @@ func checkPassword(pointer, pw string, own ...string) *sallyport.Field {
 	return f
 }
 
-// Register makes an account for whoever asks, with the role user.
+// Register makes an account for whoever asks, with the role user. It tells whether
+// there is one already, and so it is not for a server that verifies addresses: see
+// RegisterSilently.
 func (s *Service) Register(ctx context.Context, in NewUser) (User, error) {
+	if s.Silent() {
+		return User{}, errTells
+	}
+	if err := s.mayRegister(); err != nil {
+		return User{}, err
+	}
+	in.Roles, in.EmailVerified, in.Invitation = nil, false, false
+	return s.create(ctx, role.Operator(), in, "account.registered")
+}
+
+var errTells = errors.New("account: Register would tell who has an account, where addresses are verified")
+
+// Silent reports whether who registers is told nothing of whether the address has
+// an account: then there is RegisterSilently and no Register.
+func (s *Service) Silent() bool { return s.cfg.VerifyAddress }
+
+func (s *Service) mayRegister() error {
 	if s.cfg.Registration != Open {
-		return User{}, &sallyport.Error{
+		return &sallyport.Error{
 			Status: http.StatusForbidden, Code: "registration_closed",
 			Message: "Accounts are not made by registering here. Ask an administrator for one.",
 		}
 	}
-	in.Roles, in.EmailVerified = nil, false
-	return s.create(ctx, role.Operator(), in, "account.registered")
+	return nil
 }
 
 // Create makes an account on behalf of somebody who may.
 func (s *Service) Create(ctx context.Context, actor role.Actor, in NewUser) (User, error) {
-	return s.create(ctx, actor, in, "account.created")
+	if !in.Invitation {
+		return s.create(ctx, actor, in, "account.created")
+	}
+	if err := s.mayInvite(); err != nil {
+		return User{}, err
+	}
+	in.EmailVerified = false // that is for the person to show
+	return s.create(ctx, actor, in, "account.invited")
 }
 
 func (s *Service) create(ctx context.Context, actor role.Actor, in NewUser, action string) (User, error) {
@@ -167,26 +215,19 @@ func (s *Service) create(ctx context.Context, actor role.Actor, in NewUser, acti
 	if err != nil {
 		return User{}, err
 	}
-	// Hashing comes before the look-up, so that a taken name costs the same.
-	hash, err := s.cfg.Passwords.Hash(ctx, in.Password)
-	if err != nil {
-		return User{}, err
+	hash := "" // of no password
+	if !in.Invitation {
+		// Hashing comes before the look-up, so that a taken name costs the same.
+		if hash, err = s.cfg.Passwords.Hash(ctx, in.Password); err != nil {
+			return User{}, err
+		}
 	}
-	now := s.cfg.Now()
-	u := User{
-		ID: uuid.Must(uuid.NewV7()).String(), Username: in.Username, Email: in.Email, EmailVerified: in.EmailVerified,
-		FullName: in.FullName, CreatedAt: now, UpdatedAt: now,
-	}
-	fresh := u
+	fresh := s.fresh(in)
+	u, secrets := fresh, newSecrets(link.Verify, link.Invitation)
 	err = s.cfg.DB.Write(ctx, func(tx *db.Tx) error {
 		u = fresh // nothing of an earlier run
-		if err := role.Create(tx, u.ID, role.Person, now, role.User); err != nil {
+		if err := s.add(tx, u, k, hash); err != nil {
 			return err
-		}
-		if ok, err := insertAccount(tx, u, k, hash); err != nil {
-			return err
-		} else if !ok {
-			return exists()
 		}
 		// Not even the role that everybody gets, if it holds what the actor does
 		// not: they know the password.
@@ -201,9 +242,39 @@ func (s *Service) create(ctx context.Context, actor role.Actor, in NewUser, acti
 		if u, _, err = readUser(tx, u.ID); err != nil {
 			return err
 		}
+		switch {
+		case in.Invitation:
+			err = s.mustWrite(ctx, tx, u.ID, secrets[link.Invitation], mail.Invitation)
+		case s.cfg.VerifyAddress && !u.EmailVerified: // they cannot sign in before
+			err = s.write(ctx, tx, u.ID, secrets[link.Verify], mail.Verify)
+		}
+		if err != nil {
+			return err
+		}
 		return audit.Append(ctx, tx, audit.Event{Action: action, Target: u.ID, Detail: map[string]string{"roles": strings.Join(u.Roles, " ")}})
 	})
 	return u, err
+}
+
+// fresh is an account that nobody has yet.
+func (s *Service) fresh(in NewUser) User {
+	now := s.cfg.Now()
+	return User{
+		ID: uuid.Must(uuid.NewV7()).String(), Username: in.Username, Email: in.Email, EmailVerified: in.EmailVerified,
+		FullName: in.FullName, CreatedAt: now, UpdatedAt: now,
+	}
+}
+
+// add stores an account with the role that everybody has.
+func (s *Service) add(tx *db.Tx, u User, k keys, hash string) error {
+	if err := role.Create(tx, u.ID, role.Person, u.CreatedAt, role.User); err != nil {
+		return err
+	}
+	ok, err := insertAccount(tx, u, k, hash)
+	if err == nil && !ok {
+		err = exists()
+	}
+	return err
 }
 
 func exists() error {
@@ -247,7 +318,9 @@ type Change struct {
 	Disabled      *bool
 }
 
-// Update changes an account. actor is nil for the account's own person.
+// Update changes an account. actor is nil for the account's own person: their new
+// address is theirs when they have shown that it is (Verify), and until then the
+// one before stays.
 func (s *Service) Update(ctx context.Context, actor *role.Actor, id string, c Change) (User, error) {
 	var k keys
 	var fields []sallyport.Field
@@ -271,6 +344,15 @@ func (s *Service) Update(ctx context.Context, actor *role.Actor, id string, c Ch
 	if fields != nil {
 		return User{}, sallyport.Invalid(fields...)
 	}
+	var wanted *addressChange
+	if actor == nil && c.Email != nil {
+		if !s.cfg.Mail.Enabled() {
+			return User{}, mailOff()
+		}
+		wanted = &addressChange{*c.Email, k.email, link.Make(link.Address)}
+		c.Email = nil
+	}
+	toVerify := link.Make(link.Verify)
 	var u User
 	err := s.cfg.DB.Write(ctx, func(tx *db.Tx) error {
 		var found bool
@@ -287,6 +369,7 @@ func (s *Service) Update(ctx context.Context, actor *role.Actor, id string, c Ch
 			}
 		}
 		var changed []string
+		before := u
 		if c.Username != nil {
 			u.Username = *c.Username
 			changed = append(changed, "username")
@@ -312,6 +395,16 @@ func (s *Service) Update(ctx context.Context, actor *role.Actor, id string, c Ch
 		if err := updateAccount(tx, u, c, k); err != nil {
 			return err
 		}
+		if c.Email != nil && u.Email != before.Email {
+			if err := s.readdressed(ctx, tx, before, u, toVerify); err != nil {
+				return err
+			}
+		}
+		if wanted != nil && wanted.email != u.Email {
+			if err := s.askForAddress(ctx, tx, u, *wanted); err != nil {
+				return err
+			}
+		}
 		if c.Disabled != nil && *c.Disabled != u.Disabled {
 			if err := s.setDisabled(ctx, tx, id, *c.Disabled); err != nil {
 				return err
@@ -320,6 +413,9 @@ func (s *Service) Update(ctx context.Context, actor *role.Actor, id string, c Ch
 		}
 		if u, _, err = readUser(tx, id); err != nil {
 			return err
+		}
+		if wanted != nil && changed == nil { // that has an event of its own
+			return nil
 		}
 		return audit.Append(ctx, tx, audit.Event{Action: "account.changed", Target: id, Detail: map[string]string{"members": strings.Join(changed, " ")}})
 	})
@@ -340,13 +436,16 @@ func (s *Service) setDisabled(ctx context.Context, tx *db.Tx, id string, disable
 	return audit.Append(ctx, tx, audit.Event{Action: "account.disabled", Target: id})
 }
 
-// Delete removes an account with its sessions and grants. The audit log keeps
-// its id. actor is nil for the account's own person.
+// Delete removes an account with its sessions, keys, grants and letters. The audit
+// log keeps its id, with what was done and when. actor is nil for the account's own
+// person.
 func (s *Service) Delete(ctx context.Context, actor *role.Actor, id string) error {
 	return s.cfg.DB.Write(ctx, func(tx *db.Tx) error {
-		if _, found, err := readUser(tx, id); err != nil {
+		to, found, err := Recipient(tx, id)
+		if err != nil {
 			return err
-		} else if !found {
+		}
+		if !found {
 			return sallyport.NotFound("user") // a machine client, for one, is no account
 		}
 		if actor != nil {
@@ -360,7 +459,17 @@ func (s *Service) Delete(ctx context.Context, actor *role.Actor, id string) erro
 		if err := role.Delete(tx, id); err != nil {
 			return err
 		}
-		return audit.Append(ctx, tx, audit.Event{Action: "account.deleted", Target: id})
+		if err := s.cfg.Lockout.Forget(tx, id); err != nil {
+			return err
+		}
+		// A letter of the account's would go with it.
+		if err := s.cfg.Mail.Queue(ctx, tx, mail.Letter{Kind: mail.AccountDeleted, To: to.Address, Facts: mail.Facts{Name: to.Name}}); err != nil {
+			return err
+		}
+		if err := audit.Append(ctx, tx, audit.Event{Action: "account.deleted", Target: id}); err != nil {
+			return err
+		}
+		return audit.Erase(tx, id, s.cfg.Now())
 	})
 }
 
@@ -420,13 +529,7 @@ func (s *Service) passwordOf(ctx context.Context, id string) (User, string, erro
 }
 
 func (s *Service) setPassword(ctx context.Context, write func(context.Context, func(*db.Tx) error) error, u User, stored, keep, pointer, next string) error {
-	own := []string{u.Email}
-	for _, n := range []*string{u.Username, u.FullName} {
-		if n != nil {
-			own = append(own, *n)
-		}
-	}
-	if f := checkPassword(pointer, next, own...); f != nil {
+	if f := checkPassword(pointer, next, u.own()...); f != nil {
 		return sallyport.Invalid(*f)
 	}
 	hash, err := s.cfg.Passwords.Hash(ctx, next)
@@ -440,11 +543,35 @@ func (s *Service) setPassword(ctx context.Context, write func(context.Context, f
 			return err
 		}
 		if !ok {
-			return &sallyport.Error{Status: http.StatusConflict, Code: "changed_meanwhile", Message: "The password was changed at the same time by another request. Try again with the new one."}
+			return changedMeanwhile()
 		}
 		if err := s.cfg.Sessions.EndAll(ctx, tx, u.ID, keep, "password changed"); err != nil {
 			return err
 		}
+		if err := s.cfg.Links.Void(tx, u.ID, link.Reset, link.Address, link.SignIn, link.Invitation); err != nil {
+			return err
+		}
+		if err := s.cfg.Mail.Notify(ctx, tx, u.ID, mail.PasswordChanged, mail.Facts{}); err != nil {
+			return err
+		}
 		return audit.Append(ctx, tx, audit.Event{Action: "password.changed", Target: u.ID})
 	})
+}
+
+// Sweep deletes tokens of letters that are not needed any more.
+func (s *Service) Sweep(ctx context.Context) error {
+	for more := true; more; {
+		if err := s.cfg.DB.Write(ctx, func(tx *db.Tx) (err error) {
+			more, err = s.cfg.Links.Sweep(tx)
+			return err
+		}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Erase goes on with what deletions have left to erase from the audit log.
+func (s *Service) Erase(ctx context.Context) error {
+	return audit.EraseNext(ctx, s.cfg.DB, s.cfg.Now)
 }

@@ -17,13 +17,13 @@ func HashID(hash string) (id [16]byte) {
 
 // ConfirmPassword reads what somebody may do whose password was checked before:
 // authn.Basic.
-func ConfirmPassword(rd db.Reader, v authn.Verified) (authn.State, error) {
-	hash, st, found, err := passwordState(rd, v.Subject)
+func (s *Service) ConfirmPassword(rd db.Reader, v authn.Verified) (authn.State, error) {
+	hash, st, found, err := passwordState(rd, v.Subject, s.cfg.VerifyAddress)
 	switch {
 	case err != nil:
 		return authn.State{}, err
 	case !found:
-		return authn.State{}, &authn.Refused{Reason: "the account is gone, disabled, or has a second factor", Subject: v.Subject}
+		return authn.State{}, &authn.Refused{Reason: "the account is gone, disabled, not verified, or has a second factor", Subject: v.Subject}
 	case HashID(hash) != v.Unit:
 		return authn.State{}, authn.ErrAgain // the password was changed, or hashed anew
 	}

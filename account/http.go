@@ -2,6 +2,12 @@ package account
 
 import (
 	"context"
+	"encoding/json"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
 
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/api"
@@ -18,10 +24,40 @@ type registerInput struct {
 	}
 }
 
+type emailInput struct {
+	Body struct {
+		Email string `json:"email" maxLength:"254" example:"ada@example.com"`
+	}
+}
+
+type verifyInput struct {
+	Body struct {
+		Token    string `json:"token" maxLength:"128" doc:"As the letter's link has it, behind the #token="`
+		Password string `json:"password,omitempty" maxLength:"4096" doc:"The account's own: it shows that who verifies is who chose it"`
+	}
+}
+
+type resetInput struct {
+	Body struct {
+		Token    string `json:"token" maxLength:"128" doc:"As the letter's link has it, behind the #token="`
+		Password string `json:"password" maxLength:"4096" doc:"The new one"`
+	}
+}
+
+type acceptInput struct {
+	Body struct {
+		Token    string  `json:"token" maxLength:"128" doc:"As the letter's link has it, behind the #token="`
+		Password string  `json:"password" maxLength:"4096"`
+		Username *string `json:"username,omitempty" maxLength:"64"`
+		FullName *string `json:"full_name,omitempty" maxLength:"200"`
+	}
+}
+
 type createInput struct {
 	Body struct {
 		Email         string   `json:"email" maxLength:"254" example:"ada@example.com"`
-		Password      string   `json:"password" maxLength:"4096"`
+		Password      *string  `json:"password,omitempty" maxLength:"4096" doc:"Needed, unless it is an invitation"`
+		Invitation    bool     `json:"invitation,omitempty" doc:"Sends a letter with whose link the person chooses the password"`
 		Username      *string  `json:"username,omitempty" maxLength:"64"`
 		FullName      *string  `json:"full_name,omitempty" maxLength:"200"`
 		EmailVerified bool     `json:"email_verified,omitempty"`
@@ -33,6 +69,7 @@ type patchMeInput struct {
 	Body struct {
 		Username api.Opt[string] `json:"username" required:"false" maxLength:"64"`
 		FullName api.Opt[string] `json:"full_name" required:"false" maxLength:"200"`
+		Email    *string         `json:"email,omitempty" maxLength:"254" doc:"A letter goes there, and the one before stays until its link was used"`
 	}
 }
 
@@ -88,16 +125,105 @@ type Me struct {
 
 type userOutput = api.Body[User]
 
+// accepted is the answer to everything that may or may not have written a letter.
+type accepted = api.Body[api.Message]
+
+// freshFor is how long ago somebody may have signed in who changes their address,
+// takes everything that is held about them, or deletes the account: whoever finds a
+// session open must not be able to.
+const freshFor = 10 * time.Minute
+
+// ownSession is a person in an unlimited session of their own.
+var ownSession = sallyport.All(sallyport.Unscoped(), sallyport.Via(sallyport.KindBearer, sallyport.KindCookie))
+
+// freshSession is the same, signed in to a moment ago.
+var freshSession = sallyport.All(sallyport.Unscoped(), sallyport.Via(sallyport.KindBearer, sallyport.KindCookie), sallyport.Fresh(freshFor))
+
 // Routes registers the operations on accounts.
 func (s *Service) Routes(a *api.API) {
-	api.Post(a, "/auth/register", sallyport.Public(), func(ctx context.Context, in *registerInput) (*userOutput, error) {
-		return output(s.Register(ctx, NewUser{
-			Email: in.Body.Email, Password: in.Body.Password, Username: in.Body.Username, FullName: in.Body.FullName,
-		}))
-	}, api.Doc("Own account", "Register", "Makes an account with the role user."), api.Status(201), api.IgnoreCredentials(), api.BodyLimit(api.MaxAuthBody), api.Errors(403, 409, 503), api.Limit(s.cfg.RegisterLimit...))
-
+	s.registerRoute(a)
+	s.mailRoutes(a)
 	s.ownRoutes(a)
 	s.adminRoutes(a)
+}
+
+func (s *Service) registerRoute(a *api.API) {
+	user := func(in *registerInput) NewUser {
+		return NewUser{Email: in.Body.Email, Password: in.Body.Password, Username: in.Body.Username, FullName: in.Body.FullName}
+	}
+	options := []api.Option{api.IgnoreCredentials(), api.BodyLimit(api.MaxAuthBody), api.Errors(403, 409, 503), api.Limit(s.cfg.RegisterLimit...)}
+	if s.Silent() {
+		api.Post(a, "/auth/register", sallyport.Public(), func(ctx context.Context, in *registerInput) (*accepted, error) {
+			return sent(s.RegisterSilently(ctx, user(in)))
+		}, append(options, api.Status(202), api.Doc("Own account", "Register", "Sends a letter to the address. The account, with the role user, is made when its link is used (POST /auth/verify). "+
+			"The answer is the same whether the address has an account or not."))...)
+		return
+	}
+	api.Post(a, "/auth/register", sallyport.Public(), func(ctx context.Context, in *registerInput) (*userOutput, error) {
+		return output(s.Register(ctx, user(in)))
+	}, append(options, api.Status(201), api.Doc("Own account", "Register", "Makes an account with the role user."))...)
+}
+
+// sent answers whoever may have had a letter sent: the same to everybody.
+func sent(err error) (*accepted, error) {
+	if err != nil {
+		return nil, err
+	}
+	return &accepted{Body: api.Message{Message: "If there is something to be done with this address, a letter is on its way to it. Its link is good for 30 minutes."}}, nil
+}
+
+func (s *Service) mailRoutes(a *api.API) {
+	letter := []api.Option{api.IgnoreCredentials(), api.Status(202), api.BodyLimit(api.MaxAuthBody), api.Errors(403), api.Limit(s.cfg.MailLimit...)}
+	const same = " The answer is the same whether the address has an account or not. One address gets three such letters in 15 minutes and ten a day."
+
+	api.Post(a, "/auth/request-verify-token", sallyport.Public(), func(ctx context.Context, in *emailInput) (*accepted, error) {
+		return sent(s.RequestVerify(ctx, in.Body.Email))
+	}, append(letter, api.Doc("Letters", "Ask for a letter to verify an address", "It goes to an account, or a registration, whose address has not been verified."+same))...)
+
+	api.Post(a, "/auth/verify", sallyport.Public(), func(ctx context.Context, in *verifyInput) (*api.Body[Verified], error) {
+		v, err := s.Verify(ctx, in.Body.Token, in.Body.Password, s.signedIn(ctx))
+		if err != nil {
+			return nil, err
+		}
+		return &api.Body[Verified]{Body: v}, nil
+	}, api.Doc("Letters", "Verify an address", "With the token of a letter. The password shows that who verifies is who chose it; an access token or cookie of the very account shows the same. "+
+		"Without either, an account that was not verified is emptied of what somebody else may have put there: password, sessions, API keys, second factor. Then password_set is false, and the person chooses a password with POST /auth/forgot-password. "+
+		"A new address of an account needs one of the two."),
+		api.BodyLimit(api.MaxAuthBody), api.Errors(400, 401, 409, 429, 503), api.Limit(limitFor(s.cfg.PasswordLimit, "a password")...))
+
+	api.Post(a, "/auth/forgot-password", sallyport.Public(), func(ctx context.Context, in *emailInput) (*accepted, error) {
+		return sent(s.Forgot(ctx, in.Body.Email))
+	}, append(letter, api.Doc("Letters", "Ask for a letter to choose a new password", "Nothing changes until its link is used (POST /auth/reset-password)."+same))...)
+
+	api.Post(a, "/auth/reset-password", sallyport.Public(), func(ctx context.Context, in *resetInput) (*userOutput, error) {
+		return output(s.Reset(ctx, in.Body.Token, in.Body.Password))
+	}, api.Doc("Letters", "Choose a new password", "With the token of a letter. All sessions and all other letters end, and the address is verified. A second factor stays, unless the address had not been verified before: "+
+		"then that and all API keys are removed, because somebody else may have put them there."),
+		api.IgnoreCredentials(), api.BodyLimit(api.MaxAuthBody), api.Errors(400, 409, 503))
+
+	api.Post(a, "/auth/accept-invitation", sallyport.Public(), func(ctx context.Context, in *acceptInput) (*userOutput, error) {
+		return output(s.Accept(ctx, Acceptance{Token: in.Body.Token, Password: in.Body.Password, Username: in.Body.Username, FullName: in.Body.FullName}))
+	}, api.Doc("Letters", "Accept an invitation", "With the token of a letter: chooses the password, and verifies the address. An invitation that has run out is replaced with POST /auth/forgot-password."),
+		api.IgnoreCredentials(), api.BodyLimit(api.MaxAuthBody), api.Errors(400, 409, 503))
+}
+
+// limitFor says of limits which of a route's calls count.
+func limitFor(limits []sallyport.Limit, which string) []sallyport.Limit {
+	limits = slices.Clone(limits)
+	for i := range limits {
+		limits[i].For = which
+	}
+	return limits
+}
+
+// signedIn returns the id of whoever calls in an unlimited session of their own, ""
+// for anybody else.
+func (s *Service) signedIn(ctx context.Context) string {
+	p := sallyport.From(ctx)
+	if facts := (sallyport.Facts{Now: s.cfg.Now()}); !ownSession.Allows(&p, &facts) {
+		return ""
+	}
+	return p.ID()
 }
 
 func output(u User, err error) (*userOutput, error) {
@@ -139,18 +265,41 @@ func (s *Service) ownRoutes(a *api.API) {
 			s.own.keep(ctx, m.Body)
 		}
 		return m, err
-	}, api.Doc("Own account", "Own account", "The account of the caller."), api.Shortcut(s.own.serve))
+	}, api.Doc("Own account", "Own account", "The account of the caller."), api.Shortcut(s.own.serve), api.WhileSettingUp())
 
 	api.Patch(a, "/users/me", sallyport.Unscoped(), func(ctx context.Context, in *patchMeInput) (*api.Body[Me], error) {
-		u, err := s.Update(ctx, nil, sallyport.From(ctx).ID(), Change{
-			Username: in.Body.Username.Change(), FullName: in.Body.FullName.Change(),
+		p := sallyport.From(ctx)
+		if in.Body.Email != nil {
+			if facts := (sallyport.Facts{Now: s.cfg.Now()}); !freshSession.Allows(&p, &facts) {
+				return nil, freshSession.Explain(&p, &facts).Refusal()
+			}
+		}
+		u, err := s.Update(ctx, nil, p.ID(), Change{
+			Username: in.Body.Username.Change(), FullName: in.Body.FullName.Change(), Email: in.Body.Email,
 		})
 		return s.me(ctx, u, err)
-	}, api.Doc("Own account", "Change own account", "Members that are left out stay; null empties one. Nothing but these members can be changed here."), api.Errors(409))
+	}, api.Doc("Own account", "Change own account", "Members that are left out stay; null empties one. Nothing but these members can be changed here. "+
+		"A new address needs a sign-in of the last ten minutes (401 insufficient_user_authentication with max_age=600); it is the account's when its letter's link has been used with the password (POST /auth/verify)."), api.Errors(409, 429))
 
-	api.Delete(a, "/users/me", sallyport.Unscoped(), func(ctx context.Context, _ *api.None) (*api.None, error) {
+	export := huma.Operation{
+		Method: http.MethodGet, Path: "/users/me/export", Tags: []string{"Own account"}, Summary: "Export own data",
+		Description: "Everything that is held about the caller, as a JSON file: account, grants, sessions, API keys without the keys, letters, networks, and the newest 10,000 events. Needs a sign-in of the last ten minutes.",
+		Responses:   api.ErrorResponses(a, 404, 422, 500, 503),
+	}
+	export.Responses["200"] = &huma.Response{
+		Description: "OK", Content: map[string]*huma.MediaType{"application/json": {Schema: api.Schema[Export](a)}},
+		Headers: map[string]*huma.Param{"Content-Disposition": {Description: "attachment", Schema: &huma.Schema{Type: huma.TypeString}}},
+	}
+	a.Raw(export, freshSession, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Cache-Control", "no-store")
+		if err := s.serveExport(w, r); err != nil {
+			a.WriteError(w, r, err)
+		}
+	})
+
+	api.Delete(a, "/users/me", freshSession, func(ctx context.Context, _ *api.None) (*api.None, error) {
 		return nil, s.Delete(ctx, nil, sallyport.From(ctx).ID())
-	}, api.Doc("Own account", "Delete own account", "Cannot be undone."), api.Status(204), api.Errors(409))
+	}, api.Doc("Own account", "Delete own account", "Cannot be undone. Needs a sign-in of the last ten minutes."), api.Status(204), api.Errors(409))
 
 	api.Put(a, "/users/me/password", sallyport.Unscoped(), func(ctx context.Context, in *passwordInput) (*api.None, error) {
 		p := sallyport.From(ctx)
@@ -181,11 +330,19 @@ func (s *Service) adminRoutes(a *api.API) {
 			rule := sallyport.Permission("assign:roles")
 			return nil, rule.Explain(&p, &sallyport.Facts{Now: s.cfg.Now()}).Refusal()
 		}
-		return output(s.Create(ctx, actor(ctx), NewUser{
-			Email: in.Body.Email, Password: in.Body.Password, Username: in.Body.Username, FullName: in.Body.FullName,
-			EmailVerified: in.Body.EmailVerified, Roles: in.Body.Roles,
-		}))
-	}, api.Doc("Accounts", "Create an account", "With a password that the person should change. Roles can be given by who may assign them."), api.Status(201), api.BodyLimit(api.MaxAuthBody), api.Errors(409, 503))
+		u := NewUser{
+			Email: in.Body.Email, Username: in.Body.Username, FullName: in.Body.FullName,
+			EmailVerified: in.Body.EmailVerified, Roles: in.Body.Roles, Invitation: in.Body.Invitation,
+		}
+		switch {
+		case in.Body.Password != nil:
+			u.Password = *in.Body.Password
+		case !u.Invitation:
+			return nil, sallyport.Invalid(sallyport.Field{Pointer: "/password", Code: "required", Detail: "Send a password, or “invitation”: true."})
+		}
+		return output(s.Create(ctx, actor(ctx), u))
+	}, api.Doc("Accounts", "Create an account", "With a password that the person should change; or as an invitation, with a letter whose link lets the person choose it within 30 minutes. Roles can be given by who may assign them."),
+		api.Status(201), api.BodyLimit(api.MaxAuthBody), api.Errors(409, 429, 503))
 
 	api.Get(a, "/users/{id}", read, func(ctx context.Context, in *idInput) (*userOutput, error) {
 		return output(s.Get(ctx, in.ID))
@@ -216,6 +373,22 @@ func (s *Service) adminRoutes(a *api.API) {
 			return role.SetPermissions(ctx, tx, actor(ctx), in.ID, in.Body.Permissions)
 		}))
 	}, api.Doc("Accounts", "Set an account's permissions", "Replaces those given directly; holds at the account's next request."), api.Errors(404, 409))
+}
+
+func (s *Service) serveExport(w http.ResponseWriter, r *http.Request) error {
+	if r.URL.RawQuery != "" {
+		return sallyport.Invalid(sallyport.Field{Pointer: "?", Code: "unknown_member", Detail: "This operation knows no parameters. Leave them out."})
+	}
+	out, err := s.Export(r.Context(), sallyport.From(r.Context()).ID())
+	if err != nil {
+		return err
+	}
+	h := w.Header()
+	h.Set("Content-Type", "application/json")
+	h.Set("Content-Disposition", `attachment; filename="account.json"`)
+	e := json.NewEncoder(w)
+	e.SetIndent("", "  ")
+	return e.Encode(out)
 }
 
 // regrant changes an account's grants and returns the account as it is then.

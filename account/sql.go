@@ -95,16 +95,25 @@ func readOwn(rd db.Reader, id string, g *sallyport.Grants) (u User, found bool, 
 // Login is what signing in needs to know of an account.
 type Login struct {
 	ID       string
-	Hash     string
+	Hash     string // '' if there is no password
 	Disabled bool
-	MFA      bool // has a second factor
+	MFA      bool   // has a second factor
+	Verified bool   // the address was shown to be theirs
+	EmailKey string // the address as it is compared
+}
+
+// loginColumns are where Login's columns go: of sp_accounts a and sp_subjects s.
+const loginColumns = "a.id, a.password_hash, s.disabled, a.mfa, a.email_verified, a.email_key"
+
+func (l *Login) columns() []any {
+	return []any{&l.ID, &l.Hash, &l.Disabled, &l.MFA, &l.Verified, &l.EmailKey}
 }
 
 // FindLogin returns the account of a login name: an address or a user name.
 func FindLogin(rd db.Reader, login string) (l Login, found bool, err error) {
 	email, username := loginKeys(login)
-	found, err = rd.Row(`SELECT a.id, a.password_hash, s.disabled, a.mfa FROM sp_accounts a JOIN sp_subjects s ON s.id = a.id
-		WHERE a.email_key = $1 OR a.username_key = $2`, []any{email, username}, &l.ID, &l.Hash, &l.Disabled, &l.MFA)
+	found, err = rd.Row("SELECT "+loginColumns+` FROM sp_accounts a JOIN sp_subjects s ON s.id = a.id
+		WHERE a.email_key = $1 OR a.username_key = $2`, []any{email, username}, l.columns()...)
 	return l, found, err
 }
 
@@ -127,21 +136,59 @@ func Recipient(rd db.Reader, id string) (r mail.Recipient, found bool, err error
 	return r, found, err
 }
 
+const addresseeColumns = "a.id, a.email, COALESCE(a.full_name, a.username, ''), a.email_verified, s.disabled, a.email_key, a.password_hash"
+
+func (a *addressee) columns() []any {
+	return []any{&a.ID, &a.Email, &a.Name, &a.Verified, &a.Disabled, &a.key, &a.hash}
+}
+
+func readAddressee(rd db.Reader, id string) (a addressee, found bool, err error) {
+	found, err = rd.Row("SELECT "+addresseeColumns+" FROM sp_accounts a JOIN sp_subjects s ON s.id = a.id WHERE a.id = $1", []any{id}, a.columns()...)
+	return a, found, err
+}
+
+func readByAddress(rd db.Reader, key string) (a addressee, found bool, err error) {
+	found, err = rd.Row("SELECT "+addresseeColumns+" FROM sp_accounts a JOIN sp_subjects s ON s.id = a.id WHERE a.email_key = $1", []any{key}, a.columns()...)
+	return a, found, err
+}
+
+func usernameTaken(rd db.Reader, key string) (bool, error) {
+	var n int
+	return rd.Row("SELECT 1 FROM sp_accounts WHERE username_key = $1", []any{key}, &n)
+}
+
+func markVerified(tx *db.Tx, id string, now time.Time) error {
+	if _, err := tx.Exec("UPDATE sp_accounts SET email_verified = TRUE, updated_at = $2 WHERE id = $1", id, db.Micros(now)); err != nil {
+		return err
+	}
+	return tx.Changed(id)
+}
+
+// setHash stores a hash, whatever was there: who may do that has shown it by
+// something else than the password. "" is no password.
+func setHash(tx *db.Tx, id, hash string, now time.Time) error {
+	if _, err := tx.Exec("UPDATE sp_accounts SET password_hash = $2, updated_at = $3 WHERE id = $1", id, hash, db.Micros(now)); err != nil {
+		return err
+	}
+	return tx.Changed(id)
+}
+
 // ReadLogin returns the same by id, for looking again inside a transaction.
 func ReadLogin(rd db.Reader, id string) (l Login, found bool, err error) {
-	found, err = rd.Row(`SELECT a.id, a.password_hash, s.disabled, a.mfa FROM sp_accounts a JOIN sp_subjects s ON s.id = a.id
-		WHERE a.id = $1`, []any{id}, &l.ID, &l.Hash, &l.Disabled, &l.MFA)
+	found, err = rd.Row("SELECT "+loginColumns+` FROM sp_accounts a JOIN sp_subjects s ON s.id = a.id
+		WHERE a.id = $1`, []any{id}, l.columns()...)
 	return l, found, err
 }
 
 // passwordState reads what somebody may do whose password was checked, and the
-// hash that it must have been checked against.
-func passwordState(rd db.Reader, id string) (hash string, st authn.State, found bool, err error) {
+// hash that it must have been checked against. verified tells that only who has
+// shown the address to be theirs may do anything.
+func passwordState(rd db.Reader, id string, verified bool) (hash string, st authn.State, found bool, err error) {
 	found, err = rd.Row(`SELECT a.password_hash, `+authn.StateColumns+`
 		FROM sp_accounts a
 		JOIN sp_subjects u ON u.id = a.id
 		JOIN sp_versions v ON v.id = 1
-		WHERE a.id = $1 AND NOT u.disabled AND NOT a.mfa`, []any{id}, st.Columns(&hash)...)
+		WHERE a.id = $1 AND NOT u.disabled AND NOT a.mfa AND (a.email_verified OR NOT $2)`, []any{id, verified}, st.Columns(&hash)...)
 	return hash, st, found, err
 }
 
@@ -170,6 +217,12 @@ func SetMFA(tx *db.Tx, id string, on bool, now time.Time) (bool, error) {
 		return false, err
 	}
 	return true, tx.Changed(id)
+}
+
+// SignedInBefore reports whether somebody has ever signed in to an account.
+func SignedInBefore(rd db.Reader, id string) (bool, error) {
+	var n int
+	return rd.Row("SELECT 1 FROM sp_accounts WHERE id = $1 AND last_login_at IS NOT NULL", []any{id}, &n)
 }
 
 // TouchLogin records a sign-in.

@@ -187,7 +187,11 @@ func (a *API) register(op *huma.Operation, rule sallyport.Rule, h http.HandlerFu
 		handler = refuser{h, refuse}
 	}
 	if op.Metadata[openKey] == nil {
-		a.mux.Handle(pattern, rule, handler, limits...)
+		handle := a.mux.Handle
+		if op.Metadata[setupKey] != nil {
+			handle = a.mux.HandleSetup
+		}
+		handle(pattern, rule, handler, limits...)
 		return
 	}
 	if rule.Op() != sallyport.OpPublic {
@@ -198,6 +202,7 @@ func (a *API) register(op *huma.Operation, rule sallyport.Rule, h http.HandlerFu
 
 const (
 	openKey     = "sallyport.open"
+	setupKey    = "sallyport.setup"
 	refuseKey   = "sallyport.refuse"
 	shortcutKey = "sallyport.shortcut"
 	limitsKey   = "sallyport.limits"
@@ -253,6 +258,18 @@ func Shortcut(f func(http.ResponseWriter, *http.Request) bool) Option {
 func IgnoreCredentials() Option {
 	return func(op *huma.Operation) {
 		set(op, openKey, true)
+	}
+}
+
+// WhileSettingUp opens an operation also to sessions that owe a second factor
+// (sallyport.Mux.HandleSetup). It stands in the document as x-sallyport-setup.
+func WhileSettingUp() Option {
+	return func(op *huma.Operation) {
+		set(op, setupKey, true)
+		if op.Extensions == nil {
+			op.Extensions = map[string]any{}
+		}
+		op.Extensions["x-sallyport-setup"] = true
 	}
 }
 

@@ -33,7 +33,23 @@ func Watch(tx *db.Tx, actor string, now time.Time) error {
 // Latest returns the last n events, newest first.
 func Latest(rd db.Reader, n int) (out []Record, err error) {
 	err = rd.Rows(`SELECT id, at, action, result, actor, actor_kind, target, reason, address, request_id, detail
-		FROM sp_audit ORDER BY at DESC, id DESC LIMIT $1`, []any{n}, func(scan db.Scan) error {
+		FROM sp_audit ORDER BY at DESC, id DESC LIMIT $1`, []any{n}, appendTo(&out))
+	return out, err
+}
+
+// About returns the last n events of what a subject did, and of what was done to
+// it, newest first.
+func About(rd db.Reader, subject string, n int) (out []Record, err error) {
+	// Each half reads its own index, and no more of it than is wanted.
+	err = rd.Rows(`SELECT id, at, action, result, actor, actor_kind, target, reason, address, request_id, detail FROM sp_audit WHERE id IN (
+			SELECT id FROM (SELECT id FROM sp_audit WHERE actor = $1 ORDER BY at DESC, id DESC LIMIT $2) a
+			UNION SELECT id FROM (SELECT id FROM sp_audit WHERE target = $1 ORDER BY at DESC, id DESC LIMIT $2) b)
+		ORDER BY at DESC, id DESC LIMIT $2`, []any{subject, n}, appendTo(&out))
+	return out, err
+}
+
+func appendTo(out *[]Record) func(db.Scan) error {
+	return func(scan db.Scan) error {
 		var r Record
 		var at int64
 		var result, detail string
@@ -44,10 +60,58 @@ func Latest(rd db.Reader, n int) (out []Record, err error) {
 		if err := json.Unmarshal([]byte(detail), &r.Detail); err != nil {
 			return err
 		}
-		out = append(out, r)
+		*out = append(*out, r)
 		return nil
-	})
-	return out, err
+	}
+}
+
+func insertErasure(tx *db.Tx, subject string, now time.Time) error {
+	_, err := tx.Exec("INSERT INTO sp_erasures (subject_id, created_at, erased_to) VALUES ($1, $2, 0) ON CONFLICT DO NOTHING", subject, db.Micros(now))
+	return err
+}
+
+func nextErasure(rd db.Reader) (e erasure, found bool, err error) {
+	found, err = rd.Row("SELECT subject_id, created_at, erased_to FROM sp_erasures ORDER BY erased_to, subject_id LIMIT 1", nil, &e.subject, &e.created, &e.to)
+	return e, found, err
+}
+
+func readErasure(rd db.Reader, subject string) (e erasure, found bool, err error) {
+	e.subject = subject
+	found, err = rd.Row("SELECT created_at, erased_to FROM sp_erasures WHERE subject_id = $1", []any{subject}, &e.created, &e.to)
+	return e, found, err
+}
+
+// batchEnd returns the time of the last event of a whole batch, if there is one.
+func batchEnd(rd db.Reader, e erasure, size int) (to int64, whole bool, err error) {
+	var at *int64
+	_, err = rd.Row(`SELECT MIN(at) FROM (
+		SELECT at FROM (SELECT at FROM sp_audit WHERE actor = $1 AND at > $2 ORDER BY at LIMIT 1 OFFSET $3) a
+		UNION ALL SELECT at FROM (SELECT at FROM sp_audit WHERE target = $1 AND at > $2 ORDER BY at LIMIT 1 OFFSET $3) b) c`,
+		[]any{e.subject, e.to, size - 1}, &at)
+	if err != nil || at == nil {
+		return 0, false, err
+	}
+	return *at, true, nil
+}
+
+// erase leaves of a subject's events within a time who, what and when: of those
+// that it caused, and of those about it that nobody known did.
+func erase(tx *db.Tx, subject string, from, to int64) error {
+	if _, err := tx.Exec("UPDATE sp_audit SET reason = '', address = '', request_id = '', detail = '{}' WHERE actor = $1 AND at > $2 AND at <= $3", subject, from, to); err != nil {
+		return err
+	}
+	_, err := tx.Exec("UPDATE sp_audit SET reason = '', address = '', request_id = '', detail = '{}' WHERE target = $1 AND actor = '' AND at > $2 AND at <= $3", subject, from, to)
+	return err
+}
+
+func moveErasure(tx *db.Tx, subject string, to int64) error {
+	_, err := tx.Exec("UPDATE sp_erasures SET erased_to = $2 WHERE subject_id = $1", subject, to)
+	return err
+}
+
+func deleteErasure(tx *db.Tx, subject string) error {
+	_, err := tx.Exec("DELETE FROM sp_erasures WHERE subject_id = $1", subject)
+	return err
 }
 
 // Since counts what succeeded after a moment, by action.

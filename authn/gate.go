@@ -33,6 +33,9 @@ type Config struct {
 	Resolve func(ctx context.Context, version int64, roles, permissions string) (*sallyport.Grants, error)
 	// GrantsOf reads what a subject may do, inside a transaction.
 	GrantsOf func(rd db.Reader, subject string) (*sallyport.Grants, error)
+	// Demand is on whom a second factor is demanded: their sessions without one are
+	// refused everywhere but on routes that say so (RequireSetup).
+	Demand   Demand
 	Guesses  *Guesses // of credentials that have to be looked up
 	Refusals *audit.Refusals
 	Log      *slog.Logger
@@ -73,7 +76,10 @@ func NewGate(cfg Config, onRule func(sallyport.Rule)) *Gate {
 	return g
 }
 
-var _ sallyport.OpenGate = (*Gate)(nil)
+var (
+	_ sallyport.OpenGate  = (*Gate)(nil)
+	_ sallyport.SetupGate = (*Gate)(nil)
+)
 
 // Refuser is a handler that words the refusals of the gate before it. Challenges
 // are in the header already.
@@ -85,6 +91,16 @@ type Refuser interface {
 // Require returns the middleware that lets a request through if the rule
 // allows it. An invalid rule panics: it is a mistake in the program.
 func (g *Gate) Require(rule sallyport.Rule) func(http.Handler) http.Handler {
+	return g.require(rule, false)
+}
+
+// RequireSetup is Require for a route that a person needs of whom a second factor
+// is demanded and who has none yet.
+func (g *Gate) RequireSetup(rule sallyport.Rule) func(http.Handler) http.Handler {
+	return g.require(rule, true)
+}
+
+func (g *Gate) require(rule sallyport.Rule, setup bool) func(http.Handler) http.Handler {
 	if err := rule.Check(); err != nil {
 		panic("sallyport: " + err.Error())
 	}
@@ -93,7 +109,7 @@ func (g *Gate) Require(rule sallyport.Rule) func(http.Handler) http.Handler {
 	}
 	schemes := g.schemesFor(rule)
 	return func(next http.Handler) http.Handler {
-		d := &door{g: g, rule: rule, schemes: schemes, next: next}
+		d := &door{g: g, rule: rule, setup: setup, schemes: schemes, next: next}
 		d.refuser, _ = next.(Refuser)
 		return d
 	}
@@ -122,6 +138,7 @@ func (g *Gate) schemesFor(rule sallyport.Rule) (out []numbered) {
 type door struct {
 	g       *Gate
 	rule    sallyport.Rule
+	setup   bool // also for who owes a second factor
 	schemes []numbered
 	next    http.Handler
 	refuser Refuser // nil: problem details
@@ -137,6 +154,12 @@ func (d *door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	carrier.Admit()
 	p, facts := a.Principal(), sallyport.Facts{Now: d.g.wall(now)}
+	if !d.setup && d.g.owes(&p) {
+		e := demanded()
+		d.g.noteDemand(r.Context(), r, e)
+		d.answer(w, r, e)
+		return
+	}
 	if !d.rule.Allows(&p, &facts) {
 		d.deny(w, r, facts, carrier)
 		return
@@ -195,13 +218,19 @@ func (g *Gate) authenticate(r *http.Request, schemes []numbered, now time.Time, 
 
 // Inspect finds out whose a credential is, as if a request carried it. stamp is
 // for a live.Memo. What is not known counts as nobody's guess: who asks has been
-// let in, and asks about what others sent.
+// let in, and asks about what others sent. A session that owes a second factor is
+// no good anywhere, and so it is not here.
 func (g *Gate) Inspect(ctx context.Context, kind sallyport.Kind, cred string) (p sallyport.Principal, stamp uint64, err error) {
 	for i := range g.schemes {
 		if g.schemes[i].Kind() == kind {
 			var a reqctx.Admission
-			err := g.admit(ctx, nil, &g.schemes[i], cred, time.Now(), &a)
-			return a.Principal(), a.Stamp, err
+			if err := g.admit(ctx, nil, &g.schemes[i], cred, time.Now(), &a); err != nil {
+				return p, 0, err
+			}
+			if p = a.Principal(); g.owes(&p) {
+				return sallyport.Principal{}, 0, &Refused{Reason: "a second factor is demanded, and the session has none", Subject: p.ID()}
+			}
+			return p, a.Stamp, nil
 		}
 	}
 	return p, 0, &Refused{Reason: "no scheme takes " + string(kind)}

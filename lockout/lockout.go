@@ -70,6 +70,7 @@ func (g *Guard) now() time.Time { return g.cfg.Now().Truncate(time.Microsecond) 
 type Who struct {
 	Subject string // id of the account, if there is one
 	Name    string // otherwise the name, in the form in which names are compared
+	Key     string // otherwise what Key returned: for an attempt that goes on without the name
 }
 
 // keys are the names of the rows that count an attempt.
@@ -78,7 +79,13 @@ type keys struct {
 	networks
 }
 
+// Key names whoever is counted, without telling who that is.
+func (g *Guard) Key(w Who) string { return g.account(w) }
+
 func (g *Guard) account(w Who) string {
+	if w.Subject == "" && w.Key != "" {
+		return w.Key
+	}
 	m := hmac.New(sha256.New, g.cfg.Key)
 	if w.Subject != "" {
 		m.Write([]byte("subject\x00" + w.Subject))

@@ -151,3 +151,24 @@ func deleteTally(tx *db.Tx, account, network string) error {
 	_, err := tx.Exec("DELETE FROM sp_attempts WHERE account = $1 AND network = $2", account, network)
 	return err
 }
+
+// maxNetworks bounds networksSeen: what is remembered of one account is swept.
+const maxNetworks = 1000
+
+func networksSeen(rd db.Reader, account string) (out []Network, err error) {
+	err = rd.Rows(`SELECT network, failures, seen_at FROM sp_attempts WHERE account = $1 AND network <> '' AND (failures > 0 OR seen_at > 0)
+		ORDER BY seen_at DESC, network LIMIT $2`, []any{account, maxNetworks}, func(scan db.Scan) error {
+		var n Network
+		var failures, seen int64
+		err := scan(&n.Network, &failures, &seen)
+		n.Failures, n.Seen = int(failures), moment(seen)
+		out = append(out, n)
+		return err
+	})
+	return out, err
+}
+
+func deleteAccount(tx *db.Tx, account string) error {
+	_, err := tx.Exec("DELETE FROM sp_attempts WHERE account = $1", account)
+	return err
+}

@@ -114,3 +114,21 @@ func noteUnlock(ctx context.Context, tx *db.Tx, target string, cleared []Cleared
 	}
 	return audit.Append(ctx, tx, audit.Event{Action: "signin.unlocked", Target: target, Detail: map[string]string{"networks": strings.Join(names, " ")}})
 }
+
+// Network is one from which an account was signed in to, or tried to be.
+type Network struct {
+	Network  string
+	Failures int
+	Seen     time.Time // the last sign-in that succeeded; zero: none
+}
+
+// NetworksOf returns what is remembered of an account by network.
+func (g *Guard) NetworksOf(rd db.Reader, subject string) ([]Network, error) {
+	return networksSeen(rd, g.account(Who{Subject: subject}))
+}
+
+// Forget deletes what is remembered of an account: it is gone, or in other hands.
+// What counts against networks stays.
+func (g *Guard) Forget(tx *db.Tx, subject string) error {
+	return deleteAccount(tx, g.account(Who{Subject: subject}))
+}

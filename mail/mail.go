@@ -12,7 +12,9 @@ package mail
 import (
 	"context"
 	"errors"
+	"strings"
 	"time"
+	"unicode"
 )
 
 // Kind is a kind of letter, and the name of its template.
@@ -41,6 +43,8 @@ const (
 	SecondFactorOff  Kind = "second_factor_off"
 	RecoveryCodeUsed Kind = "recovery_code_used"
 	AccountDeleted   Kind = "account_deleted"
+	// Test is what “sallyport mail test” sends.
+	Test Kind = "test"
 )
 
 // Kinds returns all kinds of letters.
@@ -48,7 +52,7 @@ func Kinds() []Kind {
 	return []Kind{
 		Verify, Reset, ChangeAddress, SignIn, Invitation,
 		AccountExists, AddressChanging, AddressChanged, PasswordChanged, NewDevice, RefreshReused,
-		SecondFactorOn, SecondFactorOff, RecoveryCodeUsed, AccountDeleted,
+		SecondFactorOn, SecondFactorOff, RecoveryCodeUsed, AccountDeleted, Test,
 	}
 }
 
@@ -97,13 +101,59 @@ type Message struct {
 // Sender hands a message to whoever delivers it.
 type Sender interface {
 	// Send returns when the message has been accepted. An error is tried again,
-	// unless it wraps ErrRefused.
+	// unless it is ErrRefused. One that is ErrAway is not about this message:
+	// nothing is sent for a while.
 	Send(ctx context.Context, m Message) error
 }
+
+// ErrAway says that whoever delivers takes nothing at the moment: it cannot be
+// reached, does not accept who we are, or the sender.
+var ErrAway = errors.New("the mail server takes no letters")
 
 // ErrRefused says that an address cannot be written to, and that trying again
 // changes nothing.
 var ErrRefused = errors.New("the address was refused for good")
+
+// secrets are what of a message stands in no log.
+func (m Message) secrets() []string {
+	_, token, _ := strings.Cut(m.Link, "#token=")
+	local, _, _ := strings.Cut(m.To, "@")
+	return []string{m.Link, token, m.Code, m.To, local}
+}
+
+// maxFailure bounds the text of a failure, in bytes.
+const maxFailure = 300
+
+// scrub makes what a mail server said fit for the log and the audit log: one line,
+// without addresses, links and what else is secret. Servers like to say again what
+// they were told.
+func scrub(text string, secrets ...string) string {
+	var out []string
+	size := 0
+	for _, word := range strings.Fields(oneLine(strings.ToValidUTF8(text, ""))) {
+		hide := strings.Contains(word, "@") || strings.Contains(word, "://")
+		for _, secret := range secrets {
+			hide = hide || len(secret) > 2 && strings.Contains(word, secret)
+		}
+		if hide {
+			word = "(hidden)"
+		}
+		if size += len(word) + 1; size > maxFailure {
+			out = append(out, "…")
+			break
+		}
+		out = append(out, word)
+	}
+	return strings.Join(out, " ")
+}
+
+// oneLine makes every run of spaces and control characters, line breaks among
+// them, one space.
+func oneLine(s string) string {
+	return strings.Join(strings.FieldsFunc(s, func(r rune) bool {
+		return unicode.IsSpace(r) || unicode.IsControl(r) || r >= 0x2028 && r <= 0x202e || r >= 0x2066 && r <= 0x2069
+	}), " ")
+}
 
 // Recipient is whose account it is, for notices.
 type Recipient struct {

@@ -25,12 +25,15 @@ type Limits struct {
 	Default string
 	// Login bounds how many passwords a client address may try, right or wrong, on
 	// every route that tests one. Default LoginLimit. LimitOff switches that off, and
-	// with it Register and Guesses: for tests and measurements. Lockout is another
+	// with it Register, Mail and Guesses: for tests and measurements. Lockout is another
 	// thing: Config.NoLockout.
 	Login string
 	// Register bounds how often a client address may ask to register, whether an
 	// account comes of it or not. Default RegisterLimit.
 	Register string
+	// Mail bounds how often a client address may ask for a letter: a link to verify an
+	// address, to choose a new password, to sign in. Default MailLimit.
+	Mail string
 	// Guesses bounds how many credentials that nobody has (API keys, tokens, cookies,
 	// client secrets) a client address may send. Beyond it, what is not held in memory
 	// is refused unseen. Default GuessLimit.
@@ -47,6 +50,7 @@ const (
 	DefaultLimit  = "100/second;burst=1000"
 	LoginLimit    = "60/minute"
 	RegisterLimit = "60/hour;burst=30"
+	MailLimit     = "30/hour;burst=10"
 	GuessLimit    = "60/minute"
 	LimitOff      = "off"
 )
@@ -94,6 +98,7 @@ func newLimits(cfg Limits, secret []byte) (*limits, error) {
 	fill(&cfg.Default, DefaultLimit)
 	fill(&cfg.Login, LoginLimit)
 	fill(&cfg.Register, RegisterLimit)
+	fill(&cfg.Mail, MailLimit)
 	fill(&cfg.Guesses, GuessLimit)
 	l := &limits{cfg: cfg, named: map[string]namedLimit{}}
 	var err error
@@ -113,7 +118,7 @@ func newLimits(cfg Limits, secret []byte) (*limits, error) {
 	if l.told, err = ratelimit.New(ratelimit.Config{Name: "told", Rates: []ratelimit.Rate{{Count: 1, Per: time.Minute}}, Store: seen, Key: ratelimit.Global()}); err != nil {
 		return nil, err
 	}
-	for name, rate := range map[string]string{"all": cfg.Default, "sign-in": cfg.Login, "register": cfg.Register, "guesses": cfg.Guesses} {
+	for name, rate := range map[string]string{"all": cfg.Default, "sign-in": cfg.Login, "register": cfg.Register, "mail": cfg.Mail, "guesses": cfg.Guesses} {
 		if rate == LimitOff {
 			continue
 		}
@@ -145,6 +150,11 @@ func (l *limits) ofPasswords(which string) []sallyport.Limit {
 // ofRegistration is the limit of the route that makes accounts.
 func (l *limits) ofRegistration() []sallyport.Limit {
 	return unlessOff(sallyport.Limit{Name: "register", Rate: l.cfg.Register})
+}
+
+// ofMail is the limit of the routes that send letters to whom they are asked to.
+func (l *limits) ofMail() []sallyport.Limit {
+	return unlessOff(sallyport.Limit{Name: "mail", Rate: l.cfg.Mail})
 }
 
 func unlessOff(l sallyport.Limit) []sallyport.Limit {

@@ -13,7 +13,7 @@ func (s *Server) openMail() (*link.Service, error) {
 		return nil, err
 	}
 	writer, err := mail.NewWriter(mail.WriterConfig{
-		BaseURL: s.cfg.BaseURL, From: s.cfg.MailFrom, Service: s.cfg.MailService, Now: s.cfg.Now,
+		BaseURL: s.cfg.BaseURL, From: s.cfg.MailFrom, Service: s.cfg.MailService, Templates: s.cfg.MailTemplates, Now: s.cfg.Now,
 	})
 	if err != nil {
 		return nil, err

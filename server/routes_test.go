@@ -62,7 +62,8 @@ type operation struct {
 		Schema *schema `json:"schema"`
 	} `json:"parameters"`
 	RequestBody *struct {
-		Content map[string]struct {
+		Required bool
+		Content  map[string]struct {
 			Schema *schema `json:"schema"`
 		} `json:"content"`
 	} `json:"requestBody"`
@@ -132,7 +133,11 @@ func TestRoutesGolden(t *testing.T) {
 	w := newWorld(t, testkit.SQLite(t), nil)
 	var b strings.Builder
 	for _, r := range w.sv.Routes().Routes() {
-		fmt.Fprintf(&b, "%s %s %s\n", r.Method, r.Path, r.Rule)
+		setup := ""
+		if r.Setup {
+			setup = " +setup"
+		}
+		fmt.Fprintf(&b, "%s %s %s%s\n", r.Method, r.Path, r.Rule, setup)
 	}
 	file := filepath.Join("testdata", "routes.txt")
 	if *updateGolden {

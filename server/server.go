@@ -20,6 +20,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/danielgtaylor/huma/v2"
 
@@ -138,10 +140,35 @@ type Config struct {
 	// default no-reply at BaseURL's host. MailService is what they call the service;
 	// default BaseURL's host.
 	MailFrom, MailService string
+	// MailTemplates is a folder whose files stand in place of our templates of letters
+	// (docs/mail.md); default none.
+	MailTemplates string
+	// Inbox is for development: GET /dev/inbox shows the letters that it has taken,
+	// with their links, to whoever is on this machine. It is usually Mail, too.
+	Inbox *mail.Inbox
+	// QueueOnly leaves letters to other servers of the database: for programs that end
+	// soon, such as commands. Mail is then not called.
+	QueueOnly bool
 	// VerifyAddress lets nobody in before they have shown that their address is
 	// theirs, and keeps from whoever registers whether an address has an account. It
 	// needs Mail.
 	VerifyAddress bool
+	// MailSignIn lets people sign in with a link or a code that is mailed to them
+	// (POST /auth/request-link and /auth/link). It needs Mail. Whoever does so shows
+	// that the address is theirs: an account that was registered with it and never
+	// verified loses its password, second factor, sessions and API keys.
+	MailSignIn bool
+	// MFARequired names roles whose members must have a second factor, directly or
+	// through other roles; "*" is everybody. Who has none sets one up on the way in,
+	// and sessions without one are refused everywhere but where it is set up
+	// (sallyport.Mux.HandleSetup). API keys and machine clients go on.
+	MFARequired []string
+	// MFATTL is how long a sign-in waits for its second factor: the life of an
+	// mfa_token. Default 5 minutes; 1 to 15 minutes.
+	MFATTL time.Duration
+	// TOTPIssuer is whose codes an authenticator app shows them to be; default
+	// BaseURL's host. At most 64 characters, no colon.
+	TOTPIssuer string
 
 	Log     *slog.Logger // default: discarded
 	Version string       // shown in the OpenAPI document
@@ -221,12 +248,35 @@ func (c *Config) check() error {
 			bad("keys.rotate_every", c.RotateEvery.String(), "the key that signs is tokens.secret, which does not rotate by itself", "Leave one of the two out.")
 		}
 	}
+	for _, m := range []struct {
+		value string
+		check func(string) error
+	}{{c.MailFrom, mail.CheckFrom}, {c.MailService, mail.CheckService}} {
+		if err := m.check(m.value); m.value != "" && err != nil {
+			errs = append(errs, err)
+		}
+	}
+	if err := mail.CheckTemplates(c.MailTemplates); err != nil {
+		errs = append(errs, err)
+	}
 	if c.VerifyAddress && c.Mail == nil {
 		bad("auth.verify_address", "true", "there is no mail to verify addresses with", "Set smtp.url, or leave it out.")
 	}
+	if c.MailSignIn && c.Mail == nil {
+		bad("auth.mail_sign_in", "true", "there is no mail to send links with", "Set smtp.url, or leave it out.")
+	}
+	for _, name := range c.MFARequired {
+		if name != authn.Everybody && sallyport.CheckName(name) != nil {
+			bad("auth.mfa_required", name, "it is no name of a role", "Name roles, or * for everybody.")
+		}
+	}
+	if err := CheckTOTPIssuer(c.TOTPIssuer); err != nil {
+		errs = append(errs, err)
+	}
+	within("tokens.mfa_ttl", c.MFATTL, signin.MinPending, signin.MaxPending)
 	within("keys.rotate_every", c.RotateEvery, MinRotateEvery, MaxRotateEvery)
 	for _, l := range []struct{ key, value string }{
-		{"limits.default", c.Limits.Default}, {"limits.login", c.Limits.Login}, {"limits.register", c.Limits.Register}, {"limits.guesses", c.Limits.Guesses},
+		{"limits.default", c.Limits.Default}, {"limits.login", c.Limits.Login}, {"limits.register", c.Limits.Register}, {"limits.mail", c.Limits.Mail}, {"limits.guesses", c.Limits.Guesses},
 	} {
 		if err := CheckLimit(l.value); err != nil {
 			bad(l.key, l.value, err.Error(), "Write it as 10/minute or 100/hour;burst=20, or off.")
@@ -250,6 +300,15 @@ func CheckSecret(secret []byte) error {
 		)
 	}
 	return nil
+}
+
+// CheckTOTPIssuer returns what is wrong with an issuer of one-time codes; "" is the
+// default. In otpauth:// addresses a colon ends it.
+func CheckTOTPIssuer(s string) error {
+	if utf8.ValidString(s) && utf8.RuneCountInString(s) <= 64 && strings.TrimSpace(s) == s && !strings.ContainsFunc(s, func(r rune) bool { return r == ':' || unicode.IsControl(r) }) {
+		return nil
+	}
+	return sallyport.Mistake("auth.totp_issuer", s, "it is longer than 64 characters, has a colon or a control character, or begins or ends with a space", "Write the name of the service as its users know it.")
 }
 
 // CheckBaseURL returns what is wrong with a base URL.
@@ -389,19 +448,28 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	})
 	s.Lockout = lockout.New(lockout.Config{DB: cfg.DB, Key: lockoutKey, Refusals: s.Refusals, Limit: outer.limits.attempt, Off: cfg.NoLockout, Now: cfg.Now})
 	s.Accounts = account.New(account.Config{
-		DB: cfg.DB, Passwords: hasher, Sessions: s.Sessions, Lockout: s.Lockout, Mail: s.Mail, Links: links,
+		DB: cfg.DB, Passwords: hasher, Sessions: s.Sessions, Lockout: s.Lockout, Mail: s.Mail, Links: links, Refusals: s.Refusals,
 		Registration: cfg.Registration, VerifyAddress: cfg.VerifyAddress, CursorKey: keys.RefreshKey(), Now: cfg.Now,
-		RegisterLimit: outer.limits.ofRegistration(), PasswordLimit: outer.limits.ofPasswords("the current password"),
+		RegisterLimit: outer.limits.ofRegistration(), MailLimit: outer.limits.ofMail(), PasswordLimit: outer.limits.ofPasswords("the current password"),
 	})
 	recoveryKey, err := keyFor(keys, "recovery codes")
 	if err != nil {
 		return nil, err
 	}
+	deviceKey, err := keyFor(keys, "devices")
+	if err != nil {
+		return nil, err
+	}
+	demand := authn.NewDemand(cfg.MFARequired)
+	if err := s.warnOfDemand(ctx); err != nil {
+		return nil, err
+	}
 	s.SignIn = signin.New(signin.Config{
-		Factors: totp.New(totp.Config{DB: cfg.DB, Keys: keys, RecoveryKey: recoveryKey, Now: cfg.Now}), Guesses: guesses, Issuer: hostOf(cfg.BaseURL),
+		Factors: totp.New(totp.Config{DB: cfg.DB, Keys: keys, RecoveryKey: recoveryKey, Now: cfg.Now}), Guesses: guesses, Issuer: cmp.Or(cfg.TOTPIssuer, hostOf(cfg.BaseURL)),
 		DB: cfg.DB, Passwords: hasher, Sessions: s.Sessions, Refusals: s.Refusals, Lockout: s.Lockout, Cookie: s.cookie, NoPasswordGrant: cfg.NoPasswordGrant, Now: cfg.Now,
-		Mail: s.Mail, Links: links, VerifyAddress: cfg.VerifyAddress,
-		PasswordLimit: outer.limits.ofPasswords("a password"), CodeLimit: outer.limits.ofPasswords("a code"),
+		Mail: s.Mail, Links: links, VerifyAddress: cfg.VerifyAddress, Claim: s.Accounts.Claim, MailSignIn: cfg.MailSignIn,
+		DeviceKey: deviceKey, Demand: demand, PendingFor: cfg.MFATTL,
+		PasswordLimit: outer.limits.ofPasswords("a password"), CodeLimit: outer.limits.ofPasswords("a code"), MailLimit: outer.limits.ofMail(),
 	})
 	s.APIKeys = apikey.New(apikey.Config{
 		DB: cfg.DB, Header: cfg.APIKeyHeader, Cookie: cfg.APIKeyCookie, Query: cfg.APIKeyQuery, Static: cfg.APIKeys, Origin: origin,
@@ -416,7 +484,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	s.roles = role.NewCache(cfg.DB)
 	schemes := []authn.Scheme{authn.Bearer{Token: s.Sessions.VerifyAccess, Session: s.Sessions.Confirm}, s.APIKeys, s.cookie}
 	named := []authn.Scheme{s.Clients.Scheme()}
-	basic := authn.Basic{SameOrigin: origin, Password: s.SignIn.Basic, Account: account.ConfirmPassword}
+	basic := authn.Basic{SameOrigin: origin, Password: s.SignIn.Basic, Account: s.Accounts.ConfirmPassword}
 	if cfg.Basic {
 		schemes = append(schemes, basic)
 	} else {
@@ -424,7 +492,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	}
 	s.gate = authn.NewGate(authn.Config{
 		Schemes: schemes, Named: named,
-		DB: cfg.DB, Live: s.live, Keys: keys, Resolve: s.roles.Resolve, GrantsOf: role.GrantsOf,
+		DB: cfg.DB, Live: s.live, Keys: keys, Resolve: s.roles.Resolve, GrantsOf: role.GrantsOf, Demand: demand,
 		Guesses: guesses, Refusals: s.Refusals, Log: cfg.Log, Now: clock,
 	}, s.declareLater)
 	s.mux = sallyport.NewMux(s)
@@ -432,7 +500,10 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
 	s.stop = stop
 	s.stopped.Go(func() { repeat(background, sweepEvery, s.sweep) })
-	s.stopped.Go(func() { s.Mail.Run(background) })
+	if !cfg.QueueOnly {
+		s.stopped.Go(func() { s.Mail.Run(background) })
+	}
+	s.stopped.Go(func() { repeat(background, eraseEvery, s.erase) })
 	if cfg.RotateEvery > 0 {
 		s.stopped.Go(func() {
 			repeat(background, rotateTick(cfg.RotateEvery), func(ctx context.Context) {
@@ -443,6 +514,24 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 		})
 	}
 	return s, nil
+}
+
+// warnOfDemand tells of roles of which a second factor is demanded and which do not
+// exist: a name that is mistyped demands it of nobody.
+func (s *Server) warnOfDemand(ctx context.Context) error {
+	if len(s.cfg.MFARequired) == 0 {
+		return nil
+	}
+	g, err := role.LoadGraph(s.cfg.DB.View(ctx))
+	if err != nil {
+		return err
+	}
+	for _, name := range s.cfg.MFARequired {
+		if name != authn.Everybody && g.Roles[name] == nil {
+			s.cfg.Log.Warn("a second factor is demanded of a role that does not exist; if the name is mistyped, nobody is asked for one", "role", name)
+		}
+	}
+	return nil
 }
 
 // keyFor derives 32 bytes for one purpose from the secret that all servers of the
@@ -469,10 +558,19 @@ func (s *Server) Require(rule sallyport.Rule) func(http.Handler) http.Handler {
 	return s.gate.Require(rule)
 }
 
+// RequireSetup is Require for what people need who are yet to set up a second
+// factor that is demanded of them (Config.MFARequired).
+func (s *Server) RequireSetup(rule sallyport.Rule) func(http.Handler) http.Handler {
+	return s.gate.RequireSetup(rule)
+}
+
 // Open leads to a handler that looks at no credentials.
 func (s *Server) Open(next http.Handler) http.Handler { return s.gate.Open(next) }
 
-var _ sallyport.OpenGate = (*Server)(nil)
+var (
+	_ sallyport.OpenGate  = (*Server)(nil)
+	_ sallyport.SetupGate = (*Server)(nil)
+)
 
 // Routes returns the server's own routes, to be mounted.
 func (s *Server) Routes() *sallyport.Mux { return s.mux }
@@ -543,6 +641,9 @@ func (s *Server) routes() {
 	s.keyRoutes()
 	s.healthRoutes()
 	s.doctorRoutes()
+	if s.cfg.Inbox != nil {
+		s.inboxRoutes()
+	}
 	s.api.Docs(api.DocsConfig{ClientID: oauth.DocsClient})
 }
 
@@ -633,7 +734,17 @@ func (s *Server) declareNow() {
 	}
 }
 
-const sweepEvery = time.Hour
+const (
+	sweepEvery = time.Hour
+	eraseEvery = time.Minute
+)
+
+// erase goes on with what is left to erase of accounts that were deleted.
+func (s *Server) erase(ctx context.Context) {
+	if err := s.Accounts.Erase(ctx); err != nil && ctx.Err() == nil {
+		s.cfg.Log.Error("what the audit log holds of deleted accounts could not be erased; it is tried again", "error", err)
+	}
+}
 
 // repeat runs f again and again, the first time after one period, until ctx
 // ends.
@@ -657,6 +768,9 @@ func (s *Server) sweep(ctx context.Context) {
 	} else if n > 0 {
 		s.cfg.Log.Info("deleted expired sessions", "sessions", n)
 	}
+	if err := s.Accounts.Sweep(ctx); err != nil {
+		s.cfg.Log.Error("tokens of letters that are over could not be deleted", "error", err)
+	}
 	if err := s.SignIn.Sweep(ctx); err != nil {
 		s.cfg.Log.Error("sign-ins that were not finished could not be deleted", "error", err)
 	}
@@ -665,6 +779,9 @@ func (s *Server) sweep(ctx context.Context) {
 	}
 	if err := s.DB.SweepChanges(ctx); err != nil {
 		s.cfg.Log.Error("old changes could not be deleted", "error", err)
+	}
+	if err := s.Mail.Sweep(ctx); err != nil {
+		s.cfg.Log.Error("letters that have expired could not be deleted", "error", err)
 	}
 	if n, err := s.Keys.Sweep(ctx); err != nil {
 		s.cfg.Log.Error("keys whose grace is over could not be retired", "error", err)

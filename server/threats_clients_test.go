@@ -469,7 +469,7 @@ func TestA_ClientsAreNoAccounts(t *testing.T) {
 		}
 		w.do("GET", "/users/me", access, nil).want(t, 404, "not_found")
 		w.do("PATCH", "/users/me", access, `{"full_name":"M"}`).want(t, 404, "not_found")
-		w.do("DELETE", "/users/me", access, nil).want(t, 404, "not_found")
+		w.do("DELETE", "/users/me", access, nil).want(t, 401, "insufficient_user_authentication") // nobody signed in
 		w.do("PUT", "/users/me/password", access, map[string]string{"current_password": c.Secret, "new_password": goodPassword + "2"}).want(t, 404, "not_found")
 		for _, q := range []string{"", "?role=admin", "?q=machine"} {
 			if r := w.do("GET", "/users"+q, root.access, nil).want(t, 200, ""); strings.Contains(string(r.body), c.ID) {

@@ -343,6 +343,9 @@ func withMail(box *mailbox) func(*server.Config) {
 	return func(c *server.Config) { c.Mail = box }
 }
 
+// withMailSignIn lets people sign in by mail.
+func withMailSignIn(c *server.Config) { c.MailSignIn = true }
+
 // to returns the letters of a kind to an address so far, oldest first, once
 // everything that waits has been delivered.
 func (m *mailbox) to(w *world, address string, k mail.Kind) (out []mail.Message) {

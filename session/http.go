@@ -99,14 +99,14 @@ func (s *Service) Routes(a *api.API, refusals *audit.Refusals, cookie *authn.Coo
 			return nil, err
 		}
 		return &signedOutMessage{SetCookie: removal(sallyport.From(ctx)), Body: api.Message{Message: "Successfully logged out"}}, nil
-	}, api.Doc("Tokens", "Sign out", "Ends the session of this request: its access and refresh tokens, or its cookie, are refused from the next request on."))
+	}, api.Doc("Tokens", "Sign out", "Ends the session of this request: its access and refresh tokens, or its cookie, are refused from the next request on."), api.WhileSettingUp())
 
 	api.Post(a, "/auth/logout", withSession, func(ctx context.Context, _ *api.None) (*signedOut, error) {
 		if err := s.logout(ctx); err != nil {
 			return nil, err
 		}
 		return &signedOut{removal(sallyport.From(ctx))}, nil
-	}, api.Doc("Tokens", "Sign out, without a body", "The same as POST /logout, without a body in the answer."), api.Status(204))
+	}, api.Doc("Tokens", "Sign out, without a body", "The same as POST /logout, without a body in the answer."), api.Status(204), api.WhileSettingUp())
 
 	api.Post(a, "/logout/all", sallyport.Unscoped(), func(ctx context.Context, _ *api.None) (*signedOutMessage, error) {
 		p := sallyport.From(ctx)
@@ -117,7 +117,7 @@ func (s *Service) Routes(a *api.API, refusals *audit.Refusals, cookie *authn.Coo
 			return nil, err
 		}
 		return &signedOutMessage{SetCookie: removal(p), Body: api.Message{Message: "Successfully logged out everywhere"}}, nil
-	}, api.Doc("Tokens", "Sign out everywhere", "Ends every session of the user."))
+	}, api.Doc("Tokens", "Sign out everywhere", "Ends every session of the user."), api.WhileSettingUp())
 
 	api.Get(a, "/users/me/sessions", sallyport.Unscoped(), func(ctx context.Context, _ *api.None) (*api.Body[api.Page[sessionView]], error) {
 		p := sallyport.From(ctx)

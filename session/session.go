@@ -54,6 +54,9 @@ const FirstParty = "first-party"
 const (
 	Password = "pwd"
 	OTP      = "otp"
+	// Email is reading the mail of the account's address. RFC 8176 has no name for
+	// it.
+	Email = "email"
 )
 
 // Config is what a Service needs.
@@ -271,7 +274,7 @@ func (s *Service) issue(ctx context.Context, se Session, scoped bool, scope []st
 // acrOf returns what challenges ask for as acr_values (RFC 9470), if that is what
 // these methods amount to.
 func acrOf(amr []string) string {
-	if slices.Contains(amr, Password) && slices.Contains(amr, OTP) {
+	if (slices.Contains(amr, Password) || slices.Contains(amr, Email)) && slices.Contains(amr, OTP) {
 		return "mfa"
 	}
 	return ""
@@ -347,6 +350,16 @@ func (s *Service) StepUp(ctx context.Context, tx *db.Tx, subject, id string) (bo
 		return false, err
 	}
 	return true, audit.Append(ctx, tx, audit.Event{Action: "session.stepped_up", Target: id, Actor: subject})
+}
+
+// StepDown takes back what StepUp noted: the second factor is gone, and another
+// one is demanded. Only package signin calls it.
+func (s *Service) StepDown(tx *db.Tx, subject, id string) error {
+	amr, found, err := readAMR(tx, id)
+	if err != nil || !found {
+		return err
+	}
+	return weaken(tx, subject, id, slices.DeleteFunc(amr, func(m string) bool { return m == OTP }))
 }
 
 // List returns the subject's live sessions, newest first.

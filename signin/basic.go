@@ -16,7 +16,8 @@ import (
 
 // Basic checks a name and password that came with a request (authn.Basic). It is
 // a sign-in without a session, on the same way as every other. An account with a
-// second factor is refused: a password alone does not open it.
+// second factor, or of which one is demanded, is refused: a password alone does not
+// open it.
 func (s *Service) Basic(ctx context.Context, name, pw string) (authn.Verified, error) {
 	// Many requests may come at once before the first is known. What one network
 	// tries counts there: it does not share what another one is told.
@@ -40,7 +41,12 @@ func (s *Service) basic(ctx context.Context, name, pw string) (v authn.Verified,
 		if who.MFA { // a password alone does not open it
 			return &authn.Refused{Reason: "the account has a second factor", Subject: who.ID}
 		}
-		v = authn.Verified{Claims: sallyport.Claims{Subject: who.ID, Kind: sallyport.KindBasic}, Unit: account.HashID(who.hash())}
+		if owes, err := s.owes(s.cfg.DB.View(ctx), who.ID); err != nil {
+			return err
+		} else if owes {
+			return &authn.Refused{Reason: "a second factor is demanded of the account", Subject: who.ID}
+		}
+		v = authn.Verified{Claims: sallyport.Claims{Subject: who.ID, Kind: sallyport.KindBasic}, Unit: who.bound()}
 		return who.try.Success(ctx, func(tx *db.Tx) error {
 			if err := s.stillThere(ctx, tx, who); err != nil {
 				return err

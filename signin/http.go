@@ -19,6 +19,7 @@ import (
 // Routes registers the operations of signing in.
 func (s *Service) Routes(a *api.API) {
 	s.loginRoutes(a)
+	s.linkRoutes(a)
 	s.secondFactorRoutes(a)
 }
 

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -17,12 +18,18 @@ import (
 	"github.com/sallyport/sallyport/authn/totp"
 	"github.com/sallyport/sallyport/internal/db"
 	"github.com/sallyport/sallyport/lockout"
+	"github.com/sallyport/sallyport/mail"
 	"github.com/sallyport/sallyport/session"
 )
 
+// How long a second factor may be due.
 const (
-	// pendingFor is how long the second factor may be due.
-	pendingFor = 5 * time.Minute
+	DefaultPending = 5 * time.Minute
+	MinPending     = time.Minute
+	MaxPending     = 15 * time.Minute
+)
+
+const (
 	// maxTries is how many codes are looked at for one pending sign-in, and
 	// maxPending how many of them an account has at a time; the oldest goes.
 	maxTries   = 5
@@ -35,10 +42,15 @@ const (
 	mfaSize   = 32 // bytes
 )
 
-// MFARequired says that the password was right and that a second factor is due.
+// SetUp is the method of MFARequired where a second factor is demanded that is yet
+// to be set up.
+const SetUp = "setup"
+
+// MFARequired says that the first factor was right and that a second one is due.
 type MFARequired struct {
 	Token   string // the mfa_token: a secret
 	Methods []string
+	For     time.Duration // how long it is good
 }
 
 // Error says no secret.
@@ -46,10 +58,19 @@ func (e *MFARequired) Error() string { return "mfa_required: a second factor is 
 
 // Refusal returns what the caller is told.
 func (e *MFARequired) Refusal() *sallyport.Error {
-	return &sallyport.Error{
-		Status: http.StatusForbidden, Code: "mfa_required",
-		Message: "The password was right, and this account has a second factor. Send mfa_token with a code to POST /2fa/verify within five minutes, or sign in again with the code in “otp”.",
+	what := "This account has a second factor, which is due now. Send mfa_token with a code to POST /2fa/verify within " + spoken(e.For) + ", or sign in again with the code in “otp”."
+	if slices.Contains(e.Methods, SetUp) {
+		what = "This account must have a second factor, and has none. Within " + spoken(e.For) + ", send mfa_token to POST /2fa/setup, and then with a code of the app to POST /2fa/verify."
 	}
+	return &sallyport.Error{Status: http.StatusForbidden, Code: "mfa_required", Message: what}
+}
+
+// spoken is a duration for a sentence.
+func spoken(d time.Duration) string {
+	if d%time.Minute == 0 && d > time.Minute {
+		return strconv.Itoa(int(d/time.Minute)) + " minutes"
+	}
+	return strconv.Itoa(int(d/time.Second)) + " seconds"
 }
 
 // WrongCode says that a code of a second factor is not right, or was used before.
@@ -76,7 +97,7 @@ func invalidOwnCode() *sallyport.Error {
 func overPending() *sallyport.Error {
 	return &sallyport.Error{
 		Status: http.StatusUnauthorized, Code: "invalid_token",
-		Message: "This sign-in is over: it took more than five minutes or five codes, was finished, or never began. Sign in again.",
+		Message: "This sign-in is over: it took too long or more than five codes, was finished, or never began. Sign in again.",
 	}
 }
 
@@ -97,11 +118,11 @@ func mfaOn() *sallyport.Error {
 	}
 }
 
-// ask makes a pending sign-in, to go on with the second factor. The attempt is
-// given back: it did not fail, and is no success either. Only a whole sign-in
-// lets failures be forgotten, or the right password would buy guesses at the
-// code.
-func (s *Service) ask(ctx context.Context, who proven, a Attempt) error {
+// ask makes a pending sign-in, to go on with the second factor, or with setting one
+// up. The attempt is given back: it did not fail, and is no success either. Only a
+// whole sign-in lets failures be forgotten, or the right password would buy guesses
+// at the code.
+func (s *Service) ask(ctx context.Context, who proven, a Attempt, setup bool) error {
 	if _, err := s.limit(ctx, who.ID, a); err != nil {
 		return err
 	}
@@ -110,8 +131,16 @@ func (s *Service) ask(ctx context.Context, who proven, a Attempt) error {
 	token := mfaPrefix + base64.RawURLEncoding.EncodeToString(secret)
 	now := s.cfg.Now()
 	p := pending{
-		digest: digestOf(token), subject: who.ID, password: account.HashID(who.hash()),
-		client: a.Client, scoped: a.Scoped, scope: a.Scope, cookie: a.Cookie, expires: now.Add(pendingFor),
+		digest: digestOf(token), subject: who.ID, method: who.method, bound: who.bound(), setup: setup,
+		client: a.Client, scoped: a.Scoped, scope: a.Scope, cookie: a.Cookie, expires: now.Add(s.cfg.PendingFor),
+	}
+	due := "second factor"
+	if setup {
+		due = "set-up of a second factor"
+	}
+	e := audit.Event{Action: "password.accepted", Target: who.ID, Actor: who.ID, Detail: map[string]string{"by": "password", "due": due}}
+	if who.method == session.Email {
+		e = audit.Event{Action: "link.accepted", Target: who.ID, Actor: who.ID, Detail: map[string]string{"due": due}}
 	}
 	err := s.cfg.DB.Write(ctx, func(tx *db.Tx) error {
 		if err := s.stillThere(ctx, tx, who); err != nil {
@@ -123,12 +152,16 @@ func (s *Service) ask(ctx context.Context, who proven, a Attempt) error {
 		if err := insertPending(tx, p, now); err != nil {
 			return err
 		}
-		return audit.Append(ctx, tx, audit.Event{Action: "password.accepted", Target: who.ID, Actor: who.ID, Detail: map[string]string{"by": "password", "due": "second factor"}})
+		return audit.Append(ctx, tx, e)
 	})
 	if err != nil {
 		return err
 	}
-	return &MFARequired{Token: token, Methods: totp.Methods()}
+	required := &MFARequired{Token: token, Methods: totp.Methods(), For: s.cfg.PendingFor}
+	if setup {
+		required.Methods = []string{SetUp}
+	}
+	return required
 }
 
 func digestOf(token string) []byte {
@@ -146,11 +179,20 @@ type Continuation struct {
 	Replaces string
 }
 
-// SecondFactor goes on with a sign-in whose second factor is due: of any number
-// of attempts one gets the session. It returns *authn.Refused for a token that is
-// not good, *WrongCode for a code, what May returns, and a *sallyport.Error 429
-// “too_many_attempts” where the code was not looked at.
-func (s *Service) SecondFactor(ctx context.Context, c Continuation) (session.Tokens, error) {
+// Continued is what the end of a sign-in gives.
+type Continued struct {
+	session.Tokens
+	// Recovery are the recovery codes of a second factor that was set up on the way;
+	// nil if there was one.
+	Recovery []string
+}
+
+// SecondFactor goes on with a sign-in whose second factor is due, or was set up on
+// the way (SetupPending): of any number of attempts one gets the session. It
+// returns *authn.Refused for a token that is not good, *WrongCode for a code, what
+// May returns, and a *sallyport.Error 429 “too_many_attempts” where the code was
+// not looked at, or 409 “mfa_off” where nothing was set up yet.
+func (s *Service) SecondFactor(ctx context.Context, c Continuation) (Continued, error) {
 	began := time.Now()
 	t, err := s.secondFactor(ctx, c)
 	s.noteRefusal(ctx, err)
@@ -158,34 +200,39 @@ func (s *Service) SecondFactor(ctx context.Context, c Continuation) (session.Tok
 	return t, err
 }
 
-func (s *Service) secondFactor(ctx context.Context, c Continuation) (session.Tokens, error) {
-	var p pending
-	err := s.cfg.Guesses.Try(ctx, func() (err error) {
-		p, err = s.findPending(ctx, c.Token)
-		return err
-	})
+func (s *Service) secondFactor(ctx context.Context, c Continuation) (Continued, error) {
+	p, err := s.tryPending(ctx, c.Token)
 	if err != nil {
-		return session.Tokens{}, err
+		return Continued{}, err
 	}
 	if p.cookie {
 		if err := c.May(); err != nil {
-			return session.Tokens{}, err
+			return Continued{}, err
 		}
 	} else {
 		c.Replaces = ""
 	}
 	try, err := s.cfg.Lockout.Begin(ctx, lockout.Who{Subject: p.subject})
 	if err != nil {
-		return session.Tokens{}, err
+		return Continued{}, err
 	}
 	defer try.End(ctx)
 	t, err := s.continued(ctx, try, p, c)
 	if failed(err) {
 		if ferr := try.Failure(ctx, nil); ferr != nil {
-			return session.Tokens{}, ferr
+			return Continued{}, ferr
 		}
 	}
 	return t, err
+}
+
+// tryPending is findPending where a token that nobody has counts as a guess.
+func (s *Service) tryPending(ctx context.Context, token string) (p pending, err error) {
+	err = s.cfg.Guesses.Try(ctx, func() (err error) {
+		p, err = s.findPending(ctx, token)
+		return err
+	})
+	return p, err
 }
 
 // over is why a sign-in cannot go on.
@@ -208,11 +255,32 @@ func (s *Service) findPending(ctx context.Context, token string) (pending, error
 	return p, nil
 }
 
-func (s *Service) continued(ctx context.Context, try *lockout.Attempt, p pending, c Continuation) (session.Tokens, error) {
+// stands reports whether what a pending sign-in began with still holds.
+func (s *Service) stands(p pending, now account.Login) bool {
+	if now.Disabled || now.MFA == p.setup {
+		return false
+	}
+	switch p.method {
+	case session.Password:
+		return account.HashID(now.Hash) == p.bound && (now.Verified || !s.cfg.VerifyAddress)
+	case session.Email:
+		return now.Verified && addressID(now.EmailKey) == p.bound
+	}
+	return false
+}
+
+func (s *Service) continued(ctx context.Context, try *lockout.Attempt, p pending, c Continuation) (Continued, error) {
 	code := plain(c.Code)
 	factor, err := s.cfg.Factors.Load(ctx, p.subject, code)
 	if err != nil {
-		return session.Tokens{}, err
+		return Continued{}, err
+	}
+	var recovery []string
+	if p.setup {
+		if !factor.SettingUp() {
+			return Continued{}, mfaOff()
+		}
+		recovery = totp.NewRecoveryCodes()
 	}
 	// The try is stored before the code is looked at: of any number at once, and
 	// through a crash, no more count than may.
@@ -222,18 +290,18 @@ func (s *Service) continued(ctx context.Context, try *lockout.Attempt, p pending
 		return err
 	})
 	if err != nil {
-		return session.Tokens{}, err
+		return Continued{}, err
 	}
 	if !taken {
-		return session.Tokens{}, &authn.Refused{Reason: over, Subject: p.subject}
+		return Continued{}, &authn.Refused{Reason: over, Subject: p.subject}
 	}
 	a := Attempt{Client: p.client, Scoped: p.scoped, Scope: p.scope, Cookie: p.cookie, Replaces: c.Replaces}
-	return s.begin(ctx, try, p.subject, true, a, func(tx *db.Tx) error {
+	t, err := s.begin(ctx, try, p.subject, p.method, true, a, func(tx *db.Tx) error {
 		now, found, err := account.ReadLogin(tx, p.subject)
 		if err != nil {
 			return err
 		}
-		if !found || now.Disabled || !now.MFA || account.HashID(now.Hash) != p.password {
+		if !found || !s.stands(p, now) {
 			return &authn.Refused{Reason: changed, Subject: p.subject}
 		}
 		if ok, err := deletePending(tx, p.digest); err != nil {
@@ -241,8 +309,15 @@ func (s *Service) continued(ctx context.Context, try *lockout.Attempt, p pending
 		} else if !ok {
 			return &authn.Refused{Reason: over, Subject: p.subject}
 		}
-		return s.use(ctx, tx, factor, p.subject, code)
+		if err := s.use(ctx, tx, factor, p.subject, code); err != nil || !p.setup {
+			return err
+		}
+		return s.enrol(ctx, tx, factor, p.subject, "", recovery)
 	})
+	if err != nil {
+		return Continued{}, err
+	}
+	return Continued{t, recovery}, nil
 }
 
 // maxCode bounds what is taken for a code.
@@ -271,6 +346,9 @@ func (s *Service) use(ctx context.Context, tx *db.Tx, f totp.Factor, subject, co
 	if err != nil {
 		return err
 	}
+	if err := s.cfg.Mail.Notify(ctx, tx, subject, mail.RecoveryCodeUsed, mail.Facts{}); err != nil {
+		return err
+	}
 	return audit.Append(ctx, tx, audit.Event{Action: "recovery_code.used", Target: subject, Actor: subject, Detail: map[string]string{"left": strconv.Itoa(left)}})
 }
 
@@ -286,7 +364,7 @@ func (s *Service) nameOf(ctx context.Context, id string) (string, error) {
 // Setup makes a new secret for somebody who is signed in. The error is 409
 // “mfa_on” if the second factor is on.
 func (s *Service) Setup(ctx context.Context, id string) (secret []byte, err error) {
-	secret, ok, err := s.cfg.Factors.Setup(ctx, id, func(tx *db.Tx) error {
+	return s.setup(ctx, id, func(tx *db.Tx) error {
 		l, found, err := account.ReadLogin(tx, id)
 		switch {
 		case err != nil:
@@ -296,7 +374,51 @@ func (s *Service) Setup(ctx context.Context, id string) (secret []byte, err erro
 		case l.MFA:
 			return mfaOn()
 		}
-		return audit.Append(ctx, tx, audit.Event{Action: "mfa.set_up", Target: id})
+		return nil
+	})
+}
+
+// SetupPending makes a new secret for somebody who is signing in, of whom a second
+// factor is demanded: the mfa_token says who. It returns their id too. Errors:
+// *authn.Refused for a token that is not good, and 409 “mfa_on” if it is one of an
+// account that has a second factor.
+func (s *Service) SetupPending(ctx context.Context, token string) (secret []byte, id string, err error) {
+	began := time.Now()
+	secret, id, err = s.setupPending(ctx, token)
+	s.noteRefusal(ctx, err)
+	s.hold(ctx, began, err)
+	return secret, id, err
+}
+
+func (s *Service) setupPending(ctx context.Context, token string) (secret []byte, id string, err error) {
+	p, err := s.tryPending(ctx, token)
+	if err != nil {
+		return nil, "", err
+	}
+	if !p.setup {
+		return nil, "", mfaOn()
+	}
+	secret, err = s.setup(ctx, p.subject, func(tx *db.Tx) error {
+		if _, found, err := readPending(tx, p.digest); err != nil {
+			return err
+		} else if !found {
+			return &authn.Refused{Reason: over, Subject: p.subject}
+		}
+		now, found, err := account.ReadLogin(tx, p.subject)
+		if err == nil && (!found || !s.stands(p, now)) {
+			err = &authn.Refused{Reason: changed, Subject: p.subject}
+		}
+		return err
+	})
+	return secret, p.subject, err
+}
+
+func (s *Service) setup(ctx context.Context, id string, allowed func(*db.Tx) error) (secret []byte, err error) {
+	secret, ok, err := s.cfg.Factors.Setup(ctx, id, func(tx *db.Tx) error {
+		if err := allowed(tx); err != nil {
+			return err
+		}
+		return audit.Append(ctx, tx, audit.Event{Action: "mfa.set_up", Target: id, Actor: id})
 	})
 	if err == nil && !ok {
 		err = mfaOn()
@@ -348,7 +470,10 @@ func (s *Service) enrol(ctx context.Context, tx *db.Tx, f totp.Factor, id, sessi
 	if err := s.cutOff(ctx, tx, id, sessionID, "a second factor was set up"); err != nil {
 		return err
 	}
-	return audit.Append(ctx, tx, audit.Event{Action: "mfa.enabled", Target: id})
+	if err := s.cfg.Mail.Notify(ctx, tx, id, mail.SecondFactorOn, mail.Facts{}); err != nil {
+		return err
+	}
+	return audit.Append(ctx, tx, audit.Event{Action: "mfa.enabled", Target: id, Actor: id})
 }
 
 // cutOff ends what stands on how an account was signed in to until now.
@@ -375,11 +500,19 @@ func (s *Service) NewRecoveryCodes(ctx context.Context, id, code string) ([]stri
 }
 
 // Disable switches somebody's second factor off. It needs a code. All other
-// sessions end; the one that asks goes on as what it was.
+// sessions end; the one that asks goes on as what it was, unless a second factor is
+// demanded of them: then it is good for setting up another.
 func (s *Service) Disable(ctx context.Context, id, sessionID, code string) error {
 	return s.proveOwn(ctx, id, code, false, func(tx *db.Tx, _ totp.Factor) error {
 		if _, err := s.forget(ctx, tx, id, sessionID, "the second factor was switched off"); err != nil {
 			return err
+		}
+		if owes, err := s.owes(tx, id); err != nil {
+			return err
+		} else if owes {
+			if err := s.cfg.Sessions.StepDown(tx, id, sessionID); err != nil {
+				return err
+			}
 		}
 		return audit.Append(ctx, tx, audit.Event{Action: "mfa.disabled", Target: id})
 	})
@@ -407,6 +540,11 @@ func (s *Service) forget(ctx context.Context, tx *db.Tx, id, keep, reason string
 	}
 	if was, err = account.SetMFA(tx, id, false, s.cfg.Now()); err != nil {
 		return false, err
+	}
+	if was {
+		if err := s.cfg.Mail.Notify(ctx, tx, id, mail.SecondFactorOff, mail.Facts{}); err != nil {
+			return false, err
+		}
 	}
 	return was, s.cutOff(ctx, tx, id, keep, reason)
 }
@@ -447,16 +585,26 @@ func (s *Service) proveOwn(ctx context.Context, id, code string, settingUp bool,
 // maxSweep bounds one step of Sweep, so that it never holds the writer long.
 const maxSweep = 500
 
-// Sweep deletes sign-ins that were not gone on with, and secrets that were shown
-// and never confirmed.
+// Sweep deletes sign-ins that were not gone on with, devices that were not seen for
+// long, and secrets that were shown and never confirmed.
 func (s *Service) Sweep(ctx context.Context) error {
-	for n := int64(maxSweep); n == maxSweep; {
-		err := s.cfg.DB.Write(ctx, func(tx *db.Tx) (err error) {
-			n, err = deleteExpiredPending(tx, s.cfg.Now(), maxSweep)
-			return err
-		})
-		if err != nil {
-			return err
+	for _, step := range []func(*db.Tx) (more bool, err error){
+		func(tx *db.Tx) (bool, error) {
+			n, err := deleteExpiredPending(tx, s.cfg.Now(), maxSweep)
+			return n == maxSweep, err
+		},
+		func(tx *db.Tx) (bool, error) {
+			n, err := deleteOldDevices(tx, s.cfg.Now().Add(-deviceFor), maxSweep)
+			return n == maxSweep, err
+		},
+	} {
+		for more := true; more; {
+			if err := s.cfg.DB.Write(ctx, func(tx *db.Tx) (err error) {
+				more, err = step(tx)
+				return err
+			}); err != nil {
+				return err
+			}
 		}
 	}
 	_, err := s.cfg.Factors.Sweep(ctx)

@@ -54,6 +54,19 @@ type Config struct {
 	Mail                     *mail.Outbox
 	Links                    *link.Service
 	VerifyAddress            bool // as account.Config's
+	// Claim makes an account that of who reads its mail (account.Service).
+	Claim func(ctx context.Context, tx *db.Tx, id string) error
+	// MailSignIn lets people sign in with a link or code that is mailed to them.
+	// MailLimit is how often a client address may ask for one.
+	MailSignIn bool
+	MailLimit  []sallyport.Limit
+	// DeviceKey is a secret of the server, of 16 bytes or more, that is used for
+	// nothing else: where somebody has signed in before is stored as digests under it.
+	DeviceKey []byte
+	// Demand is on whom a second factor is demanded.
+	Demand authn.Demand
+	// PendingFor is how long a second factor may be due; default DefaultPending.
+	PendingFor time.Duration
 	// NoPasswordGrant switches POST /auth/login off, as it does the grant.
 	NoPasswordGrant bool
 	Now             func() time.Time
@@ -72,6 +85,9 @@ var errAborted = errors.New("the password check was aborted")
 func New(cfg Config) *Service {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
+	}
+	if cfg.PendingFor == 0 {
+		cfg.PendingFor = DefaultPending
 	}
 	return &Service{cfg: cfg}
 }
@@ -179,24 +195,66 @@ const changed = "the account changed during the sign-in"
 
 func (s *Service) password(ctx context.Context, a Attempt) (t session.Tokens, err error) {
 	err = s.tried(ctx, a.Login, a.Password, func(p proven) (err error) {
-		if p.MFA && a.OTP == "" {
-			return s.ask(ctx, p, a)
-		}
-		t, err = s.admit(ctx, p, a)
+		t, err = s.proceed(ctx, p, a)
 		return err
 	})
 	return t, err
 }
 
-// proven is somebody whose password is right, and the attempt that showed it.
+// proven is somebody who has proved the first factor, and the attempt that showed
+// it.
 type proven struct {
 	identified
+	method   string // session.Password, session.Email
 	upgraded string // the hash to store in place of theirs, if any
 	try      *lockout.Attempt
+	// use uses up what was proved with, if that is good once: it reports whether it
+	// still was.
+	use func(*db.Tx) (bool, error)
 }
 
-// hash is the one that is stored once the sign-in is.
-func (p proven) hash() string { return cmp.Or(p.upgraded, p.Hash) }
+// bound names what must be as it was for the proof to count: what was proved.
+func (p proven) bound() [16]byte {
+	if p.method == session.Email {
+		return addressID(p.EmailKey)
+	}
+	return account.HashID(cmp.Or(p.upgraded, p.Hash))
+}
+
+// claims reports whether the sign-in is the first that shows the address to be the
+// person's. Whatever was there before may be another's, the second factor too.
+func (p proven) claims() bool { return p.method == session.Email && !p.Verified }
+
+// mfa reports whether there is a second factor to be proved.
+func (p proven) mfa() bool { return p.MFA && !p.claims() }
+
+// proceed goes on with whoever has proved the first factor: to the second one, to
+// setting one up where that is demanded, or to the session.
+func (s *Service) proceed(ctx context.Context, p proven, a Attempt) (session.Tokens, error) {
+	if p.mfa() {
+		if a.OTP == "" {
+			return session.Tokens{}, s.ask(ctx, p, a, false)
+		}
+		return s.admit(ctx, p, a)
+	}
+	owes, err := s.owes(s.cfg.DB.View(ctx), p.ID)
+	if err != nil {
+		return session.Tokens{}, err
+	}
+	if owes {
+		return session.Tokens{}, s.ask(ctx, p, a, true)
+	}
+	return s.admit(ctx, p, a)
+}
+
+// owes reports whether a second factor is demanded of an account.
+func (s *Service) owes(rd db.Reader, subject string) (bool, error) {
+	if !s.cfg.Demand.Any() {
+		return false, nil
+	}
+	g, err := role.GrantsOf(rd, subject)
+	return err == nil && s.cfg.Demand.Of(g), err
+}
 
 // tried is the one way to have a password tested: it counts before it hashes, and
 // whatever is going to be answered as a wrong password is counted as one. admit
@@ -232,7 +290,7 @@ func (s *Service) attempt(ctx context.Context, who identified, pw string, try *l
 	if err != nil {
 		return err
 	}
-	return admit(proven{who, upgraded, try})
+	return admit(proven{identified: who, method: session.Password, upgraded: upgraded, try: try})
 }
 
 // identified is who somebody says to be; unknown has no account.
@@ -270,25 +328,30 @@ func (s *Service) verify(ctx context.Context, who identified, pw string) (upgrad
 	case !res.OK:
 		return "", &authn.Refused{Reason: "wrong password", Subject: who.ID}
 	case who.Disabled:
-		return "", &authn.Refused{Reason: "the account is disabled", Subject: who.ID}
+		return "", &authn.Refused{Reason: disabled, Subject: who.ID}
+	case s.cfg.VerifyAddress && !who.Verified:
+		return "", &authn.Refused{Reason: "the address is not verified", Subject: who.ID}
 	case res.Upgrade:
 		return s.cfg.Passwords.Hash(ctx, pw)
 	}
 	return "", nil
 }
 
-// admit begins the session, unless the account changed while the password was
-// being checked, or has a second factor and the code is not right.
+// disabled is why somebody is refused whose account is.
+const disabled = "the account is disabled"
+
+// admit begins the session, unless the account changed while the first factor was
+// being checked, or has a second one and the code is not right.
 func (s *Service) admit(ctx context.Context, who proven, a Attempt) (session.Tokens, error) {
 	var factor totp.Factor
-	if who.MFA {
+	if who.mfa() {
 		var err error
 		if factor, err = s.cfg.Factors.Load(ctx, who.ID, plain(a.OTP)); err != nil {
 			return session.Tokens{}, err
 		}
 	}
-	return s.begin(ctx, who.try, who.ID, who.MFA, a, func(tx *db.Tx) error {
-		if err := s.stillThere(ctx, tx, who); err != nil || !who.MFA {
+	return s.begin(ctx, who.try, who.ID, who.method, who.mfa(), a, func(tx *db.Tx) error {
+		if err := s.stillThere(ctx, tx, who); err != nil || !who.mfa() {
 			return err
 		}
 		return s.use(ctx, tx, factor, who.ID, a.OTP)
@@ -298,18 +361,28 @@ func (s *Service) admit(ctx context.Context, who proven, a Attempt) (session.Tok
 // begin begins the session of somebody who has proved whatever is asked of them,
 // if proved, in the transaction that stores it, finds that so. It is the only
 // place that does.
-func (s *Service) begin(ctx context.Context, try *lockout.Attempt, subject string, mfa bool, a Attempt, proved func(*db.Tx) error) (session.Tokens, error) {
+func (s *Service) begin(ctx context.Context, try *lockout.Attempt, subject, method string, mfa bool, a Attempt, proved func(*db.Tx) error) (session.Tokens, error) {
 	scope, err := s.limit(ctx, subject, a)
 	if err != nil {
 		return session.Tokens{}, err
 	}
-	in := session.Start{Subject: subject, Client: a.Client, Scoped: a.Scoped, Scope: scope, AMR: []string{session.Password}, MFA: mfa, Cookie: a.Cookie}
+	in := session.Start{Subject: subject, Client: a.Client, Scoped: a.Scoped, Scope: scope, AMR: []string{method}, MFA: mfa, Cookie: a.Cookie}
 	if mfa {
 		in.AMR = append(in.AMR, session.OTP)
 	}
-	started := s.cfg.Sessions.Prepare(ctx, in)
+	started, from := s.cfg.Sessions.Prepare(ctx, in), s.deviceOf(ctx, subject)
 	err = try.Success(ctx, func(tx *db.Tx) error {
 		if err := proved(tx); err != nil {
+			return err
+		}
+		if !mfa {
+			if owes, err := s.owes(tx, subject); err != nil {
+				return err
+			} else if owes { // since a moment ago
+				return &authn.Refused{Reason: changed, Subject: subject}
+			}
+		}
+		if err := s.noteDevice(ctx, tx, subject, from); err != nil {
 			return err
 		}
 		if err := account.TouchLogin(tx, subject, s.cfg.Now()); err != nil {
@@ -342,15 +415,31 @@ func (s *Service) limit(ctx context.Context, subject string, a Attempt) ([]strin
 	return nil, session.ErrScope
 }
 
-// stillThere refuses somebody whose account is not what it was when the password
-// was checked; otherwise it stores the new hash, if there is one.
+// stillThere refuses somebody whose account is not what it was when the first
+// factor was checked. Otherwise it uses that up if it is good once, makes the
+// account theirs if they are the first to read its mail, and stores the new hash of
+// the password, if there is one.
 func (s *Service) stillThere(ctx context.Context, tx *db.Tx, who proven) error {
 	now, found, err := account.ReadLogin(tx, who.ID)
 	if err != nil {
 		return err
 	}
-	if !found || now.Disabled || now.Hash != who.Hash || now.MFA != who.MFA {
+	same := now.Hash == who.Hash
+	if who.method == session.Email {
+		same = now.EmailKey == who.EmailKey
+	}
+	if !found || now.Disabled || !same || now.MFA != who.MFA || now.Verified != who.Verified {
 		return &authn.Refused{Reason: changed, Subject: who.ID}
+	}
+	if who.use != nil {
+		if good, err := who.use(tx); err != nil {
+			return err
+		} else if !good {
+			return &authn.Refused{Reason: notGood, Subject: who.ID}
+		}
+	}
+	if who.claims() {
+		return s.cfg.Claim(ctx, tx, who.ID)
 	}
 	if who.upgraded == "" {
 		return nil

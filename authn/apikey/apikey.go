@@ -278,6 +278,10 @@ func (s *Service) Delete(ctx context.Context, owner, id string) (r Record, err e
 	return r, err
 }
 
+// DeleteAll deletes every key of an owner, within a change that says why, and
+// returns how many there were.
+func DeleteAll(tx *db.Tx, owner string) (int64, error) { return deleteAll(tx, owner) }
+
 // own reads a key of an owner; another's is not there.
 func own(rd db.Reader, owner, id string) (Record, error) {
 	r, ok, err := readKey(rd, id)
@@ -286,6 +290,9 @@ func own(rd db.Reader, owner, id string) (Record, error) {
 	}
 	return r, err
 }
+
+// Of returns an owner's keys, newest first.
+func Of(rd db.Reader, owner string) ([]Record, error) { return listKeys(rd, owner) }
 
 // Get returns any key.
 func (s *Service) Get(ctx context.Context, id string) (Record, error) {

@@ -67,6 +67,15 @@ func isPerson(rd db.Reader, id string) (found bool, err error) {
 	return n > 0, err
 }
 
+// deleteAll deletes every key of an owner.
+func deleteAll(tx *db.Tx, owner string) (int64, error) {
+	n, err := tx.Exec("DELETE FROM sp_api_keys WHERE subject_id = $1", owner)
+	if err != nil || n == 0 {
+		return 0, err
+	}
+	return n, tx.Changed(owner)
+}
+
 func countKeys(rd db.Reader, owner string) (n int, err error) {
 	_, err = rd.Row("SELECT COUNT(*) FROM sp_api_keys WHERE subject_id = $1", []any{owner}, &n)
 	return n, err

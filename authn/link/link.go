@@ -32,6 +32,9 @@ const (
 	Address    Purpose = "address"    // another address
 	SignIn     Purpose = "sign_in"    // a session
 	Invitation Purpose = "invitation" // the first password
+	// Registration is for an account that is made when its address has been proved:
+	// what it is to be is the payload, and there is no subject yet.
+	Registration Purpose = "registration"
 )
 
 // Bounds.
@@ -76,7 +79,7 @@ func New(cfg Config) *Service {
 const tokenSize = 32 // bytes
 
 // prefixes let a person, and a scanner of leaked secrets, tell what a token is.
-var prefixes = map[Purpose]string{Verify: "vt_", Reset: "rs_", Address: "ca_", SignIn: "li_", Invitation: "in_"}
+var prefixes = map[Purpose]string{Verify: "vt_", Reset: "rs_", Address: "ca_", SignIn: "li_", Invitation: "in_", Registration: "rg_"}
 
 const handlePrefix = "lh_"
 
@@ -191,7 +194,34 @@ func (s *Service) Find(rd db.Reader, p Purpose, token string) (g Grant, ok bool,
 }
 
 func (s *Service) good(r row) bool {
-	return !r.used && r.subject != "" && s.cfg.Now().Before(r.expires)
+	somebodys := r.subject != "" || r.purpose == Registration && r.payload != ""
+	return !r.used && somebodys && s.cfg.Now().Before(r.expires)
+}
+
+// Latest returns the payload of the newest registration with an address that has
+// been neither used nor forgotten, for a letter that is asked for again; "" if
+// there is none.
+func (s *Service) Latest(rd db.Reader, address string) (payload string, err error) {
+	return latest(rd, s.keyed("address", address), Registration, s.cfg.Now().Add(-remember))
+}
+
+// VoidAddress makes the tokens of a purpose that went to an address worthless.
+func (s *Service) VoidAddress(tx *db.Tx, address string, p Purpose) error {
+	return voidAddress(tx, s.keyed("address", address), p)
+}
+
+// Letter is what is known of a token that was sent, but for what it is.
+type Letter struct {
+	Purpose Purpose
+	Used    bool // or worthless for another reason
+	Created time.Time
+	Expires time.Time
+}
+
+// Letters returns what is remembered of a subject's tokens, newest first: those of
+// the last day.
+func (s *Service) Letters(rd db.Reader, subject string) ([]Letter, error) {
+	return letters(rd, subject)
 }
 
 // Use uses a token up: of any number at once, one caller gets ok. If the

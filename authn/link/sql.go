@@ -47,7 +47,7 @@ func find(rd db.Reader, digest []byte, p Purpose) (r row, found bool, err error)
 	var expires int64
 	found, err = rd.Row("SELECT digest, COALESCE(subject_id, ''), bound, payload, code, tries, used, expires_at FROM sp_mail_tokens WHERE digest = $1 AND purpose = $2",
 		[]any{digest, string(p)}, r.columns(&expires)...)
-	r.expires = db.Time(expires)
+	r.purpose, r.expires = p, db.Time(expires)
 	return r, found, err
 }
 
@@ -55,13 +55,14 @@ func findByHandle(rd db.Reader, handle []byte, p Purpose) (r row, found bool, er
 	var expires int64
 	found, err = rd.Row("SELECT digest, COALESCE(subject_id, ''), bound, payload, code, tries, used, expires_at FROM sp_mail_tokens WHERE handle = $1 AND purpose = $2",
 		[]any{handle, string(p)}, r.columns(&expires)...)
-	r.expires = db.Time(expires)
+	r.purpose, r.expires = p, db.Time(expires)
 	return r, found, err
 }
 
-// markUsed uses a token up; exactly one caller can.
+// markUsed uses a token up; exactly one caller can. What came with it is not
+// needed any more.
 func markUsed(tx *db.Tx, digest []byte) (bool, error) {
-	n, err := tx.Exec("UPDATE sp_mail_tokens SET used = TRUE WHERE digest = $1 AND NOT used", digest)
+	n, err := tx.Exec("UPDATE sp_mail_tokens SET used = TRUE, payload = '' WHERE digest = $1 AND NOT used", digest)
 	return n == 1, err
 }
 
@@ -72,13 +73,41 @@ func takeTry(tx *db.Tx, digest []byte, most int64, now time.Time) (bool, error) 
 }
 
 func voidAll(tx *db.Tx, subject string) error {
-	_, err := tx.Exec("UPDATE sp_mail_tokens SET used = TRUE WHERE subject_id = $1 AND NOT used", subject)
+	_, err := tx.Exec("UPDATE sp_mail_tokens SET used = TRUE, payload = '' WHERE subject_id = $1 AND NOT used", subject)
 	return err
 }
 
 func void(tx *db.Tx, subject string, p Purpose) error {
-	_, err := tx.Exec("UPDATE sp_mail_tokens SET used = TRUE WHERE subject_id = $1 AND purpose = $2 AND NOT used", subject, string(p))
+	_, err := tx.Exec("UPDATE sp_mail_tokens SET used = TRUE, payload = '' WHERE subject_id = $1 AND purpose = $2 AND NOT used", subject, string(p))
 	return err
+}
+
+func voidAddress(tx *db.Tx, address []byte, p Purpose) error {
+	_, err := tx.Exec("UPDATE sp_mail_tokens SET used = TRUE, payload = '' WHERE address = $1 AND purpose = $2 AND NOT used", address, string(p))
+	return err
+}
+
+func latest(rd db.Reader, address []byte, p Purpose, after time.Time) (payload string, err error) {
+	_, err = rd.Row(`SELECT payload FROM sp_mail_tokens WHERE address = $1 AND purpose = $2 AND created_at > $3 AND payload <> '' AND NOT used
+		ORDER BY created_at DESC LIMIT 1`, []any{address, string(p), db.Micros(after)}, &payload)
+	return payload, err
+}
+
+// maxLetters bounds letters: a subject's rows are a few dozen, being counted.
+const maxLetters = 1000
+
+func letters(rd db.Reader, subject string) (out []Letter, err error) {
+	err = rd.Rows("SELECT purpose, used, created_at, expires_at FROM sp_mail_tokens WHERE subject_id = $1 ORDER BY created_at DESC, digest LIMIT $2",
+		[]any{subject, maxLetters}, func(scan db.Scan) error {
+			var l Letter
+			var purpose string
+			var created, expires int64
+			err := scan(&purpose, &l.Used, &created, &expires)
+			l.Purpose, l.Created, l.Expires = Purpose(purpose), db.Time(created), db.Time(expires)
+			out = append(out, l)
+			return err
+		})
+	return out, err
 }
 
 func deleteOld(tx *db.Tx, before time.Time, limit int) (int64, error) {

@@ -16,27 +16,30 @@ import (
 
 	"github.com/BurntSushi/toml"
 
+	"github.com/sallyport/sallyport"
+	"github.com/sallyport/sallyport/authn"
 	"github.com/sallyport/sallyport/authn/apikey"
 	"github.com/sallyport/sallyport/authn/password"
 	"github.com/sallyport/sallyport/authn/token"
 	"github.com/sallyport/sallyport/guard/clientip"
 	"github.com/sallyport/sallyport/guard/cors"
 	"github.com/sallyport/sallyport/guard/https"
+	"github.com/sallyport/sallyport/mail"
 	"github.com/sallyport/sallyport/server"
+	"github.com/sallyport/sallyport/signin"
 	"github.com/sallyport/sallyport/store/redis"
 )
 
 // key is one configuration key: its documentation, its default, and what a
 // value must look like.
 type key struct {
-	name    string // section.key, as in the file
-	flag    string // "" if it has none
-	def     string
-	doc     string
-	bounds  string // unit and range, or the choices
-	secret  bool
-	pending string // what it waits for: accepted and checked, but without effect yet
-	check   func(string) error
+	name   string // section.key, as in the file
+	flag   string // "" if it has none
+	def    string
+	doc    string
+	bounds string // unit and range, or the choices
+	secret bool
+	check  func(string) error
 }
 
 // keys is the manual: docs/configuration.md is made from it.
@@ -46,11 +49,12 @@ var keys = []key{
 	{name: "data_dir", flag: "data", def: "./sallyport-data", doc: "Folder of the SQLite file and the master key. It is made if its parent exists.", bounds: "path", check: nonEmpty},
 	{name: "database", flag: "database", def: "", doc: "URL of a PostgreSQL database. Empty: SQLite in data_dir.", bounds: "postgres://…", secret: true, check: optional(checkPostgres)},
 	{name: "redis", flag: "redis", def: "", doc: "URL of a Redis or Valkey server, over which nodes share their limits. Empty: each node counts for itself.", bounds: "redis://…, rediss://…, unix://…", secret: true, check: optional(redis.CheckURL)},
-	{name: "dev", flag: "dev", def: "false", doc: "Development: readable logs, and a session cookie that is not Secure where base_url is http:// on this machine.", bounds: "true, false", check: checkBool},
+	{name: "dev", flag: "dev", def: "false", doc: "Development: readable logs, an inbox page for letters at /dev/inbox, and a session cookie that is not Secure where base_url is http:// on this machine.", bounds: "true, false", check: checkBool},
 	{name: "registration", def: "open", doc: "Who may make an account: anyone (open), or only who may write accounts (invite, closed).", bounds: "open, invite, closed", check: oneOf("open", "invite", "closed")},
 	{name: "tokens.access_ttl", def: "15m", doc: "Life of an access token.", bounds: "duration, 10s to 24h", check: duration(10*time.Second, 24*time.Hour)},
 	{name: "tokens.refresh_ttl", def: "336h", doc: "Life of a refresh token that is not used.", bounds: "duration, 1m to 8784h", check: duration(time.Minute, 8784*time.Hour)},
 	{name: "tokens.session_ttl", def: "720h", doc: "Life of a session however often it is refreshed.", bounds: "duration, 1m to 8784h", check: duration(time.Minute, 8784*time.Hour)},
+	{name: "tokens.mfa_ttl", def: "5m", doc: "How long a sign-in waits for its second factor: the life of an mfa_token.", bounds: "duration, 1m to 15m", check: duration(signin.MinPending, signin.MaxPending)},
 	{name: "tokens.format", def: "jwt", doc: "Form of access tokens that are issued. Both are accepted always: changing it logs nobody out.", bounds: "jwt, opaque", check: oneOf("jwt", "opaque")},
 	{name: "tokens.alg", def: "EdDSA", doc: "Algorithm of signing keys that are made from now on.", bounds: "EdDSA, ES256, RS256, HS256", check: func(s string) error { return token.Alg(s).Check() }},
 	{name: "tokens.secret", def: "", doc: "Secret of HS256, its bytes as they are; only with tokens.alg = HS256. Empty: 32 random bytes are made.", bounds: "32 to 512 bytes", secret: true, check: optional(func(s string) error { return server.CheckSecret([]byte(s)) })},
@@ -59,6 +63,10 @@ var keys = []key{
 	{name: "password.time", def: "2", doc: "Passes of one password hash (argon2id).", bounds: "1 to 16", check: integer(1, 16)},
 	{name: "password.permits", def: "0", doc: "Password hashes at the same time. 0: one for each processor.", bounds: "0 to 1024", check: integer(0, 1024)},
 	{name: "auth.basic", def: "false", doc: "HTTP Basic on every route, not only where a rule names it.", bounds: "true, false", check: checkBool},
+	{name: "auth.verify_address", def: "false", doc: "Nobody is let in before they have shown that their address is theirs, and who registers is not told whether an address has an account. It needs smtp.url, or dev.", bounds: "true, false", check: checkBool},
+	{name: "auth.mail_sign_in", def: "false", doc: "Signing in with a link or code that is mailed. It needs mail.", bounds: "true, false", check: checkBool},
+	{name: "auth.mfa_required", def: "", doc: "Roles whose members must have a second factor; * is everybody. Empty: nobody must.", bounds: "list of roles, or *", check: optional(list(checkDemanded))},
+	{name: "auth.totp_issuer", def: "", doc: "Whose codes an authenticator app shows them to be. Empty: the host of base_url.", bounds: "text, at most 64 characters, no colon", check: server.CheckTOTPIssuer},
 	{name: "auth.lease", def: "", doc: "The longest that a change made by another node may go unnoticed, and how long requests are answered while the database is away. Empty: 5ms on SQLite, 750ms on PostgreSQL.", bounds: "duration, 1ms to 1m", check: optional(duration(time.Millisecond, time.Minute))},
 	{name: "auth.remember", def: "1000000", doc: "How many credentials are held in memory at most, 200 bytes each.", bounds: "1 to 16000000", check: integer(1, 16_000_000)},
 	{name: "auth.api_keys", def: "", doc: "API keys of services, which need no account. “sallyport apikey create --static NAME” makes one with its entry.", bounds: "list of NAME=DIGEST SCOPE SCOPE…", secret: true, check: optional(checkStatics)},
@@ -66,8 +74,9 @@ var keys = []key{
 	{name: "auth.api_key_cookie", def: "", doc: "Cookie in which API keys are taken too. Empty: in none.", bounds: "name of a cookie", check: optional(apikey.CheckCookie)},
 	{name: "auth.api_key_query", def: "", doc: "Query parameter in which API keys are taken too. Addresses end up in logs and histories. Empty: in none, and a key in an address is refused.", bounds: "name of a parameter", check: optional(apikey.CheckQuery)},
 	{name: "limits.default", def: server.DefaultLimit, doc: "How many requests of any kind a client address may send; health checks are not counted.", bounds: "10/minute, 100/hour;burst=20, several with commas, or off", check: checkLimit},
-	{name: "limits.login", def: server.LoginLimit, doc: "How many passwords a client address may try, right or wrong. “off”, for tests, also switches limits.register, limits.guesses and lockout off.", bounds: "as limits.default", check: checkLimit},
+	{name: "limits.login", def: server.LoginLimit, doc: "How many passwords a client address may try, right or wrong. “off”, for tests, also switches limits.register, limits.mail, limits.guesses and lockout off.", bounds: "as limits.default", check: checkLimit},
 	{name: "limits.register", def: server.RegisterLimit, doc: "How often a client address may ask to register, whether an account comes of it or not.", bounds: "as limits.default", check: checkLimit},
+	{name: "limits.mail", def: server.MailLimit, doc: "How often a client address may ask for a letter, whether one is sent or not.", bounds: "as limits.default", check: checkLimit},
 	{name: "limits.guesses", def: server.GuessLimit, doc: "How many credentials that nobody has (API keys, tokens, client secrets) a client address may send.", bounds: "as limits.default", check: checkLimit},
 	{name: "keys.master", def: "", doc: "File with the master key, the base64 of 32 bytes; it is made with mode 0600 for a new database. Empty: master.key in data_dir. In the environment the variable holds the key itself.", bounds: "path", check: optional(checkKeyFile)},
 	{name: "keys.rotate_every", def: "off", doc: "How long a signing key signs before the next one takes over.", bounds: "duration, 1h to 8784h, or off", check: unlessOff(duration(server.MinRotateEvery, server.MaxRotateEvery))},
@@ -91,7 +100,11 @@ var keys = []key{
 	{name: "tls.hsts", def: "8760h", doc: "For how long browsers shall use https:// only. 0s makes them forget it.", bounds: "duration, 0s to 87600h", check: duration(0, https.MaxHSTS)},
 	{name: "tls.hsts_subdomains", def: "false", doc: "Whether that holds for all names below the host, too.", bounds: "true, false", check: checkBool},
 	{name: "tls.hsts_preload", def: "false", doc: "Agrees to be built into browsers as https:// only. It takes months to undo.", bounds: "true, false", check: checkBool},
-	{name: "smtp.url", def: "", doc: "Server that sends mail.", bounds: "smtp://…, smtps://…", secret: true, pending: "mail", check: optional(scheme("smtp", "smtps"))},
+	{name: "smtp.url", def: "", doc: "Server that takes letters. smtp:// begins in clear and goes on with TLS (STARTTLS), smtps:// is TLS from the beginning. Empty: there is no mail, except with dev.", bounds: "smtp://USER:PASSWORD@host:587, smtps://USER:PASSWORD@host:465", secret: true, check: optional(mail.CheckURL)},
+	{name: "smtp.roots", def: "", doc: "PEM file with the roots of a private authority, trusted for the connection to that server beside the system's.", bounds: "path", check: optional(nonEmpty)},
+	{name: "mail.from", def: "", doc: "Address that letters come from. Empty: no-reply at the host of base_url.", bounds: "name@example.com, or Name <name@example.com>", check: optional(mail.CheckFrom)},
+	{name: "mail.service", def: "", doc: "What letters call the service. Empty: the host of base_url.", bounds: "1 to 80 characters", check: optional(mail.CheckService)},
+	{name: "mail.templates", def: "", doc: "Folder with templates of letters, each in place of ours of that name.", bounds: "path", check: optional(nonEmpty)},
 	{name: "log.level", def: "info", doc: "The least level that is logged. Requests are logged at info.", bounds: "debug, info, warn, error", check: oneOf("debug", "info", "warn", "error")},
 	{name: "log.format", def: "", doc: "Form of the log. Empty: json, or text with dev.", bounds: "json, text", check: optional(oneOf("json", "text"))},
 }
@@ -229,6 +242,7 @@ func loadSettings(file string, env []string, flags map[string]value, more ...fun
 		}
 	}
 	errs = append(errs, s.tlsMistakes(wrong)...)
+	errs = append(errs, s.mailMistakes(wrong)...)
 	for _, f := range more {
 		errs = append(errs, f(s)...)
 	}
@@ -244,7 +258,7 @@ func loadSettings(file string, env []string, flags map[string]value, more ...fun
 // wallKeys are those that wallMistakes puts together.
 var wallKeys = []string{
 	"listen", "base_url", "cors.origins", "cors.credentials", "cors.methods", "cors.headers", "cors.max_age", "hosts.allowed", "proxy.trusted", "proxy.header",
-	"tls.hsts", "tls.hsts_subdomains", "tls.hsts_preload", "limits.default", "limits.login", "limits.register", "limits.guesses",
+	"tls.hsts", "tls.hsts_subdomains", "tls.hsts_preload", "limits.default", "limits.login", "limits.register", "limits.mail", "limits.guesses",
 }
 
 // mistake returns what is wrong with a value, in full.
@@ -576,6 +590,13 @@ func checkProxy(s string) error {
 	return err
 }
 
+func checkDemanded(s string) error {
+	if s == authn.Everybody {
+		return nil
+	}
+	return sallyport.CheckName(s)
+}
+
 func checkLimit(s string) error {
 	if s == "" {
 		return errors.New("it is empty; “off” is how to have none")
@@ -601,7 +622,7 @@ func (s settings) wall(c *server.Config) {
 	}
 	c.APIKeyHeader = s.text("auth.api_key_header")
 	c.Limits.Default, c.Limits.Login = s.text("limits.default"), s.text("limits.login")
-	c.Limits.Register, c.Limits.Guesses = s.text("limits.register"), s.text("limits.guesses")
+	c.Limits.Register, c.Limits.Mail, c.Limits.Guesses = s.text("limits.register"), s.text("limits.mail"), s.text("limits.guesses")
 }
 
 // wallMistakes returns what is wrong with the wall where single keys are well.

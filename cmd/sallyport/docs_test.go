@@ -85,7 +85,7 @@ Library users set the same things in ` + "`server.Config`" + `, whose fields say
 `
 
 const configurationTail = `
-¹ Accepted and checked, but without effect yet: this release does not have the part that it configures. ` + "`serve`" + ` warns when such a key is set.
+` + "`smtp.url`" + ` and the keys of mail: see [mail.md](mail.md).
 
 ` + "`keys.master`" + ` names a file in a flag or a file, and is the key itself in ` + "`SALLYPORT_KEYS_MASTER`" + ` (or in the file that ` + "`SALLYPORT_KEYS_MASTER_FILE`" + ` names). See [keys.md](keys.md).
 
@@ -113,14 +113,11 @@ func configurationPage() []byte {
 	var b bytes.Buffer
 	b.WriteString(configurationHead)
 	for _, k := range keys {
-		flagName, mark := "", ""
+		flagName := ""
 		if k.flag != "" {
 			flagName = "--" + k.flag
 		}
-		if k.pending != "" {
-			mark = " ¹"
-		}
-		cells := []string{code(k.name) + mark, code(k.env()), code(flagName), code(k.def), k.bounds, k.doc}
+		cells := []string{code(k.name), code(k.env()), code(flagName), code(k.def), k.bounds, k.doc}
 		for i := range cells {
 			cells[i] = strings.ReplaceAll(cells[i], "|", `\|`)
 		}

@@ -109,6 +109,7 @@ type app struct {
 	stdout, stderr io.Writer
 	model          *kong.Application
 	endShared      func() // closes the connection to Redis; nil: there is none
+	endMail        func() // closes connections to the mail server; nil: there is none
 	serving        bool   // this is the server: the one that rotates keys on schedule
 }
 

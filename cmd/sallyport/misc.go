@@ -62,7 +62,11 @@ func (routesCmd) Run(a *app) error {
 				for _, l := range r.Limits {
 					limits = append(limits, l.String())
 				}
-				fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", r.Method, r.Path, r.Rule, cmp.Or(strings.Join(limits, ", "), "-"))
+				rule := r.Rule.String()
+				if r.Setup {
+					rule += " +setup"
+				}
+				fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", r.Method, r.Path, rule, cmp.Or(strings.Join(limits, ", "), "-"))
 			}
 		})
 	})
@@ -242,9 +246,6 @@ func configTemplate() string {
 			name = rest
 		}
 		fmt.Fprintf(&b, "\n# %s\n# It takes: %s.\n", k.doc, k.bounds)
-		if k.pending != "" {
-			fmt.Fprintf(&b, "# Accepted, but without effect until this server has %s.\n", k.pending)
-		}
 		fmt.Fprintf(&b, "# %s = %q\n", name, k.def)
 	}
 	return b.String()
@@ -277,13 +278,12 @@ type explained struct {
 	Default     string `json:"default"`
 	Value       string `json:"value"`
 	Source      string `json:"source"`
-	Pending     string `json:"pending,omitempty"`
 }
 
 func explain(k key, s settings) explained {
 	e := explained{
 		Key: k.name, Environment: k.env(), Description: k.doc, Takes: k.bounds, Default: k.def,
-		Value: s.text(k.name), Source: s[k.name].source, Pending: k.pending,
+		Value: s.text(k.name), Source: s[k.name].source,
 	}
 	if k.flag != "" {
 		e.Flag = "--" + k.flag
@@ -313,7 +313,6 @@ func (c configExplainCmd) Run(a *app) error {
 			{"flag", e.Flag},
 			{"value", e.Value},
 			{"from", e.Source},
-			{"without effect until there is", e.Pending},
 		} {
 			if line[1] != "" {
 				fmt.Fprintf(w, "%s\t%s\n", line[0], line[1])

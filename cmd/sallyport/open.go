@@ -148,6 +148,7 @@ func serverConfig(s settings, d *db.DB, log *slog.Logger) server.Config {
 		AccessTTL:    s.duration("tokens.access_ttl"), RefreshTTL: s.duration("tokens.refresh_ttl"), SessionLife: s.duration("tokens.session_ttl"),
 		TokenFormat: session.Format(s.text("tokens.format")), InsecureLoopbackCookie: s.bool("dev"),
 		Algorithm: token.Alg(s.text("tokens.alg")), Secret: []byte(s.text("tokens.secret")), NoPasswordGrant: !s.bool("password.grant"), NoLockout: s.text("limits.login") == "off", Basic: s.bool("auth.basic"),
+		MailSignIn: s.bool("auth.mail_sign_in"), MFARequired: s.list("auth.mfa_required"), MFATTL: s.duration("tokens.mfa_ttl"), TOTPIssuer: s.text("auth.totp_issuer"),
 		Password: passwordConfig(s), Lease: s.duration("auth.lease"), Remember: s.int("auth.remember"),
 		APIKeyCookie: s.text("auth.api_key_cookie"), APIKeyQuery: s.text("auth.api_key_query"), APIKeys: keys,
 	}
@@ -157,6 +158,9 @@ func serverConfig(s settings, d *db.DB, log *slog.Logger) server.Config {
 
 func (a *app) newServer(ctx context.Context, s settings, d *db.DB, log *slog.Logger) (*server.Server, error) {
 	cfg := serverConfig(s, d, log)
+	if err := a.mail(s, &cfg, log); err != nil {
+		return nil, err
+	}
 	if a.serving {
 		if url := s.text("redis"); url != "" {
 			cfg.Limits.Share, a.endShared = sharedLimits(ctx, url, log)

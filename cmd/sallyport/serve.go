@@ -40,11 +40,6 @@ func (serveCmd) Run(a *app) error {
 		return err
 	}
 	log := a.logger(s)
-	for _, k := range keys {
-		if k.pending != "" && s.isSet(k.name) && s.text(k.name) != k.def {
-			a.info("warning: %s is set, but this release has no %s yet: it has no effect.", k.name, k.pending)
-		}
-	}
 	front, err := loadTLS(s, reportTo(log))
 	if err != nil {
 		return err
@@ -54,10 +49,12 @@ func (serveCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	defer o.Close()
-	if a.endShared != nil {
-		defer a.endShared()
+	for _, end := range []func(){a.endShared, a.endMail} {
+		if end != nil {
+			defer end()
+		}
 	}
+	defer o.Close() // first: it still sends
 	mux := sallyport.NewMux(o)
 	mux.Mount("/", o.Routes())
 	doors, err := a.doors(s, o, front, mux, log)
@@ -253,6 +250,9 @@ func (a *app) banner(s settings, o *opened, doors []*door) {
 	}
 	a.info("  API        %s", base)
 	a.info("  Docs       %s/docs", base)
+	if s.bool("dev") {
+		a.info("  Inbox      %s%s", base, server.InboxPath)
+	}
 	if has, err := role.HasAdministrator(o.db.View(a.ctx)); err == nil && !has {
 		where, with := "", ""
 		switch {
