@@ -61,6 +61,9 @@ func Settle(ctx context.Context, cfg Config, keep []string, detail map[string]st
 	if err := cfg.DB.Write(ctx, db.NewFeed); err != nil {
 		return nil, err
 	}
+	if _, err := inBatches(ctx, cfg.DB, func(tx *db.Tx) (int64, error) { return db.DropChanges(tx, settleBatch) }); err != nil {
+		return nil, err
+	}
 	var done []Settled
 	for _, s := range []struct {
 		what, name, why string // name: of Keepable

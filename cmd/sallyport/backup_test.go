@@ -301,6 +301,41 @@ func (p place) fixed(t *testing.T) (fixed place, flags []string) {
 	return p, []string{"--listen", addr}
 }
 
+// TestF_PostgresIsRestoredBySettling: the same with PostgreSQL's own tools.
+func TestF_PostgresIsRestoredBySettling(t *testing.T) {
+	t.Parallel()
+	p, listen := newPlace(t).fixed(t)
+	from, to := testkit.PostgresURL(t), testkit.PostgresURL(t)
+	q := p
+	p.env = append(slices.Clone(p.env), "SALLYPORT_DATABASE="+from)
+	q.env = append(slices.Clone(q.env), "SALLYPORT_DATABASE="+to)
+	tool := func(name string, args ...string) {
+		t.Helper()
+		if out, err := exec.Command(name, args...).CombinedOutput(); errors.Is(err, exec.ErrNotFound) {
+			testkit.Missing(t, "there is no %s", name)
+		} else if err != nil {
+			t.Fatalf("%s: %v\n%s", name, err, out)
+		}
+	}
+	r := p.serve(t, listen...)
+	p.cli(t, "admin", "create", "--username", "ada", "--email", "ada@example.com", "--password-stdin")
+	ada := newClient(t, p, r, "ada")
+	dump := filepath.Join(t.TempDir(), "dump")
+	tool("pg_dump", "--format=custom", "--no-owner", "--file="+dump, from)
+	p.wantCLI(t, exitUsage, "another process has it open", "backup", "settle", "--yes")
+	if got := ada.good(t, r); !slices.Equal(got, everything) {
+		t.Fatalf("before: %q", got)
+	}
+	r.terminate(t)
+	tool("pg_restore", "--no-owner", "--exit-on-error", "--dbname="+to, dump)
+	q.wantCLI(t, 0, "sessions: 3 ended", "backup", "settle", "--yes")
+	r = q.serve(t, listen...)
+	if got := ada.good(t, r); len(got) > 0 {
+		t.Errorf("good again: %q", got)
+	}
+	r.signIn(t, "ada")
+}
+
 // TestF_RestoreSurvivesKills: at every moment there is a database, the one before
 // or the one of the backup, and neither a part nor a new one.
 func TestF_RestoreSurvivesKills(t *testing.T) {

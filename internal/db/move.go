@@ -2,7 +2,6 @@ package db
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -346,25 +345,4 @@ func (m *Mover) arrive(ctx context.Context, id string, sums []Sum) error {
 		}
 		return putMark(tx, mark{id, "to", m.From.name, "done"}, m.Now())
 	})
-}
-
-func setFeed(tx *Tx, feed string) error {
-	n, err := tx.Exec("UPDATE sp_versions SET feed = $1 WHERE id = 1", feed)
-	if err == nil && n != 1 {
-		err = errors.New("the database has no row of versions: it is not whole")
-	}
-	return err
-}
-
-// versionLeap is how far versions are set ahead of what a backup says: further
-// than they can have come since, and 4,000 times within 32 bits.
-const versionLeap = 1 << 20
-
-// NewFeed makes every node forget all that it knows: the past has come back, and
-// what they know is of another one.
-func NewFeed(tx *Tx) error {
-	if _, err := tx.Exec("UPDATE sp_versions SET roles = roles + $1, signing_keys = signing_keys + $1 WHERE id = 1", versionLeap); err != nil {
-		return err
-	}
-	return setFeed(tx, uuid.Must(uuid.NewV7()).String())
 }

@@ -338,6 +338,14 @@ func TestMove(t *testing.T) {
 			t.Errorf("the source is served: %v", err)
 		}
 		equalSides(t, tables, from, leg[1])
+		// Killed after the last step on the one side and before that on the other.
+		if _, err := leg[0].raw.Exec("UPDATE sp_moves SET state = 'running' WHERE side = 'from'"); err != nil {
+			t.Fatal(err)
+		}
+		moved(t, leg[0], leg[1])
+		if err := leg[0].d.Served(t.Context()); err == nil || !strings.Contains(err.Error(), "it was moved to") {
+			t.Errorf("the source is served: %v", err)
+		}
 		if f := leg[1].feed(t); f == feed || f == "" {
 			t.Errorf("the feed of the target is %q, and was %q", f, feed)
 		} else {

@@ -41,7 +41,7 @@ func lockFile(path string, kind lockKind) (*fileLock, error) {
 	// process holds on it (POSIX, fcntl).
 	f, err := os.OpenFile(file, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
 	if err == nil {
-		err = f.Close()
+		err = errors.Join(f.Close(), ownLike(file, filepath.Dir(file)))
 	}
 	if err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, err
@@ -167,15 +167,22 @@ func (o *Offline) Replace(with string, now time.Time) (kept string, err error) {
 	if err := syncPath(with); err != nil {
 		return "", err
 	}
+	like := filepath.Dir(o.path)
 	if _, err := os.Stat(o.path); err == nil {
-		if kept, err = o.keep(now); err != nil {
-			return "", err
-		}
+		like = o.path
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return "", err
 	}
+	if err := ownLike(with, like); err != nil {
+		return "", err
+	}
+	if like == o.path {
+		if kept, err = o.keep(now); err != nil {
+			return "", err
+		}
+	}
 	if err := os.Rename(with, o.path); err != nil {
-		return kept, err
+		return "", errors.Join(err, o.moveLog(kept, o.path))
 	}
 	return kept, syncPath(filepath.Dir(o.path))
 }
@@ -194,12 +201,16 @@ func (o *Offline) keep(now time.Time) (kept string, err error) {
 	if err != nil {
 		return "", err
 	}
+	return kept, o.moveLog(o.path, kept)
+}
+
+func (o *Offline) moveLog(from, to string) error {
 	for _, end := range []string{"-wal", "-shm"} {
-		if err := os.Rename(o.path+end, kept+end); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return "", err
+		if err := os.Rename(from+end, to+end); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
 		}
 	}
-	return kept, nil
+	return nil
 }
 
 // Close lets others open the database again.

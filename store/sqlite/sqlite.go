@@ -182,7 +182,7 @@ func (l *migrationLock) SessionLock(ctx context.Context, _ *sql.Conn) error {
 	if err != nil {
 		return err
 	}
-	if err := f.Close(); err != nil {
+	if err := errors.Join(f.Close(), ownLike(l.file(), filepath.Dir(l.file()))); err != nil {
 		return err
 	}
 	pool, err := sql.Open("sqlite", "file:"+(&url.URL{Path: l.file()}).EscapedPath()+"?_pragma=busy_timeout(60000)")
