@@ -365,6 +365,42 @@ func TestAuditActionsAreDocumented(t *testing.T) {
 	}
 }
 
+// Every detail string of fastapi-users that the source has stands in its section of
+// docs/errors.md, and every line there in the source.
+func TestDetailsOfFastAPIUsersAreDocumented(t *testing.T) {
+	name := regexp.MustCompile("^[A-Z]+(_[A-Z]+)+$")
+	source := map[string]bool{}
+	productFiles(t, func(_ *token.FileSet, path string, f *ast.File) {
+		if !strings.HasPrefix(path, "compat/fastapiusers/") {
+			return
+		}
+		ast.Inspect(f, func(n ast.Node) bool {
+			if b, ok := n.(*ast.BasicLit); ok {
+				if text, ok := literal(b); ok && name.MatchString(text) {
+					source[text] = true
+				}
+			}
+			return true
+		})
+	})
+	doc, err := os.ReadFile("docs/errors.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, ok := strings.Cut(string(doc), "\n## Details of fastapi-users\n")
+	if !ok {
+		t.Fatal("docs/errors.md has no section on the details of fastapi-users")
+	}
+	section, _, _ = strings.Cut(section, "\n## ")
+	listed := map[string]bool{}
+	for _, m := range regexp.MustCompile("(?m)^\\| `([A-Z_]+)` \\|").FindAllStringSubmatch(section, -1) {
+		listed[m[1]] = true
+	}
+	if len(source) < 9 || !maps.Equal(source, listed) {
+		t.Errorf("docs/errors.md lists %v, the source has %v", slices.Sorted(maps.Keys(listed)), slices.Sorted(maps.Keys(source)))
+	}
+}
+
 func TestCodeProblems(t *testing.T) {
 	const page = "# E\n\n## " + problemCodes + "\n\n| `a` | 400 | x |\n\n## " + fieldCodes + "\n\n| `f` | x |\n\n## " + oauthCodes + "\n\n| `o` | 400 | x |\n"
 	source := func(more string) string {

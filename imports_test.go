@@ -50,6 +50,8 @@ var house = []room{
 	{dir: "signin"},
 	// The same for other programs.
 	{dir: "oauth"},
+	// The operations of other systems, for front ends that were written for those.
+	{dir: "compat", apart: true},
 	// Pages; they reach the rest over HTTP, as anybody does.
 	{dir: "web", only: []string{".", "guard", "internal", "api"}},
 	// Where everything meets.
@@ -306,6 +308,10 @@ func TestImportViolations(t *testing.T) {
 		{"another service's door with a library", map[string][]string{m + "authn/remote": {"golang.org/x/sync/singleflight"}}, "standard library only"},
 		{"the doors, forth", map[string][]string{m + "authz/role": {m + "authn"}}, "authz does without authn"},
 		{"the doors, back", map[string][]string{m + "authn/apikey": {m + "authz/role"}}, "authz stands right of authn"},
+
+		{"another system's operations", map[string][]string{m + "compat/fastapiusers": {m + "signin", m + "account", m + "api"}}, ""},
+		{"operations of two other systems", map[string][]string{m + "compat/fastapiusers": {m + "compat/other"}}, "do not know each other"},
+		{"sign-in with another system's operations", map[string][]string{m + "signin": {m + "compat/fastapiusers"}}, "compat stands right of signin"},
 
 		{"pages with operations", map[string][]string{m + "web/console": {m + "api", m + "web"}}, ""},
 		{"pages with accounts", map[string][]string{m + "web/console": {m + "account"}}, "web imports only"},

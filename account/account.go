@@ -322,6 +322,12 @@ type Change struct {
 // address is theirs when they have shown that it is (Verify), and until then the
 // one before stays.
 func (s *Service) Update(ctx context.Context, actor *role.Actor, id string, c Change) (User, error) {
+	return s.update(ctx, actor, id, c, nil)
+}
+
+// update is Update with what else is done before it in the same transaction, nil for
+// nothing.
+func (s *Service) update(ctx context.Context, actor *role.Actor, id string, c Change, also func(*db.Tx) error) (User, error) {
 	var k keys
 	var fields []sallyport.Field
 	if c.Username != nil && *c.Username != nil {
@@ -365,6 +371,11 @@ func (s *Service) Update(ctx context.Context, actor *role.Actor, id string, c Ch
 		}
 		if actor != nil {
 			if err := role.CheckTouch(tx, *actor, id); err != nil {
+				return err
+			}
+		}
+		if also != nil {
+			if err := also(tx); err != nil {
 				return err
 			}
 		}
@@ -414,7 +425,7 @@ func (s *Service) Update(ctx context.Context, actor *role.Actor, id string, c Ch
 		if u, _, err = readUser(tx, id); err != nil {
 			return err
 		}
-		if wanted != nil && changed == nil { // that has an event of its own
+		if (wanted != nil || also != nil) && changed == nil { // these have events of their own
 			return nil
 		}
 		return audit.Append(ctx, tx, audit.Event{Action: "account.changed", Target: id, Detail: map[string]string{"members": strings.Join(changed, " ")}})

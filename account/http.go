@@ -145,6 +145,7 @@ func (s *Service) Routes(a *api.API) {
 	s.mailRoutes(a)
 	s.ownRoutes(a)
 	s.adminRoutes(a)
+	s.setupRoutes(a)
 }
 
 func (s *Service) registerRoute(a *api.API) {
@@ -155,7 +156,7 @@ func (s *Service) registerRoute(a *api.API) {
 	if s.Silent() {
 		api.Post(a, "/auth/register", sallyport.Public(), func(ctx context.Context, in *registerInput) (*accepted, error) {
 			return sent(s.RegisterSilently(ctx, user(in)))
-		}, append(options, api.Status(202), api.Doc("Own account", "Register", "Sends a letter to the address. The account, with the role user, is made when its link is used (POST /auth/verify). "+
+		}, append(options, api.Limit(s.cfg.MailLimit...), api.Status(202), api.Doc("Own account", "Register", "Sends a letter to the address. The account, with the role user, is made when its link is used (POST /auth/verify). "+
 			"The answer is the same whether the address has an account or not."))...)
 		return
 	}

@@ -32,7 +32,7 @@ func invalidToken() error {
 // than may be.
 func tooManyLetters() error {
 	return &sallyport.Error{
-		Status: http.StatusTooManyRequests, Code: "too_many_letters", RetryAfter: letterWait, Quota: `"letters";q=10;w=86400`,
+		Status: http.StatusTooManyRequests, Code: "too_many_letters", RetryAfter: letterWait, Quota: `"letters-of-address";q=3;w=900`,
 		Message: "As many letters as may be were sent already: to one address three in a quarter of an hour, and ten a day. Nothing was changed. Look for them, or try again later.",
 	}
 }

@@ -109,7 +109,7 @@ func (s *Service) choose(ctx context.Context, p link.Purpose, token, pw string, 
 		if u, err = s.chosen(ctx, tx, a, hash); err != nil {
 			return err
 		}
-		action := audit.Event{Action: "password.changed", Target: a.ID, Detail: map[string]string{"by": "letter", "emptied": yesNo(!a.Verified)}}
+		action := audit.Event{Action: "password.changed", Target: a.ID, Detail: map[string]string{"by": "letter"}}
 		if p == link.Invitation {
 			action = audit.Event{Action: "invitation.accepted", Target: a.ID}
 		}
@@ -131,7 +131,7 @@ func (s *Service) chosen(ctx context.Context, tx *db.Tx, a addressee, hash strin
 		if err := s.cfg.Links.Void(tx, a.ID); err != nil {
 			return u, err
 		}
-	} else if err := s.empty(ctx, tx, a); err != nil {
+	} else if err := s.Claim(ctx, tx, a.ID); err != nil {
 		return u, err
 	}
 	if err := setHash(tx, a.ID, hash, s.cfg.Now()); err != nil {

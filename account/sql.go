@@ -225,6 +225,17 @@ func SignedInBefore(rd db.Reader, id string) (bool, error) {
 	return rd.Row("SELECT 1 FROM sp_accounts WHERE id = $1 AND last_login_at IS NOT NULL", []any{id}, &n)
 }
 
+// claim marks an address as its reader's and takes away what let another in: the
+// password and the second factor's mark.
+func claim(tx *db.Tx, id string, now time.Time) (bool, error) {
+	n, err := tx.Exec("UPDATE sp_accounts SET email_verified = TRUE, password_hash = '', mfa = FALSE, updated_at = $2 WHERE id = $1 AND NOT email_verified",
+		id, db.Micros(now))
+	if err != nil || n != 1 {
+		return false, err
+	}
+	return true, tx.Changed(id)
+}
+
 // TouchLogin records a sign-in.
 func TouchLogin(tx *db.Tx, id string, now time.Time) error {
 	if _, err := tx.Exec("UPDATE sp_accounts SET last_login_at = $2 WHERE id = $1", id, db.Micros(now)); err != nil {

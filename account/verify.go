@@ -10,9 +10,7 @@ import (
 
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/audit"
-	"github.com/sallyport/sallyport/authn/apikey"
 	"github.com/sallyport/sallyport/authn/link"
-	"github.com/sallyport/sallyport/authn/totp"
 	"github.com/sallyport/sallyport/internal/db"
 	"github.com/sallyport/sallyport/lockout"
 	"github.com/sallyport/sallyport/mail"
@@ -322,56 +320,7 @@ func (s *Service) verified(ctx context.Context, tx *db.Tx, a addressee) error {
 	if err := markVerified(tx, a.ID, s.cfg.Now()); err != nil {
 		return err
 	}
-	return audit.Append(ctx, tx, audit.Event{Action: "address.verified", Target: a.ID, Detail: map[string]string{"emptied": "no"}})
-}
-
-// Claim marks an account's address verified for somebody who has shown that they
-// read its mail, and no more than that. If it was not verified before, somebody else
-// may have made the account, who knew the address: everything that would let them
-// back in is removed. The password is emptied, and sessions, API keys, second factor
-// and other letters are worth nothing any more.
-func (s *Service) Claim(ctx context.Context, tx *db.Tx, id string) error {
-	a, found, err := readAddressee(tx, id)
-	if err != nil {
-		return err
-	}
-	if !found {
-		return sallyport.NotFound("user")
-	}
-	if a.Verified {
-		return nil
-	}
-	if err := s.empty(ctx, tx, a); err != nil {
-		return err
-	}
-	return audit.Append(ctx, tx, audit.Event{Action: "address.verified", Target: a.ID, Detail: map[string]string{"emptied": "yes"}})
-}
-
-// empty marks an address verified, and removes everything that lets somebody in.
-func (s *Service) empty(ctx context.Context, tx *db.Tx, a addressee) error {
-	now := s.cfg.Now()
-	if err := markVerified(tx, a.ID, now); err != nil {
-		return err
-	}
-	if err := setHash(tx, a.ID, "", now); err != nil {
-		return err
-	}
-	if err := s.cfg.Sessions.EndAll(ctx, tx, a.ID, "", "address verified by somebody else"); err != nil {
-		return err
-	}
-	if _, err := apikey.DeleteAll(tx, a.ID); err != nil {
-		return err
-	}
-	if _, err := totp.Delete(tx, a.ID); err != nil {
-		return err
-	}
-	if _, err := SetMFA(tx, a.ID, false, now); err != nil {
-		return err
-	}
-	if err := s.cfg.Lockout.Forget(tx, a.ID); err != nil { // networks that are familiar are theirs
-		return err
-	}
-	return s.cfg.Links.Void(tx, a.ID)
+	return audit.Append(ctx, tx, audit.Event{Action: "address.verified", Target: a.ID})
 }
 
 // addressChange is a new address that somebody wants for their account.
@@ -391,9 +340,9 @@ func (s *Service) askForAddress(ctx context.Context, tx *db.Tx, u User, c addres
 	if err != nil {
 		return err
 	}
-	n := 0
+	n, day := 0, s.cfg.Now().Add(-24*time.Hour)
 	for _, l := range asked {
-		if l.Purpose == link.Address {
+		if l.Purpose == link.Address && l.Created.After(day) {
 			n++
 		}
 	}

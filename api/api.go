@@ -78,6 +78,8 @@ type API struct {
 	schemes []string
 	scopes  map[string]bool
 
+	omitted map[string]bool
+
 	once     sync.Once
 	document []byte
 }
@@ -175,6 +177,19 @@ func (a *API) withoutCredential(r *http.Request) *http.Request {
 	u.RawQuery = q.Encode()
 	c.URL = &u
 	return &c
+}
+
+// Without calls f, and leaves out the operations among those it registers that
+// are named, each as method and path: “GET /users/me”. It is for who serves these
+// in another way.
+func (a *API) Without(operations []string, f func()) {
+	before := a.omitted
+	a.omitted = map[string]bool{}
+	for _, name := range operations {
+		a.omitted[name] = true
+	}
+	defer func() { a.omitted = before }()
+	f()
 }
 
 // register puts an operation on the Mux, behind its gate unless it looks at no
@@ -381,6 +396,9 @@ func Errors(statuses ...int) Option {
 // f returns a *sallyport.Error for what the caller should know; a failure of
 // the database is answered 503, and everything else 500.
 func Handle[I, O any](a *API, method, path string, rule sallyport.Rule, f func(context.Context, *I) (*O, error), opts ...Option) {
+	if a.omitted[strings.ToUpper(method)+" "+path] {
+		return
+	}
 	op := huma.Operation{
 		Method: strings.ToUpper(method), Path: path, MaxBodyBytes: MaxBody, BodyReadTimeout: -1,
 		Metadata: map[string]any{ruleKey: rule},
@@ -416,15 +434,20 @@ func Handle[I, O any](a *API, method, path string, rule sallyport.Rule, f func(c
 		}
 		out, err := f(ctx, in)
 		if err != nil {
-			if e, ok := errors.AsType[*sallyport.Error](err); ok && a.cfg.Refused != nil && (e.Status == http.StatusForbidden || e.Code == "last_administrator") {
-				a.cfg.Refused(ctx, op.Method+" "+op.Path, e)
-			}
+			a.noteRefusal(ctx, op.Method+" "+op.Path, err)
 			return nil, a.problem(ctx, err)
 		}
 		return out, nil
 	})
 	for status, res := range op.Responses {
 		describeHeaders(status, res)
+	}
+}
+
+// noteRefusal tells of an operation that refused what its rule had let in.
+func (a *API) noteRefusal(ctx context.Context, operation string, err error) {
+	if e, ok := errors.AsType[*sallyport.Error](err); ok && a.cfg.Refused != nil && (e.Status == http.StatusForbidden || e.Code == "last_administrator") {
+		a.cfg.Refused(ctx, operation, e)
 	}
 }
 
@@ -466,6 +489,9 @@ func Delete[I, O any](a *API, path string, rule sallyport.Rule, f func(context.C
 // in and JSON out: forms, pages, health. Method and path are taken from op. The
 // gate's own refusals are added to its responses.
 func (a *API) Raw(op huma.Operation, rule sallyport.Rule, h http.HandlerFunc, opts ...Option) {
+	if a.omitted[op.Method+" "+op.Path] {
+		return
+	}
 	for _, o := range opts {
 		o(&op)
 	}
@@ -547,6 +573,22 @@ func (a *API) visible(ctx context.Context, err error) *sallyport.Error {
 		return sallyport.Unavailable()
 	}
 	return sallyport.Internal()
+}
+
+// Refusal returns what the caller of a plain handler may see of an error, for
+// answers in a form of their own. Challenges and Retry-After are set in the header;
+// what is not for the caller is logged, and what the audit log has of operations it
+// has of this one.
+func (a *API) Refusal(w http.ResponseWriter, r *http.Request, err error) *sallyport.Error {
+	a.noteRefusal(r.Context(), r.Pattern, err)
+	e := a.visible(r.Context(), err)
+	e.SetRetryAfter(w.Header())
+	if a.cfg.Challenges != nil {
+		for _, c := range a.cfg.Challenges(e) {
+			w.Header().Add("Www-Authenticate", c)
+		}
+	}
+	return e
 }
 
 // WriteError answers a plain handler's error as Handle answers an operation's.

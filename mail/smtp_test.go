@@ -337,6 +337,13 @@ func TestE_NothingIsInjectedIntoALetter(t *testing.T) {
 	if got.subject != "Hello Bcc: eve@example.com body x" || got.header.Get("Bcc") != "" || got.text != m.Text {
 		t.Errorf("subject %q, headers %v", got.subject, got.header)
 	}
+	m.Subject = strings.Repeat("Größe ", 30) + "end" // is folded, and one line again
+	if err := c.Send(t.Context(), m); err != nil {
+		t.Fatal(err)
+	}
+	if long := parse(t, srv.Got()[1].Raw); long.subject != m.Subject {
+		t.Errorf("subject %q", long.subject)
+	}
 	for name := range got.header {
 		switch name {
 		case "From", "To", "Subject", "Date", "Message-Id", "Mime-Version", "Content-Type", "Auto-Submitted", "X-Auto-Response-Suppress":

@@ -118,7 +118,7 @@ func newLimits(cfg Limits, secret []byte) (*limits, error) {
 	if l.told, err = ratelimit.New(ratelimit.Config{Name: "told", Rates: []ratelimit.Rate{{Count: 1, Per: time.Minute}}, Store: seen, Key: ratelimit.Global()}); err != nil {
 		return nil, err
 	}
-	for name, rate := range map[string]string{"all": cfg.Default, "sign-in": cfg.Login, "register": cfg.Register, "mail": cfg.Mail, "guesses": cfg.Guesses} {
+	for name, rate := range map[string]string{"all": cfg.Default, "sign-in": cfg.Login, "register": cfg.Register, "letters": cfg.Mail, "guesses": cfg.Guesses} {
 		if rate == LimitOff {
 			continue
 		}
@@ -154,7 +154,7 @@ func (l *limits) ofRegistration() []sallyport.Limit {
 
 // ofMail is the limit of the routes that send letters to whom they are asked to.
 func (l *limits) ofMail() []sallyport.Limit {
-	return unlessOff(sallyport.Limit{Name: "mail", Rate: l.cfg.Mail})
+	return unlessOff(sallyport.Limit{Name: "letters", Rate: l.cfg.Mail})
 }
 
 func unlessOff(l sallyport.Limit) []sallyport.Limit {

@@ -36,6 +36,7 @@ import (
 	"github.com/sallyport/sallyport/authn/token/keyring"
 	"github.com/sallyport/sallyport/authn/totp"
 	"github.com/sallyport/sallyport/authz/role"
+	"github.com/sallyport/sallyport/compat/fastapiusers"
 	"github.com/sallyport/sallyport/guard/clientip"
 	"github.com/sallyport/sallyport/guard/cors"
 	"github.com/sallyport/sallyport/internal/db"
@@ -169,6 +170,13 @@ type Config struct {
 	// TOTPIssuer is whose codes an authenticator app shows them to be; default
 	// BaseURL's host. At most 64 characters, no colon.
 	TOTPIssuer string
+	// NoPortal switches the pages under /account/ and /console/ off (docs/pages.md).
+	NoPortal bool
+
+	// FastAPIUsers serves the routes of the Python library fastapi-users in place of
+	// the server's own on the same paths, for a front end that was written for it
+	// (docs/fastapi-users.md).
+	FastAPIUsers bool
 
 	Log     *slog.Logger // default: discarded
 	Version string       // shown in the OpenAPI document
@@ -362,6 +370,9 @@ type Server struct {
 	wall   *wall
 	mux    *sallyport.Mux
 	api    *api.API
+	// own is where pages find the server's own operations: mux, unless that serves
+	// another system's in their place.
+	own *sallyport.Mux
 
 	mu         sync.Mutex
 	rules      []sallyport.Rule
@@ -496,14 +507,16 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 		Guesses: guesses, Refusals: s.Refusals, Log: cfg.Log, Now: clock,
 	}, s.declareLater)
 	s.mux = sallyport.NewMux(s)
-	s.routes()
+	if err := s.routes(); err != nil {
+		return nil, err
+	}
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
 	s.stop = stop
 	s.stopped.Go(func() { repeat(background, sweepEvery, s.sweep) })
+	s.stopped.Go(func() { repeat(background, eraseEvery, s.erase) })
 	if !cfg.QueueOnly {
 		s.stopped.Go(func() { s.Mail.Run(background) })
 	}
-	s.stopped.Go(func() { repeat(background, eraseEvery, s.erase) })
 	if cfg.RotateEvery > 0 {
 		s.stopped.Go(func() {
 			repeat(background, rotateTick(cfg.RotateEvery), func(ctx context.Context) {
@@ -614,30 +627,17 @@ func (s *Server) named() []string {
 	return []string{"basic", "client"}
 }
 
-func (s *Server) routes() {
-	schemes, kinds := s.schemes()
-	s.api = api.New(s.mux, api.Config{
-		Title: "Sallyport", Version: s.cfg.Version,
-		Description: "Two doors for an API: who are you, and may you.", Path: s.path(""),
-		Schemes: schemes, Kinds: kinds, Named: s.named(),
-		CredentialQuery: s.cfg.APIKeyQuery, Limited: s.wall.limits.all != nil || s.wall.limits.guesses != nil,
-		Challenges: s.gate.Challenges, Refused: s.noteRefusal, Log: s.cfg.Log,
-	})
-	tokens := &oauth.Endpoint{
-		SignIn: s.SignIn, Sessions: s.Sessions, Clients: s.Clients, Refusals: s.Refusals, Issuer: s.cfg.BaseURL,
-		Inspect: s.gate.Inspect, Resolve: s.roles.Resolve, NoPasswordGrant: s.cfg.NoPasswordGrant, Log: s.cfg.Log,
-		PasswordLimit: s.wall.limits.ofPasswords("grant_type=password"),
+func (s *Server) routes() error {
+	s.api = s.newAPI(s.mux)
+	s.own = s.mux
+	if s.cfg.FastAPIUsers {
+		s.api.Without(fastapiusers.Replaced(), func() { s.operations(s.api) })
+		s.fastAPIUsers().Routes(s.api)
+		s.own = sallyport.NewMux(s)
+		s.operations(s.newAPI(s.own))
+	} else {
+		s.operations(s.api)
 	}
-	tokens.Routes(s.api)
-	tokens.IntrospectRoutes(s.api)
-	tokens.RevokeRoutes(s.api)
-	tokens.MetadataRoutes(s.api)
-	s.SignIn.Routes(s.api)
-	s.Sessions.Routes(s.api, s.Refusals, s.cookie)
-	s.Accounts.Routes(s.api)
-	s.APIKeys.Routes(s.api)
-	role.Routes(s.api, s.DB)
-	s.Clients.Routes(s.api)
 	s.keyRoutes()
 	s.healthRoutes()
 	s.doctorRoutes()
@@ -645,6 +645,46 @@ func (s *Server) routes() {
 		s.inboxRoutes()
 	}
 	s.api.Docs(api.DocsConfig{ClientID: oauth.DocsClient})
+	return s.pageRoutes()
+}
+
+func (s *Server) newAPI(mux *sallyport.Mux) *api.API {
+	schemes, kinds := s.schemes()
+	return api.New(mux, api.Config{
+		Title: "Sallyport", Version: s.cfg.Version,
+		Description: "Two doors for an API: who are you, and may you.", Path: s.path(""),
+		Schemes: schemes, Kinds: kinds, Named: s.named(),
+		CredentialQuery: s.cfg.APIKeyQuery, Limited: s.wall.limits.all != nil || s.wall.limits.guesses != nil,
+		Challenges: s.gate.Challenges, Refused: s.noteRefusal, Log: s.cfg.Log,
+	})
+}
+
+// operations registers what people and programs do with accounts and sessions.
+func (s *Server) operations(a *api.API) {
+	tokens := &oauth.Endpoint{
+		SignIn: s.SignIn, Sessions: s.Sessions, Clients: s.Clients, Refusals: s.Refusals, Issuer: s.cfg.BaseURL,
+		Inspect: s.gate.Inspect, Resolve: s.roles.Resolve, NoPasswordGrant: s.cfg.NoPasswordGrant, Log: s.cfg.Log,
+		PasswordLimit: s.wall.limits.ofPasswords("grant_type=password"),
+	}
+	tokens.Routes(a)
+	tokens.IntrospectRoutes(a)
+	tokens.RevokeRoutes(a)
+	tokens.MetadataRoutes(a)
+	s.SignIn.Routes(a)
+	s.Sessions.Routes(a, s.Refusals, s.cookie)
+	s.Accounts.Routes(a)
+	s.APIKeys.Routes(a)
+	role.Routes(a, s.DB)
+	s.Clients.Routes(a)
+}
+
+// fastAPIUsers returns the operations of fastapi-users.
+func (s *Server) fastAPIUsers() *fastapiusers.Endpoint {
+	return &fastapiusers.Endpoint{
+		Accounts: s.Accounts, SignIn: s.SignIn, Sessions: s.Sessions, NoPasswordGrant: s.cfg.NoPasswordGrant,
+		RegisterLimit: s.wall.limits.ofRegistration(), PasswordLimit: s.wall.limits.ofPasswords("a password"), MailLimit: s.wall.limits.ofMail(),
+		Now: s.cfg.Now,
+	}
 }
 
 // noteRefusal records that an operation refused what its rule had let in: a

@@ -256,7 +256,7 @@ var openRoutes = []string{
 	"GET /livez", "GET /readyz", "GET /.well-known/jwks.json", "GET /.well-known/oauth-authorization-server",
 	"POST /token", "POST /token/refresh", "POST /token/revoke", "POST /auth/login", "POST /auth/register",
 	"POST /auth/request-verify-token", "POST /auth/forgot-password", "POST /auth/reset-password", "POST /auth/accept-invitation",
-	"POST /auth/link", "POST /auth/request-link",
+	"POST /auth/link", "POST /auth/request-link", "POST /auth/setup",
 }
 
 // introspection answers in the form of OAuth.

@@ -37,7 +37,7 @@ func (v *visitor) with(userAgent, name, pw string, more ...string) reply {
 func TestL_NewDevice(t *testing.T) {
 	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
 		var box mailbox
-		w := newWorld(t, d, nil, withMail(&box), withLinks, noLockout)
+		w := newWorld(t, d, nil, withMail(&box), withMailSignIn, noLockout)
 		w.person("ada", true)
 		home, near, far, six := w.at("198.51.100.7"), w.at("198.51.100.200"), w.at("203.0.113.9"), w.at("2001:db8:1:2::3")
 		letters := 0

@@ -23,8 +23,6 @@ import (
 
 // Signing in by mail (letters E and L of the threat list).
 
-func withLinks(c *server.Config) { c.MailSignIn = true }
-
 // person makes an account as the operator would: with an address that is known to be
 // theirs, or not.
 func (w *world) person(name string, verified bool, roles ...string) (id string) {
@@ -79,7 +77,7 @@ func otherCode(code string, n int) string {
 func TestE_SignInByMail(t *testing.T) {
 	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
 		var box mailbox
-		w := newWorld(t, d, nil, withMail(&box), withLinks)
+		w := newWorld(t, d, nil, withMail(&box), withMailSignIn)
 		id := w.person("ada", true)
 		w.permit(id, "read:users")
 		// However the address is written, the letter goes where the account says.
@@ -128,7 +126,7 @@ func TestE_SignInByMail(t *testing.T) {
 func TestE_LinkIsForOneThing(t *testing.T) {
 	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
 		var box mailbox
-		w := newWorld(t, d, nil, withMail(&box), withLinks, noLockout)
+		w := newWorld(t, d, nil, withMail(&box), withMailSignIn, noLockout)
 		w.person("ada", true)
 		ada := w.signIn("ada", goodPassword)
 		w.person("bob", true)
@@ -151,6 +149,17 @@ func TestE_LinkIsForOneThing(t *testing.T) {
 		}
 		for _, other := range []string{ada.access, ada.refresh, w.key(ada).key, "li_" + strings.Repeat("A", 43), token + "A", token[:len(token)-1], strings.ToUpper(token), " " + token, "vt_" + token[3:]} {
 			w.byLink(map[string]string{"token": other}).want(t, 401, "invalid_token")
+		}
+		// Letters for other things, at each other's doors.
+		w.do("POST", "/auth/forgot-password", "", map[string]string{"email": "ada@example.com"}).want(t, 202, "")
+		reset := box.token(w, "ada@example.com", mail.Reset)
+		for _, other := range []string{reset, "li_" + reset[3:]} {
+			w.byLink(map[string]string{"token": other}).want(t, 401, "invalid_token")
+		}
+		for _, other := range []string{token, "rs_" + token[3:], "vt_" + token[3:], "in_" + token[3:], "ca_" + token[3:], handle} {
+			for _, path := range []string{"/auth/reset-password", "/auth/verify", "/auth/accept-invitation"} {
+				w.do("POST", path, "", map[string]string{"token": other, "password": "another-" + goodPassword}).want(t, 400, "invalid_token")
+			}
 		}
 		bobs, _, bobsCode := box.letter(w, "bob@example.com")
 		if bobsCode != code {
@@ -190,7 +199,7 @@ func TestE_LinkIsForOneThing(t *testing.T) {
 func TestE_AskingTellsNothing(t *testing.T) {
 	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
 		var box mailbox
-		w := newWorld(t, d, nil, withMail(&box), withLinks)
+		w := newWorld(t, d, nil, withMail(&box), withMailSignIn)
 		w.person("ada", true)
 		w.disable(w.person("disabled", true))
 		w.person("unverified", false)
@@ -287,7 +296,7 @@ func TestE_AskingTellsNothing(t *testing.T) {
 func TestE_LinkRefusalsAreAlike(t *testing.T) {
 	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
 		var box mailbox
-		w := newWorld(t, d, nil, withMail(&box), withLinks, noLockout)
+		w := newWorld(t, d, nil, withMail(&box), withMailSignIn, noLockout)
 		ada := w.person("ada", true)
 		bodies := map[string]map[string]string{}
 		_, used, _ := box.letter(w, "ada@example.com")
@@ -311,6 +320,13 @@ func TestE_LinkRefusalsAreAlike(t *testing.T) {
 		}
 		bodies["another address since"] = map[string]string{"token": token}
 		bodies["and its code"] = map[string]string{"handle": handle2, "code": code2}
+		stolen := w.person("stolen", true)
+		_, token, _ = box.letter(w, "stolen@example.com")
+		w.write(func(tx *db.Tx) error { // whatever changes it, and forgets the letters
+			_, err := tx.Exec("UPDATE sp_accounts SET email = 'x@example.com', email_key = 'x@example.com' WHERE id = $1", stolen)
+			return err
+		})
+		bodies["yet another address"] = map[string]string{"token": token}
 		gone := w.person("gone", true)
 		_, token, _ = box.letter(w, "gone@example.com")
 		if err := w.sv.Accounts.Delete(t.Context(), nil, gone); err != nil {
@@ -352,7 +368,7 @@ func TestE_LinkRefusalsAreAlike(t *testing.T) {
 func TestE_LinkRaces(t *testing.T) {
 	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
 		var box mailbox
-		w := newWorld(t, d, nil, withMail(&box), withLinks, noLockout)
+		w := newWorld(t, d, nil, withMail(&box), withMailSignIn, noLockout)
 		id := w.person("ada", true)
 		race := func(what string, n int, body func(i int) map[string]string) map[int]int {
 			t.Helper()
@@ -374,25 +390,34 @@ func TestE_LinkRaces(t *testing.T) {
 			}
 			return got
 		}
-		_, token, _ := box.letter(w, "ada@example.com")
-		if got := race("one link", 100, func(int) map[string]string { return map[string]string{"token": token} }); got[200] != 1 {
-			t.Errorf("one link: %v", got)
-		}
-		handle, _, code := box.letter(w, "ada@example.com")
-		if got := race("one code", 100, func(int) map[string]string { return map[string]string{"handle": handle, "code": code} }); got[200] != 1 {
-			t.Errorf("one code: %v", got)
-		}
-		w.clock.advance(16 * time.Minute)
-		handle, token, code = box.letter(w, "ada@example.com")
+		handle, token, code := box.letter(w, "ada@example.com")
 		race("wrong codes", 40, func(i int) map[string]string {
 			return map[string]string{"handle": handle, "code": otherCode(code, i)}
 		})
 		var tries int
 		if _, err := d.View(t.Context()).Row("SELECT max(tries) FROM sp_mail_tokens", nil, &tries); err != nil || tries != 5 {
-			t.Errorf("%d codes were looked at: %v", tries, err)
+			t.Errorf("%d codes were counted: %v", tries, err)
+		}
+		looked := 0
+		for _, e := range w.events("signin.refused", 40) {
+			if e.Reason == "the code of the letter is not right" {
+				looked++
+			}
+		}
+		if looked != 5 {
+			t.Errorf("%d codes were looked at", looked)
 		}
 		w.byLink(map[string]string{"handle": handle, "code": code}).want(t, 401, "invalid_token")
 		w.byLink(map[string]string{"token": token}).want(t, 200, "") // the link is no guess
+		_, token, _ = box.letter(w, "ada@example.com")
+		if got := race("one link", 100, func(int) map[string]string { return map[string]string{"token": token} }); got[200] != 1 {
+			t.Errorf("one link: %v", got)
+		}
+		handle, _, code = box.letter(w, "ada@example.com")
+		if got := race("one code", 100, func(int) map[string]string { return map[string]string{"handle": handle, "code": code} }); got[200] != 1 {
+			t.Errorf("one code: %v", got)
+		}
+		w.clock.advance(16 * time.Minute)
 		handle, _, code = box.letter(w, "ada@example.com")
 		race("four wrong codes", 4, func(i int) map[string]string {
 			return map[string]string{"handle": handle, "code": otherCode(code, i)}
@@ -406,7 +431,7 @@ func TestE_LinkRaces(t *testing.T) {
 func TestL_LockHoldsByMail(t *testing.T) {
 	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
 		var box mailbox
-		w := newWorld(t, d, nil, withMail(&box), withLinks)
+		w := newWorld(t, d, nil, withMail(&box), withMailSignIn)
 		w.person("ada", true)
 		handle, token, code := box.letter(w, "ada@example.com")
 		eve := w.at("127.0.1.1")
@@ -429,7 +454,7 @@ func TestT_LinkIsNoWayRound(t *testing.T) {
 		var box mailbox
 		w := newWorld(t, d, func(w *world) {
 			w.mux.HandleFunc("GET /strong", sallyport.MFA(), func(rw http.ResponseWriter, _ *http.Request) { rw.WriteHeader(204) })
-		}, withMail(&box), withLinks, noLockout, overHTTPS)
+		}, withMail(&box), withMailSignIn, noLockout, overHTTPS)
 		id := w.person("ada", true)
 		w.permit(id, "read:users")
 		ada := w.signIn("ada", goodPassword)
@@ -509,7 +534,7 @@ func TestT_LinkIsNoWayRound(t *testing.T) {
 func TestE_LinkClaimsAnAccount(t *testing.T) {
 	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
 		var box mailbox
-		w := newWorld(t, d, nil, withMail(&box), withLinks, noLockout)
+		w := newWorld(t, d, nil, withMail(&box), withMailSignIn, noLockout)
 		for _, c := range []struct {
 			name     string
 			verified bool
@@ -541,8 +566,8 @@ func TestE_LinkClaimsAnAccount(t *testing.T) {
 			if me["email_verified"] != true || me["mfa_enabled"] != false || w.hash(id) != "" || w.live(id) != 1 {
 				t.Errorf("%v, hash %q, %d sessions", me, w.hash(id), w.live(id))
 			}
-			e := w.events("address.verified", 1)
-			if len(e) != 1 || e[0].Target != id || e[0].Detail["emptied"] != "yes" {
+			e := w.events("account.claimed", 1)
+			if len(e) != 1 || e[0].Target != id || e[0].Detail["password"] != "true" || e[0].Detail["second_factor"] != "true" || e[0].Detail["api_keys"] != "1" {
 				t.Errorf("%+v", e)
 			}
 			var left int
@@ -580,7 +605,7 @@ func TestMailSignInIsOff(t *testing.T) {
 func TestL_UnverifiedIsAWrongPassword(t *testing.T) {
 	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
 		var box mailbox
-		w := newWorld(t, d, probes, withMail(&box), withLinks, func(c *server.Config) { c.VerifyAddress, c.Basic = true, true })
+		w := newWorld(t, d, probes, withMail(&box), withMailSignIn, func(c *server.Config) { c.VerifyAddress, c.Basic = true, true })
 		id := w.person("new", false)
 		w.person("ada", true)
 		before := w.holdings()
@@ -637,7 +662,7 @@ func TestL_UnverifiedIsAWrongPassword(t *testing.T) {
 func TestL_NoPasswordIsAWrongPassword(t *testing.T) {
 	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
 		var box mailbox
-		w := newWorld(t, d, nil, withMail(&box), withLinks, noLockout)
+		w := newWorld(t, d, nil, withMail(&box), withMailSignIn, noLockout)
 		id := w.person("invited", true)
 		w.person("ada", true)
 		w.setHash(id, "")

@@ -2,6 +2,7 @@ package server_test
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/base64"
 	"fmt"
 	"io"
@@ -155,12 +156,15 @@ func TestL_RefusalsAreAlike(t *testing.T) {
 // whole tenth of a second: none is ever answered before the first. The medians
 // are compared coarsely, for other programs use the machine as well.
 func TestL_TimingOfRefusals(t *testing.T) {
-	w := newWorld(t, testkit.SQLite(t), nil, noLockout, func(c *server.Config) { c.Password = password.Config{Permits: 5} })
-	w.register("ada")
-	w.disable(w.register("disabled"))
-	w.setHash(w.register("unusable"), "!")
-	w.setHash(w.register("cheap"), bcryptOf(t, "something else altogether"))
-	classes := []string{"nobody", "ada", "disabled", "unusable", "cheap"}
+	w := newWorld(t, testkit.SQLite(t), nil, noLockout, withMail(&mailbox{}), func(c *server.Config) { c.Password, c.VerifyAddress = password.Config{Permits: 7}, true })
+	w.person("ada", true)
+	w.disable(w.person("disabled", true))
+	w.setHash(w.person("unusable", true), "!")
+	w.setHash(w.person("invited", true), "")
+	w.setHash(w.person("cheap", true), bcryptOf(t, "something else altogether"))
+	w.person("unverified", false)
+	passwords := map[string]string{"unverified": goodPassword, "disabled": goodPassword} // whoever knows it learns nothing either
+	classes := []string{"nobody", "ada", "disabled", "unusable", "invited", "cheap", "unverified"}
 	const rounds, grid = 6, 100 * time.Millisecond
 
 	for attempt := 1; ; attempt++ {
@@ -169,7 +173,7 @@ func TestL_TimingOfRefusals(t *testing.T) {
 			parallel(len(classes), func(i int) {
 				i = (i + round) % len(classes) // nobody is always first
 				began := time.Now()
-				w.form("/token", "grant_type", "password", "username", classes[i], "password", "carousel-oatmeal-63-dirigible").want(t, 401, "invalid_grant")
+				w.form("/token", "grant_type", "password", "username", classes[i], "password", cmp.Or(passwords[classes[i]], "carousel-oatmeal-63-dirigible")).want(t, 401, "invalid_grant")
 				times[i] = append(times[i], time.Since(began))
 			})
 		}
@@ -180,7 +184,7 @@ func TestL_TimingOfRefusals(t *testing.T) {
 				t.Errorf("%s was refused after %v, before the grid of %v", name, times[i][0], grid)
 			}
 			median := times[i][rounds/2]
-			t.Logf("%-9s median %v", name, median.Round(100*time.Microsecond))
+			t.Logf("%-10s median %v", name, median.Round(100*time.Microsecond))
 			least, most = min(least, median), max(most, median)
 		}
 		if float64(most) < 1.5*float64(least) {

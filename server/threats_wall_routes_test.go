@@ -237,12 +237,12 @@ func TestQ_RouteByKey(t *testing.T) {
 // is mounted; a limit without a name is its route's own.
 func TestQ_OneNameOneLimit(t *testing.T) {
 	w := newWorld(t, testkit.SQLite(t), func(w *world) {
-		mail := sallyport.Limit{Rate: "3/hour", By: sallyport.ByAccount, Name: "mail"}
+		shared := sallyport.Limit{Rate: "3/hour", By: sallyport.ByAccount, Name: "shared"}
 		own := sallyport.Limit{Rate: "3/hour"}
-		w.mux.HandleFunc("GET /one", sallyport.SignedIn(), whoami, mail)
-		api.Get(w.sv.API(), "/two", sallyport.SignedIn(), typedWho, api.Doc("Test", "Who", ""), api.Limit(mail))
+		w.mux.HandleFunc("GET /one", sallyport.SignedIn(), whoami, shared)
+		api.Get(w.sv.API(), "/two", sallyport.SignedIn(), typedWho, api.Doc("Test", "Who", ""), api.Limit(shared))
 		sub := sallyport.NewMux(w.sv)
-		sub.HandleFunc("GET /three", sallyport.SignedIn(), whoami, mail)
+		sub.HandleFunc("GET /three", sallyport.SignedIn(), whoami, shared)
 		w.mux.Mount("/sub", sub)
 		w.mux.HandleFunc("GET /own", sallyport.SignedIn(), whoami, own)
 		w.mux.HandleFunc("GET /own2", sallyport.SignedIn(), whoami, own, own)
@@ -252,7 +252,7 @@ func TestQ_OneNameOneLimit(t *testing.T) {
 		w.do("GET", path, tk.access, nil).want(t, 200, "")
 	}
 	for _, path := range []string{"/one", "/two", "/sub/three"} {
-		tooMany(t, path, w.do("GET", path, tk.access, nil), "mail", 3, 1200)
+		tooMany(t, path, w.do("GET", path, tk.access, nil), "shared", 3, 1200)
 	}
 	for _, path := range []string{"/own", "/own2"} {
 		for range 3 {
@@ -324,7 +324,7 @@ func TestQ_LimitsAreDeclared(t *testing.T) {
 	w := newWorld(t, testkit.SQLite(t), func(w *world) {
 		limits := []sallyport.Limit{
 			{Rate: "5/minute"},
-			{Rate: "100/hour;burst=20", By: sallyport.ByAccount, Name: "mail"},
+			{Rate: "100/hour;burst=20", By: sallyport.ByAccount, Name: "own"},
 			{Rate: "9/day", Key: func(*http.Request) string { return "" }, By: "tenant"},
 			{Rate: "1/day", For: "what=everything", Name: "listed"},
 		}
@@ -340,7 +340,7 @@ func TestQ_LimitsAreDeclared(t *testing.T) {
 			t.Errorf("a limit that is only listed is counted: %v", r.header)
 		}
 	}
-	const own = `[{"rate":"5/minute","by":"address"},{"rate":"100/hour;burst=20","by":"account","name":"mail"},{"rate":"9/day","by":"tenant"},{"rate":"1/day","by":"address","for":"what=everything","name":"listed"}]`
+	const own = `[{"rate":"5/minute","by":"address"},{"rate":"100/hour;burst=20","by":"account","name":"own"},{"rate":"9/day","by":"tenant"},{"rate":"1/day","by":"address","for":"what=everything","name":"listed"}]`
 	want := map[string]string{
 		"GET /plain": own, "GET /typed": own, "GET /free": "null",
 		"GET /only-listed":         `[{"rate":"1/day","by":"address","for":"what=everything","name":"listed"}]`,
@@ -352,6 +352,12 @@ func TestQ_LimitsAreDeclared(t *testing.T) {
 		"POST /2fa/recovery-codes": `[{"rate":"41/minute","by":"address","for":"a code","name":"sign-in"}]`,
 		"DELETE /2fa":              `[{"rate":"41/minute","by":"address","for":"a code","name":"sign-in"}]`,
 		"POST /auth/register":      `[{"rate":"42/hour","by":"address","name":"register"}]`,
+		"POST /auth/setup":         `[{"rate":"42/hour","by":"address","name":"register"}]`,
+
+		"POST /auth/forgot-password":      `[{"rate":"30/hour;burst=10","by":"address","name":"letters"}]`,
+		"POST /auth/request-link":         `[{"rate":"30/hour;burst=10","by":"address","name":"letters"}]`,
+		"POST /auth/link":                 `[{"rate":"41/minute","by":"address","for":"a code","name":"sign-in"}]`,
+		"POST /auth/request-verify-token": `[{"rate":"30/hour;burst=10","by":"address","name":"letters"}]`,
 	}
 	listed := map[string]string{}
 	for _, r := range w.mux.Routes() {
@@ -403,8 +409,8 @@ func TestQ_LimitsAreDeclared(t *testing.T) {
 			}
 		}
 	}
-	if documented != 9 {
-		t.Errorf("%d operations have limits in the document, want 9", documented)
+	if documented != 14 {
+		t.Errorf("%d operations have limits in the document, want 14", documented)
 	}
 }
 

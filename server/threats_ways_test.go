@@ -93,7 +93,7 @@ func everyWay() map[string]way {
 func TestT_NoWayGoesRound(t *testing.T) {
 	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
 		var box mailbox
-		w := newWorld(t, d, probes, withMail(&box), withLinks, overHTTPS, demanding("moderator"), func(c *server.Config) {
+		w := newWorld(t, d, probes, withMail(&box), withMailSignIn, overHTTPS, demanding("moderator"), func(c *server.Config) {
 			c.VerifyAddress = true
 			c.TrustedProxies = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")} // what ends TLS is anywhere here
 		})
@@ -153,7 +153,7 @@ func TestT_NoWayGoesRound(t *testing.T) {
 func TestT_NoSessionOutlivesItsGround(t *testing.T) {
 	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
 		var box mailbox
-		w := newWorld(t, d, probes, withMail(&box), withLinks, overHTTPS, noLockout, demanding("moderator"))
+		w := newWorld(t, d, probes, withMail(&box), withMailSignIn, overHTTPS, noLockout, demanding("moderator"))
 		for _, c := range []struct {
 			name    string
 			change  func(id string, tk tokens)
@@ -220,4 +220,103 @@ func TestT_EveryWayIsKnown(t *testing.T) {
 	if found = slices.Compact(found); !slices.Equal(found, waysIntoASession) {
 		t.Errorf("operations that give a session: %v, known are %v. Add the new one to everyWay.", found, waysIntoASession)
 	}
+}
+
+// A new password by mail is no way round the second factor of an account whose
+// address was verified, nor round a lock; and none of it begins a session.
+func TestT_ResetIsNoWayRound(t *testing.T) {
+	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
+		var box mailbox
+		w := newWorld(t, d, nil, withMail(&box))
+		id := w.person("ada", true)
+		ada := w.signIn("ada", goodPassword)
+		a, recovery := w.enrol(ada.access)
+		due := w.due("ada")
+		w.do("POST", "/auth/forgot-password", "", map[string]string{"email": "ada@example.com"}).want(t, 202, "")
+		token := box.token(w, "ada@example.com", mail.Reset)
+		r := w.do("POST", "/auth/reset-password", "", map[string]string{"token": token, "password": "another-" + goodPassword}).want(t, 200, "")
+		if bytes.Contains(r.body, []byte("access_token")) || r.header.Get("Set-Cookie") != "" || w.live(id) != 0 {
+			t.Errorf("a reset begins a session: %s", r.body)
+		}
+		if r.json(t)["mfa_enabled"] != true {
+			t.Errorf("the factor is gone: %s", r.body)
+		}
+		w.verify(due, a.next()).want(t, 401, "invalid_token") // it stood on the password before
+		mfa := w.form("/token", "grant_type", "password", "username", "ada", "password", "another-"+goodPassword).want(t, 403, "mfa_required").text(t, "mfa_token")
+		w.verify(mfa, recovery[0]).want(t, 200, "")
+	})
+}
+
+// A lock holds where letters lead, and is not lifted there.
+func TestL_LockHoldsOnLetters(t *testing.T) {
+	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
+		var box mailbox
+		w := newWorld(t, d, nil, withMail(&box))
+		w.person("ada", true)
+		w.person("new", false)
+		w.do("POST", "/auth/forgot-password", "", map[string]string{"email": "ada@example.com"}).want(t, 202, "")
+		w.do("POST", "/auth/request-verify-token", "", map[string]string{"email": "new@example.com"}).want(t, 202, "")
+		reset, verify := box.token(w, "ada@example.com", mail.Reset), box.token(w, "new@example.com", mail.Verify)
+		eve := w.at("127.0.1.1")
+		for range 3 {
+			eve.token("new", badPassword).want(t, 401, "invalid_grant")
+		}
+		tryVerify := func(pw string) reply {
+			return eve.send(w.request("POST", "/auth/verify", "", map[string]string{"token": verify, "password": pw}))
+		}
+		for range 2 {
+			tryVerify(badPassword).want(t, 401, "wrong_password")
+		}
+		locked(t, "verifying", tryVerify(goodPassword), 20*time.Second, 30*time.Second)
+		eve.token("new", goodPassword).want(t, 429, "too_many_attempts")
+		w.at("127.0.2.1").send(w.request("POST", "/auth/verify", "", map[string]string{"token": verify, "password": goodPassword})).want(t, 200, "")
+
+		eve.guess("ada", 5)
+		eve.send(w.request("POST", "/auth/reset-password", "", map[string]string{"token": reset, "password": "another-" + goodPassword})).want(t, 200, "")
+		locked(t, "after a reset", eve.token("ada", "another-"+goodPassword), 20*time.Second, 30*time.Second)
+		w.at("127.0.2.1").token("ada", "another-"+goodPassword).want(t, 200, "")
+	})
+}
+
+// Letters are asked for no more often than limits.mail says, whatever they are for,
+// and codes of letters are tried no more often than passwords.
+func TestQ_LettersToSignInAreLimited(t *testing.T) {
+	var box mailbox
+	w := newWorld(t, testkit.SQLite(t), nil, withMail(&box), withMailSignIn, noLockout, func(c *server.Config) {
+		c.Limits = server.Limits{Default: server.LimitOff, Login: "4/hour", Mail: "3/hour"}
+	})
+	w.person("ada", true)
+	eve := w.at("127.0.3.1")
+	handle := ""
+	for i := range 3 {
+		r := eve.send(w.request("POST", "/auth/request-link", "", map[string]string{"email": []string{"ada@example.com", "nobody@example.com", "ada@example.com"}[i]})).want(t, 202, "")
+		handle = r.text(t, "handle")
+	}
+	if r := eve.send(w.request("POST", "/auth/request-link", "", map[string]string{"email": "ada@example.com"})).want(t, 429, "rate_limited"); r.header.Get("Retry-After") == "" {
+		t.Error("no Retry-After")
+	}
+	code := box.to(w, "ada@example.com", mail.SignIn)[1].Code
+	for i := range 4 {
+		eve.send(w.request("POST", "/auth/link", "", map[string]string{"handle": handle, "code": otherCode(code, i)})).want(t, 401, "invalid_token")
+	}
+	eve.send(w.request("POST", "/auth/link", "", map[string]string{"handle": handle, "code": code})).want(t, 429, "rate_limited")
+	w.at("127.0.3.2").send(w.request("POST", "/auth/link", "", map[string]string{"handle": handle, "code": code})).want(t, 200, "")
+	w.at("127.0.3.2").send(w.request("POST", "/auth/request-link", "", map[string]string{"email": "ada@example.com"})).want(t, 202, "")
+}
+
+// Tokens of letters that nobody was sent are bounded by address, and a good one is
+// looked for no more then.
+func TestQ_GuessedLinks(t *testing.T) {
+	var box mailbox
+	w := newWorld(t, testkit.SQLite(t), nil, withMail(&box), withMailSignIn, noLockout, func(c *server.Config) {
+		c.Limits = server.Limits{Default: server.LimitOff, Guesses: "3/hour"}
+	})
+	w.person("ada", true)
+	_, token, _ := box.letter(w, "ada@example.com")
+	eve := w.at("127.0.3.1")
+	for range 3 {
+		eve.send(w.request("POST", "/auth/link", "", map[string]string{"token": "li_" + strings.Repeat("A", 43)})).want(t, 401, "invalid_token")
+	}
+	eve.send(w.request("POST", "/auth/link", "", map[string]string{"token": token})).want(t, 429, "rate_limited")
+	w.at("127.0.3.2").send(w.request("POST", "/auth/link", "", map[string]string{"token": token})).want(t, 200, "")
 }

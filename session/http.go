@@ -95,14 +95,14 @@ func (s *Service) Routes(a *api.API, refusals *audit.Refusals, cookie *authn.Coo
 	withSession := sallyport.Via(sallyport.KindBearer, sallyport.KindCookie)
 
 	api.Post(a, "/logout", withSession, func(ctx context.Context, _ *api.None) (*signedOutMessage, error) {
-		if err := s.logout(ctx); err != nil {
+		if err := s.SignOut(ctx); err != nil {
 			return nil, err
 		}
 		return &signedOutMessage{SetCookie: removal(sallyport.From(ctx)), Body: api.Message{Message: "Successfully logged out"}}, nil
 	}, api.Doc("Tokens", "Sign out", "Ends the session of this request: its access and refresh tokens, or its cookie, are refused from the next request on."), api.WhileSettingUp())
 
 	api.Post(a, "/auth/logout", withSession, func(ctx context.Context, _ *api.None) (*signedOut, error) {
-		if err := s.logout(ctx); err != nil {
+		if err := s.SignOut(ctx); err != nil {
 			return nil, err
 		}
 		return &signedOut{removal(sallyport.From(ctx))}, nil
@@ -152,9 +152,9 @@ func (s *Service) Routes(a *api.API, refusals *audit.Refusals, cookie *authn.Coo
 	}, api.Doc("Own account", "End a session", "Signs that device out. Another user's session is answered as one that does not exist."), api.Status(204), api.Errors(404))
 }
 
-// logout ends the session of the request. One that ended meanwhile is a
+// SignOut ends the session of the request. One that ended meanwhile is a
 // credential that is not good: 401.
-func (s *Service) logout(ctx context.Context) error {
+func (s *Service) SignOut(ctx context.Context) error {
 	p := sallyport.From(ctx)
 	return s.cfg.DB.Write(reqctx.Leaving(ctx), func(tx *db.Tx) error {
 		_, err := s.End(ctx, tx, p.ID(), p.SessionID(), "signed out")

@@ -156,6 +156,9 @@ type Start struct {
 	AMR     []string
 	MFA     bool
 	Cookie  bool // for a browser: a cookie in place of tokens
+	// Brief is for a client that keeps no refresh token: there is none, and the
+	// session ends with its only access token.
+	Brief bool
 	// Machine tells that a machine client proved itself, and no person. Its
 	// session is one access token long, has no refresh token, since the secret
 	// gets the next one (RFC 6749, 4.4.3), and no time at which a person signed
@@ -167,9 +170,10 @@ type Start struct {
 // first tokens, which are stored nowhere else.
 type Started struct {
 	session Session
-	refresh string // or the cookie; "" of a machine client's
+	refresh string // or the cookie; "" of one that is a single access token long
 	access  access
 	cookie  bool
+	machine bool
 }
 
 // Prepare makes a session without storing it. It is apart from Insert because
@@ -186,9 +190,12 @@ func (s *Service) Prepare(ctx context.Context, in Start) Started {
 	a := s.newAccess(se.ID)
 	a.issued = now
 	if in.Machine {
-		se.AuthTime, se.Expires, se.refresh = time.Time{}, earlier(now.Add(s.cfg.Access), se.Expires), []byte{}
+		se.AuthTime = time.Time{}
+	}
+	if in.Machine || in.Brief {
+		se.Expires, se.refresh = earlier(now.Add(s.cfg.Access), se.Expires), []byte{}
 		se.IdleUntil = se.Expires
-		return Started{session: se, access: a}
+		return Started{session: se, access: a, machine: in.Machine}
 	}
 	se.IdleUntil = earlier(now.Add(s.cfg.Refresh), se.Expires)
 	if in.Cookie {
@@ -210,7 +217,7 @@ func (s *Service) Insert(ctx context.Context, tx *db.Tx, st Started) error {
 		return err
 	}
 	keep, since, kind := maxSessions, time.Time{}, ""
-	if st.refresh == "" {
+	if st.machine {
 		// Older ones have expired: they are not counted, and not looked at.
 		keep, since, kind = maxMachineSessions, st.session.Created.Add(-s.cfg.Access), "client"
 	}

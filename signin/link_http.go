@@ -86,9 +86,6 @@ func (s *Service) serveLink(r *http.Request) (session.Tokens, error) {
 	if err != nil {
 		return session.Tokens{}, err
 	}
-	if !s.cfg.MailSignIn {
-		return session.Tokens{}, mailSignInOff()
-	}
 	a, err := readLink(r)
 	if err != nil {
 		return session.Tokens{}, err

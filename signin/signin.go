@@ -48,18 +48,16 @@ type Config struct {
 	Guesses   *authn.Guesses // of mfa_tokens
 	Issuer    string         // whose codes an authenticator app shows them to be
 	// PasswordLimit and CodeLimit are how the documentation tells of what
-	// Lockout.Limit counts.
-	PasswordLimit, CodeLimit []sallyport.Limit
-	Cookie                   *authn.Cookie // of browsers' sessions
-	Mail                     *mail.Outbox
-	Links                    *link.Service
-	VerifyAddress            bool // as account.Config's
+	// Lockout.Limit counts. MailLimit bounds how often letters are asked for.
+	PasswordLimit, CodeLimit, MailLimit []sallyport.Limit
+	Cookie                              *authn.Cookie // of browsers' sessions
+	Mail                                *mail.Outbox
+	Links                               *link.Service
+	VerifyAddress                       bool // as account.Config's
 	// Claim makes an account that of who reads its mail (account.Service).
 	Claim func(ctx context.Context, tx *db.Tx, id string) error
 	// MailSignIn lets people sign in with a link or code that is mailed to them.
-	// MailLimit is how often a client address may ask for one.
 	MailSignIn bool
-	MailLimit  []sallyport.Limit
 	// DeviceKey is a secret of the server, of 16 bytes or more, that is used for
 	// nothing else: where somebody has signed in before is stored as digests under it.
 	DeviceKey []byte
@@ -106,6 +104,10 @@ type Attempt struct {
 	// was, so that nobody goes on in a session that another one began.
 	Cookie   bool
 	Replaces string
+
+	// Brief asks for an access token alone, for a client that keeps no refresh
+	// token: the session ends with it.
+	Brief bool
 }
 
 // Bounds of a scope parameter.
@@ -366,7 +368,7 @@ func (s *Service) begin(ctx context.Context, try *lockout.Attempt, subject, meth
 	if err != nil {
 		return session.Tokens{}, err
 	}
-	in := session.Start{Subject: subject, Client: a.Client, Scoped: a.Scoped, Scope: scope, AMR: []string{method}, MFA: mfa, Cookie: a.Cookie}
+	in := session.Start{Subject: subject, Client: a.Client, Scoped: a.Scoped, Scope: scope, AMR: []string{method}, MFA: mfa, Cookie: a.Cookie, Brief: a.Brief}
 	if mfa {
 		in.AMR = append(in.AMR, session.OTP)
 	}

@@ -35,7 +35,13 @@ const (
 	// Registration is for an account that is made when its address has been proved:
 	// what it is to be is the payload, and there is no subject yet.
 	Registration Purpose = "registration"
+	// Setup makes the first administrator. It is of no account and is sent to nobody:
+	// the operator is shown it (StoreSetup).
+	Setup Purpose = "setup"
 )
+
+// none is the purpose of what is worth nothing.
+const none Purpose = ""
 
 // Bounds.
 const (
@@ -79,7 +85,7 @@ func New(cfg Config) *Service {
 const tokenSize = 32 // bytes
 
 // prefixes let a person, and a scanner of leaked secrets, tell what a token is.
-var prefixes = map[Purpose]string{Verify: "vt_", Reset: "rs_", Address: "ca_", SignIn: "li_", Invitation: "in_", Registration: "rg_"}
+var prefixes = map[Purpose]string{Verify: "vt_", Reset: "rs_", Address: "ca_", SignIn: "li_", Invitation: "in_", Registration: "rg_", Setup: "su_"}
 
 const handlePrefix = "lh_"
 
@@ -154,8 +160,8 @@ type Grant struct {
 }
 
 // Store stores a token, unless its address has had as many letters as it may: then
-// ok is false, nothing is stored, and nothing must be sent; whoever asked is told
-// the same. life is at most MaxLife, with a code CodeLife.
+// ok is false, what is stored is worth nothing and counts for nothing, so that the
+// work is the same, and nothing must be sent; whoever asked is told the same. life is at most MaxLife, with a code CodeLife.
 func (s *Service) Store(tx *db.Tx, secret Secret, g Grant, life time.Duration) (ok bool, err error) {
 	most := MaxLife
 	if secret.Code != "" {
@@ -173,11 +179,26 @@ func (s *Service) Store(tx *db.Tx, secret Secret, g Grant, life time.Duration) (
 		r.code, r.handle = s.codeDigest(secret.Handle, secret.Code), digestOf(secret.Handle)
 	}
 	recent, today, err := count(tx, r.address, r.purpose, now.Add(-burstWindow), now.Add(-remember))
-	if err != nil || recent >= burst || today >= daily {
+	if err != nil {
 		return false, err
 	}
-	return true, insert(tx, r)
+	ok = recent < burst && today < daily
+	if !ok {
+		r = row{digest: r.digest, purpose: none, address: r.address, bound: r.bound, created: r.created, expires: r.expires}
+	}
+	return ok, insert(tx, r)
 }
+
+// StoreSetup stores a token of the purpose Setup. It counts with no letters.
+func (s *Service) StoreSetup(tx *db.Tx, secret Secret, life time.Duration) error {
+	now := s.cfg.Now()
+	return insert(tx, row{
+		digest: digestOf(secret.Token), purpose: Setup, address: []byte{}, bound: []byte{}, created: now, expires: now.Add(min(life, MaxLife)),
+	})
+}
+
+// VoidSetup makes all tokens of the purpose Setup worthless.
+func (s *Service) VoidSetup(tx *db.Tx) error { return voidPurpose(tx, Setup) }
 
 // Find returns what a token is good for, without using it: for what must be done
 // before the transaction. ok is false for one that is not good, for whatever
@@ -194,7 +215,7 @@ func (s *Service) Find(rd db.Reader, p Purpose, token string) (g Grant, ok bool,
 }
 
 func (s *Service) good(r row) bool {
-	somebodys := r.subject != "" || r.purpose == Registration && r.payload != ""
+	somebodys := r.subject != "" || r.purpose == Registration && r.payload != "" || r.purpose == Setup
 	return !r.used && somebodys && s.cfg.Now().Before(r.expires)
 }
 

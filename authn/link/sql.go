@@ -82,6 +82,12 @@ func void(tx *db.Tx, subject string, p Purpose) error {
 	return err
 }
 
+// voidPurpose is for a purpose of which there are few rows.
+func voidPurpose(tx *db.Tx, p Purpose) error {
+	_, err := tx.Exec("UPDATE sp_mail_tokens SET used = TRUE WHERE purpose = $1 AND NOT used", string(p))
+	return err
+}
+
 func voidAddress(tx *db.Tx, address []byte, p Purpose) error {
 	_, err := tx.Exec("UPDATE sp_mail_tokens SET used = TRUE, payload = '' WHERE address = $1 AND purpose = $2 AND NOT used", address, string(p))
 	return err

@@ -75,6 +75,10 @@ type Config struct {
 	// process, and a program should decide it: the server does.
 	SpareProcessor bool
 
+	// OnWork, if not nil, is called for each password that is hashed or verified,
+	// whatever comes of it. It must be safe for concurrent use.
+	OnWork func()
+
 	// DangerouslyWeak accepts a cost below OWASP's floor. It is for tests,
 	// where thousands of hashes must not take minutes.
 	DangerouslyWeak bool
@@ -135,6 +139,7 @@ type Hasher struct {
 	sem     *semaphore.Weighted
 	waiting atomic.Int64
 	typical stopwatch
+	onWork  func()
 
 	// meter, when a test sets it, is told the KiB that begin and end to be
 	// in use.
@@ -198,6 +203,7 @@ func New(c Config) (*Hasher, error) {
 		spare:   c.SpareProcessor,
 		queue:   int64(c.Queue),
 		maxWait: c.MaxWait,
+		onWork:  c.OnWork,
 		sem:     semaphore.NewWeighted(int64(c.Permits)),
 	}, nil
 }

@@ -11,6 +11,9 @@ import (
 // hash that needs many permits is not starved by those that need one.
 func (h *Hasher) acquire(ctx context.Context, n int64) error {
 	err := h.wait(ctx, n)
+	if err == nil && h.onWork != nil {
+		h.onWork()
+	}
 	if err == nil && h.spare {
 		processors.enter(h.permits)
 	}

@@ -50,6 +50,7 @@ var keys = []key{
 	{name: "database", flag: "database", def: "", doc: "URL of a PostgreSQL database. Empty: SQLite in data_dir.", bounds: "postgres://…", secret: true, check: optional(checkPostgres)},
 	{name: "redis", flag: "redis", def: "", doc: "URL of a Redis or Valkey server, over which nodes share their limits. Empty: each node counts for itself.", bounds: "redis://…, rediss://…, unix://…", secret: true, check: optional(redis.CheckURL)},
 	{name: "dev", flag: "dev", def: "false", doc: "Development: readable logs, an inbox page for letters at /dev/inbox, and a session cookie that is not Secure where base_url is http:// on this machine.", bounds: "true, false", check: checkBool},
+	{name: "portal", def: "true", doc: "Pages for people under /account/ and /console/: signing in, links of letters, the first administrator.", bounds: "true, false", check: checkBool},
 	{name: "registration", def: "open", doc: "Who may make an account: anyone (open), or only who may write accounts (invite, closed).", bounds: "open, invite, closed", check: oneOf("open", "invite", "closed")},
 	{name: "tokens.access_ttl", def: "15m", doc: "Life of an access token.", bounds: "duration, 10s to 24h", check: duration(10*time.Second, 24*time.Hour)},
 	{name: "tokens.refresh_ttl", def: "336h", doc: "Life of a refresh token that is not used.", bounds: "duration, 1m to 8784h", check: duration(time.Minute, 8784*time.Hour)},
@@ -105,6 +106,7 @@ var keys = []key{
 	{name: "mail.from", def: "", doc: "Address that letters come from. Empty: no-reply at the host of base_url.", bounds: "name@example.com, or Name <name@example.com>", check: optional(mail.CheckFrom)},
 	{name: "mail.service", def: "", doc: "What letters call the service. Empty: the host of base_url.", bounds: "1 to 80 characters", check: optional(mail.CheckService)},
 	{name: "mail.templates", def: "", doc: "Folder with templates of letters, each in place of ours of that name.", bounds: "path", check: optional(nonEmpty)},
+	{name: "compat.fastapi_users", def: "false", doc: "The routes of the Python library fastapi-users in place of the server's own on the same paths, for a front end that was written for it.", bounds: "true, false", check: checkBool},
 	{name: "log.level", def: "info", doc: "The least level that is logged. Requests are logged at info.", bounds: "debug, info, warn, error", check: oneOf("debug", "info", "warn", "error")},
 	{name: "log.format", def: "", doc: "Form of the log. Empty: json, or text with dev.", bounds: "json, text", check: optional(oneOf("json", "text"))},
 }

@@ -20,6 +20,7 @@ import (
 
 	"github.com/sallyport/sallyport/authn/apikey"
 	"github.com/sallyport/sallyport/authz/role"
+	"github.com/sallyport/sallyport/mail"
 	"github.com/sallyport/sallyport/server"
 )
 
@@ -93,6 +94,7 @@ func (c doctorCmd) Run(a *app) error {
 	e.headers()
 	e.tls()
 	e.hosts()
+	e.mail(s)
 	if !e.itself {
 		e.note("proxies", skipped, "what is said of the address above", "no credential is sent to what has not shown that it is the server of %s", c.URL)
 	} else if err := e.inside(s, c.TokenFile); err != nil {
@@ -350,7 +352,63 @@ func (e *examination) inside(s settings, tokenFile string) error {
 		return err
 	}
 	e.compare(s, t.Access)
-	return nil
+	st, err := o.Mail.Status(e.a.ctx)
+	if err == nil {
+		e.letters(st)
+	}
+	return err
+}
+
+// mail asks the mail server whether it takes letters of ours. None is sent.
+func (e *examination) mail(s settings) {
+	sender, err := s.smtp()
+	switch {
+	case err != nil:
+		e.note("mail", problem, "smtp.url", "%s", describe(err))
+		return
+	case sender == nil && s.bool("dev"):
+		e.note("mail", warning, "smtp.url", "letters are shown at %s and sent to nobody: this is development", server.InboxPath)
+		return
+	case sender == nil:
+		e.note("mail", skipped, "smtp.url", "there is no mail server: nobody can choose a new password by themselves, or is told what happens to their account")
+		return
+	}
+	ctx, cancel := context.WithTimeout(e.a.ctx, patience)
+	defer cancel()
+	how, err := sender.Check(ctx)
+	if err != nil {
+		e.note("mail", problem, "smtp.url, smtp.roots, or the mail server", "%s takes no letters: %v", sender.Address(), err)
+		return
+	}
+	secure := "in clear"
+	if how.TLS != 0 {
+		secure = tls.VersionName(how.TLS)
+	}
+	if how.SignIn != "" {
+		secure += ", signed in with " + how.SignIn
+	}
+	e.note("mail", fine, "", "%s takes letters: %s", sender.Address(), secure)
+	from := s.text("mail.from")
+	if from == "" && (e.base.Hostname() == "localhost" || net.ParseIP(e.base.Hostname()) != nil) {
+		e.note("mail", warning, `mail.from = "no-reply@your.domain"`, "letters come from an address at localhost, which other servers refuse")
+	}
+}
+
+// lettersLate is from when on a letter that was tried waits for too long.
+const lettersLate = 5 * time.Minute
+
+// letters looks at those that wait.
+func (e *examination) letters(st mail.Status) {
+	switch late := time.Since(st.Oldest).Round(time.Second); {
+	case st.Waiting == 0:
+		e.note("letters", fine, "", "none wait")
+	case late > lettersLate && st.Failure != "":
+		e.note("letters", warning, "what it says; then sallyport mail retry", "%d wait, the oldest for %v, because: %s", st.Waiting, late, st.Failure)
+	case late > lettersLate:
+		e.note("letters", problem, "a running server with smtp.url: nobody sends them", "%d wait, the oldest for %v, and were not tried", st.Waiting, late)
+	default:
+		e.note("letters", fine, "", "%d wait, the oldest for %v", st.Waiting, late)
+	}
 }
 
 // compare compares what the server sees with what was sent.

@@ -87,13 +87,14 @@ type cli struct {
 	APIKey      apikeyCmd      `cmd:"" name:"apikey" help:"API keys."`
 	Client      clientCmd      `cmd:"" help:"Machine clients: programs that act for themselves."`
 	Key         keyCmd         `cmd:"" help:"Signing keys."`
+	Mail        mailCmd        `cmd:"" help:"Letters to people."`
 	Routes      routesCmd      `cmd:"" help:"List every route and its rule."`
 	ConfigCmd   configCmd      `cmd:"" name:"config" help:"The configuration."`
 	Import      importCmd      `cmd:"" help:"Take accounts over from other systems, with their passwords."`
 	Backup      backupCmd      `cmd:"" help:"Copies of the database: made while it is served, checked, and brought back."`
 	Migrate     migrateCmd     `cmd:"" help:"The schema, and the move to another database."`
 	Hash        hashCmd        `cmd:"" help:"Password hashes."`
-	Doctor      doctorCmd      `cmd:"" help:"Ask a running server from outside: proxies, hosts, TLS, clock, cookies, limits; what is wrong and how to mend it."`
+	Doctor      doctorCmd      `cmd:"" help:"Ask a running server from outside: proxies, hosts, TLS, clock, cookies, limits, mail; what is wrong and how to mend it."`
 	Healthcheck healthcheckCmd `cmd:"" help:"Ask a running server whether it is ready."`
 	Version     versionCmd     `cmd:"" help:"Print the version."`
 	Completion  completionCmd  `cmd:"" help:"Print a script that completes commands in a shell."`

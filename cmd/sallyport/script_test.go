@@ -63,6 +63,9 @@ func (m building) Run() int {
 //	freeport NAME              set a variable to a port that nobody listens on
 //	ready URL                  wait until a server is ready
 //	makekey FORM FILE          write a new private key, with mode 0600
+//	mailserver start           start a mail server: MAIL_URL, MAIL_ROOTS; it refuses nobody@…
+//	mailserver has N           compare how many letters it has taken
+//	mailserver end             end it
 //
 // The condition [postgres] holds where there is a server for tests; POSTGRES_URL
 // is then an empty database, for the script that names it.
@@ -80,6 +83,7 @@ func TestScripts(t *testing.T) {
 			if hasPostgres && bytes.Contains(text, []byte("POSTGRES_URL")) {
 				e.Setenv("POSTGRES_URL", testkit.PostgresURL(t))
 			}
+			e.Values[mailServerKey{}] = new(*testkit.MailServer)
 			e.Setenv("GORACE", "atexit_sleep_ms=0") // a second for each command otherwise
 			return nil
 		},
@@ -96,7 +100,7 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits": cmdExits, "json": cmdJSON, "let": cmdLet, "snapshot": cmdSnapshot, "unchanged": cmdUnchanged,
 			"mode": cmdMode, "sql": cmdSQL, "freeport": cmdFreePort, "ready": cmdReady,
-			"makekey": cmdMakeKey,
+			"makekey": cmdMakeKey, "mailserver": func(ts *testscript.TestScript, neg bool, args []string) { cmdMailServer(t, ts, neg, args) },
 		},
 	})
 }
@@ -174,6 +178,35 @@ func at(ts *testscript.TestScript, doc any, path string) string {
 		}
 	}
 	return fmt.Sprint(doc)
+}
+
+type mailServerKey struct{}
+
+func cmdMailServer(t *testing.T, ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, neg || len(args) < 1, "mailserver start | has N | end")
+	if args[0] == "start" {
+		s := testkit.NewMailServer(t, testkit.MailServerConfig{User: "mailer@example.com", Password: "top/secret"})
+		s.Change(testkit.MailRules{To: func(address string) error {
+			if strings.HasPrefix(address, "nobody@") {
+				return testkit.Refusal(550, [3]int{5, 1, 1}, "there is no "+address)
+			}
+			return nil
+		}})
+		*ts.Value(mailServerKey{}).(**testkit.MailServer) = s
+		ts.Setenv("MAIL_URL", s.URL("tls=starttls"))
+		ts.Setenv("MAIL_ADDR", s.Addr)
+		ts.Setenv("MAIL_ROOTS", s.RootsFile)
+		return
+	}
+	s := *ts.Value(mailServerKey{}).(**testkit.MailServer)
+	switch args[0] {
+	case "has":
+		if n := fmt.Sprint(len(s.Got())); len(args) != 2 || n != args[1] {
+			ts.Fatalf("the mail server has %s letters, want %v", n, args[1:])
+		}
+	case "end":
+		s.Away()
+	}
 }
 
 type snapshotKey struct{}

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"strings"
 	"sync"
@@ -252,8 +253,15 @@ func (a *app) banner(s settings, o *opened, doors []*door) {
 	a.info("  Docs       %s/docs", base)
 	if s.bool("dev") {
 		a.info("  Inbox      %s%s", base, server.InboxPath)
+		if u, err := url.Parse(base); err == nil && !onThisMachine(u.Hostname()) {
+			a.info("warning: dev is on, and %s is not this machine: links of letters, which open accounts, stand in the log. Leave dev out where people use it.", u.Host)
+		}
 	}
 	if has, err := role.HasAdministrator(o.db.View(a.ctx)); err == nil && !has {
+		way := "In"
+		if a.offerSetup(s, o, base) {
+			way = "Open the set-up link, or in"
+		}
 		where, with := "", ""
 		switch {
 		case a.g.Config != "":
@@ -263,8 +271,25 @@ func (a *app) banner(s settings, o *opened, doors []*door) {
 		case s.isSet("data_dir"):
 			where = " --data " + s.text("data_dir")
 		}
-		a.info("\nThere is no administrator yet. In another terminal%s:\n  %s admin create%s --username NAME --email ADDRESS", with, program(), where)
+		a.info("\nThere is no administrator yet. %s another terminal%s:\n  %s admin create%s --username NAME --email ADDRESS", way, with, program(), where)
 	}
+}
+
+// offerSetup prints a link to make the first administrator with. Links of earlier
+// starts are worthless then. Not on PostgreSQL: of several servers that start
+// together, the links of all but one would be, and each is good for half an hour
+// only.
+func (a *app) offerSetup(s settings, o *opened, base string) bool {
+	if a.g.Quiet || !s.bool("portal") {
+		return false
+	}
+	token, _, err := o.Accounts.OfferSetup(a.ctx, o.db.Dialect() == db.SQLite)
+	if err != nil {
+		a.info("warning: the link to set the first administrator up could not be made: %v", err)
+		return false
+	}
+	a.info("  Set-up     %s   one use, 30 minutes", setupURL(base, token))
+	return true
 }
 
 // program is how the operator started it, as far as it can be told.

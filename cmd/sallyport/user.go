@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -22,7 +23,8 @@ import (
 )
 
 type adminCmd struct {
-	Create adminCreateCmd `cmd:"" help:"Create an administrator. The database is made if there is none."`
+	Create    adminCreateCmd    `cmd:"" help:"Create an administrator. The database is made if there is none."`
+	SetupLink adminSetupLinkCmd `cmd:"" name:"setup-link" help:"Print a link that makes the first administrator: one use, 30 minutes. Links before it are worthless."`
 }
 
 type newUser struct {
@@ -32,12 +34,14 @@ type newUser struct {
 	PasswordStdin bool   `help:"Read the password from standard input."`
 }
 
-func (n newUser) create(a *app, o *opened, roles []string) error {
-	pw, err := a.secret(n.PasswordStdin, "Password")
-	if err != nil {
-		return err
+func (n newUser) create(a *app, o *opened, roles []string, invite bool) error {
+	in := account.NewUser{Email: n.Email, EmailVerified: !invite, Roles: roles, Invitation: invite}
+	if !invite {
+		var err error
+		if in.Password, err = a.secret(n.PasswordStdin, "Password"); err != nil {
+			return err
+		}
 	}
-	in := account.NewUser{Email: n.Email, Password: pw, EmailVerified: true, Roles: roles}
 	if n.Username != "" {
 		in.Username = &n.Username
 	}
@@ -48,7 +52,11 @@ func (n newUser) create(a *app, o *opened, roles []string) error {
 	if err != nil {
 		return err
 	}
-	a.done("created %s", show(u))
+	if invite {
+		a.done("invited %s; the server sends the letter, whose link is good for 30 minutes", show(u))
+	} else {
+		a.done("created %s", show(u))
+	}
 	return a.user(u)
 }
 
@@ -61,15 +69,49 @@ func (c adminCreateCmd) Run(a *app) error {
 	}
 	if a.g.DryRun && s.text("database") == "" && !sqlite.Exists(sqliteFile(s)) {
 		a.done("made the database %s", sqliteFile(s))
-		return a.scratch(s, func(o *opened) error { return c.create(a, o, []string{role.Admin}) })
+		return a.scratch(s, func(o *opened) error { return c.create(a, o, []string{role.Admin}, false) })
 	}
 	o, err := a.open(a.ctx, s, a.unlessDry(mayCreate), slog.New(slog.DiscardHandler))
 	if err != nil {
 		return err
 	}
 	defer o.Close()
-	return c.create(a, o, []string{role.Admin})
+	return c.create(a, o, []string{role.Admin}, false)
 }
+
+type adminSetupLinkCmd struct{}
+
+// setupLink is what setup-link prints with --json.
+type setupLink struct {
+	URL       string    `json:"url"`
+	ExpiresAt time.Time `json:"expires_at"`
+}
+
+func (adminSetupLinkCmd) Run(a *app) error {
+	s, err := a.settings()
+	if err != nil {
+		return err
+	}
+	if !s.bool("portal") {
+		return &errUsage{errors.New("portal = false: there is no page that the link could lead to. Use “sallyport admin create”")}
+	}
+	return a.with(func(o *opened) error {
+		token, until, err := o.Accounts.OfferSetup(a.ctx, true)
+		if err != nil {
+			return err
+		}
+		if a.g.DryRun {
+			a.done("made a link to set the first administrator up")
+			return nil
+		}
+		l := setupLink{setupURL(s.baseURL(), token), until.UTC()}
+		return a.answer("setup_link/v1", l, func(w io.Writer) { fmt.Fprintln(w, l.URL) })
+	})
+}
+
+// setupURL is where a token of account.OfferSetup is used. What follows # is not
+// sent, so it is in no log of a proxy.
+func setupURL(base, token string) string { return base + "/console/setup#k=" + token }
 
 type userCmd struct {
 	List     userListCmd     `cmd:"" help:"List accounts."`
@@ -78,6 +120,7 @@ type userCmd struct {
 	Set      userSetCmd      `cmd:"" help:"Change an account."`
 	Disable  userDisableCmd  `cmd:"" help:"Disable an account and end its sessions."`
 	Enable   userEnableCmd   `cmd:"" help:"Enable an account."`
+	Export   userExportCmd   `cmd:"" help:"Write everything that is held about a person, as JSON."`
 	Delete   userDeleteCmd   `cmd:"" help:"Delete an account."`
 	Sessions userSessionsCmd `cmd:"" help:"List an account's sessions."`
 	Logout   userLogoutCmd   `cmd:"" help:"End all of an account's sessions."`
@@ -175,11 +218,30 @@ func (c userGetCmd) Run(a *app) error {
 
 type userCreateCmd struct {
 	newUser
-	Role []string `help:"Role to give; may be repeated." default:"user"`
+	Role   []string `help:"Role to give; may be repeated." default:"user"`
+	Invite bool     `help:"Ask for no password: send a letter with whose link the person chooses it."`
 }
 
 func (c userCreateCmd) Run(a *app) error {
-	return a.with(func(o *opened) error { return c.create(a, o, c.Role) })
+	if c.Invite && c.PasswordStdin {
+		return &errUsage{errors.New("who is invited chooses the password: leave out --invite or --password-stdin")}
+	}
+	return a.with(func(o *opened) error { return c.create(a, o, c.Role, c.Invite) })
+}
+
+type userExportCmd struct{ userArg }
+
+// Run writes JSON in any case: it is to be given to the person.
+func (c userExportCmd) Run(a *app) error {
+	return a.withUser(c.User, func(o *opened, u account.User) error {
+		out, err := o.Accounts.Export(a.ctx, u.ID)
+		if err != nil {
+			return err
+		}
+		e := json.NewEncoder(a.stdout)
+		e.SetIndent("", "  ")
+		return e.Encode(out)
+	})
 }
 
 type userSetCmd struct {

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"database/sql"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -251,6 +252,55 @@ func TestDoctorElsewhere(t *testing.T) {
 			t.Errorf("%v", err)
 		}
 	})
+}
+
+// TestDoctorOfMail connects to the mail server and signs in, sends nothing, and
+// tells of letters that wait.
+func TestDoctorOfMail(t *testing.T) {
+	p := newPlace(t)
+	base := "http://" + freeAddress(t)
+	p.serve(t, "--listen", strings.TrimPrefix(base, "http://"), "--base-url", base)
+	one := func(check, status, says string, code int, args ...string) {
+		t.Helper()
+		found, got := p.doctor(t, append([]string{"--url", base, "--base-url", base}, args...)...)
+		if f := found[check]; got != code || len(f) == 0 || f[0].Status != status || !strings.Contains(f[0].Detail, says) {
+			t.Errorf("%v: exit code %d, %+v", args, got, found)
+		}
+		for _, all := range found {
+			for _, f := range all {
+				if strings.Contains(f.Detail+f.Fix, "top-secret") {
+					t.Errorf("it says the password: %+v", f)
+				}
+			}
+		}
+	}
+	one("mail", skipped, "there is no mail server", 0)
+	one("mail", warning, "this is development", 0, "--dev")
+	srv := testkit.NewMailServer(t, testkit.MailServerConfig{User: "mailer", Password: "top-secret"})
+	good := []string{"--set", "smtp.url=" + srv.URL("tls=starttls"), "--set", "smtp.roots=" + srv.RootsFile}
+	one("mail", fine, "TLS 1.3, signed in with PLAIN", 0, good...)
+	one("letters", fine, "none wait", 0, good...)
+	one("mail", problem, "certificate is not trusted", 1, good[:2]...)
+	one("mail", problem, "535", 1, append([]string{"--set", "smtp.url=" + strings.Replace(srv.URL("tls=starttls"), "top-secret", "top-secret2", 1)}, good[2:]...)...)
+	d, err := sql.Open("sqlite", filepath.Join(p.data, "sallyport.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	if _, err := d.Exec(`INSERT INTO sp_outbox (id, subject_id, kind, sealed, attempts, due_at, created_at, expires_at, failure, tried_at)
+		VALUES ('1', NULL, 'reset', x'00', 3, 9000000000000000, 1000000, 9000000000000000, '451 later', 2000000)`); err != nil {
+		t.Fatal(err)
+	}
+	one("letters", warning, "because: 451 later", 0, good...)
+	if _, err := d.Exec("UPDATE sp_outbox SET failure = '', tried_at = 0"); err != nil {
+		t.Fatal(err)
+	}
+	one("letters", problem, "were not tried", 1, good...)
+	srv.Away()
+	one("mail", problem, "the connection failed", 1, good...)
+	if n := len(srv.Got()); n != 0 {
+		t.Errorf("doctor sent %d letters", n)
+	}
 }
 
 // A credential goes to the server that it is for, over a connection that nobody

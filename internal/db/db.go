@@ -70,6 +70,7 @@ type DB struct {
 	stmts   *stmtCache // nil: the driver caches statements itself
 	migrate migrator
 	rerun   atomic.Bool
+	trace   atomic.Pointer[func(string)]
 
 	nudges    func(context.Context, func()) // nil: there are none
 	listening sync.Mutex
@@ -108,6 +109,14 @@ func (d *DB) Write(ctx context.Context, fn func(*Tx) error) error {
 			return inner(tx)
 		}
 	}
+	if f := d.trace.Load(); f != nil {
+		inner := fn
+		fn = func(tx *Tx) error {
+			(*f)("begin")
+			tx.trace = *f
+			return inner(tx)
+		}
+	}
 	if d.rerun.Load() {
 		d.rehearse(ctx, fn)
 	}
@@ -130,6 +139,17 @@ func (d *DB) Write(ctx context.Context, fn func(*Tx) error) error {
 // undone, once with its last statement failing, and then in earnest. It shows
 // whether a function keeps something from an earlier run.
 func (d *DB) Rerun() { d.rerun.Store(true) }
+
+// Trace calls f with the text of every statement that is run from now on, and with
+// “begin” for every transaction, for tests. f must be safe for concurrent use; nil
+// ends it.
+func (d *DB) Trace(f func(statement string)) {
+	if f == nil {
+		d.trace.Store(nil)
+		return
+	}
+	d.trace.Store(&f)
+}
 
 func (d *DB) rehearse(ctx context.Context, fn func(*Tx) error) {
 	statements := 0
@@ -200,6 +220,9 @@ const readLimit = 10 * time.Second
 func (v View) query(q query, args []any) (rows *sql.Rows, done func(), err error) {
 	if err := v.ctx.Err(); err != nil {
 		return nil, func() {}, err
+	}
+	if f := v.d.trace.Load(); f != nil {
+		(*f)(string(q))
 	}
 	if v.d.stmts == nil {
 		ctx, cancel := context.WithTimeout(v.ctx, readLimit)

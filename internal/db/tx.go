@@ -16,6 +16,7 @@ type Tx struct {
 	changed []string // whose authority it changes
 
 	count, failAt int // statements run; which one is to fail, of a rehearsal
+	trace         func(string)
 }
 
 type txConn interface {
@@ -37,7 +38,10 @@ func (t *Tx) stmt(q query) (*sql.Stmt, error) {
 }
 
 // begin counts a statement, and refuses it after an error.
-func (t *Tx) begin() error {
+func (t *Tx) begin(q query) error {
+	if t.trace != nil {
+		t.trace(string(q))
+	}
 	t.count++
 	if t.err == nil && t.count == t.failAt {
 		t.err = &Error{"transaction", errRehearsal}
@@ -54,7 +58,7 @@ func (t *Tx) fail(err error) error {
 
 // Exec runs a statement and returns how many rows it changed.
 func (t *Tx) Exec(q query, args ...any) (int64, error) {
-	if err := t.begin(); err != nil {
+	if err := t.begin(q); err != nil {
 		return 0, err
 	}
 	var res sql.Result
@@ -87,7 +91,7 @@ func (t *Tx) query(q query, args []any) (*sql.Rows, error) {
 
 // Row implements Reader.
 func (t *Tx) Row(q query, args []any, dst ...any) (bool, error) {
-	if err := t.begin(); err != nil {
+	if err := t.begin(q); err != nil {
 		return false, err
 	}
 	rows, err := t.query(q, args)
@@ -100,7 +104,7 @@ func (t *Tx) Row(q query, args []any, dst ...any) (bool, error) {
 
 // Rows implements Reader.
 func (t *Tx) Rows(q query, args []any, each func(Scan) error) error {
-	if err := t.begin(); err != nil {
+	if err := t.begin(q); err != nil {
 		return err
 	}
 	rows, err := t.query(q, args)

@@ -1,0 +1,51 @@
+package server
+
+import (
+	"net/http"
+
+	"github.com/sallyport/sallyport"
+	"github.com/sallyport/sallyport/audit"
+	"github.com/sallyport/sallyport/authn"
+	"github.com/sallyport/sallyport/internal/reqctx"
+	"github.com/sallyport/sallyport/web/portal"
+)
+
+// pageRoutes registers the pages for people.
+func (s *Server) pageRoutes() error {
+	if s.cfg.NoPortal {
+		return nil
+	}
+	// Only pages of the server's own origin: that others may use the API with a
+	// visitor's cookie does not make these forms theirs.
+	own, err := authn.NewSameOrigin(s.cfg.BaseURL, nil)
+	if err != nil {
+		return err
+	}
+	pages, err := portal.New(portal.Config{
+		API: s.own, Path: s.path(""), Service: s.serviceName(), Mail: s.Mail.Enabled(), MailSignIn: s.cfg.MailSignIn, NoPassword: s.cfg.NoPasswordGrant,
+		Restrict: func(r *http.Request) error {
+			err := own.Restrict(r)
+			if err != nil {
+				e := sallyport.AsError(err)
+				s.Refusals.Note(r.Context(), audit.Event{
+					Action: "access.denied", Result: audit.Denied, Reason: "a form came from a page of another origin",
+					Detail: map[string]string{"method": r.Method, "route": reqctx.Route(r), "code": e.Code},
+				})
+			}
+			return err
+		},
+	})
+	if err != nil {
+		return err
+	}
+	pages.Routes(s.mux)
+	return nil
+}
+
+// serviceName is what letters and pages call the service.
+func (s *Server) serviceName() string {
+	if s.cfg.MailService != "" {
+		return s.cfg.MailService
+	}
+	return hostOf(s.cfg.BaseURL)
+}
