@@ -480,7 +480,7 @@ func (s *Service) Delete(ctx context.Context, actor *role.Actor, id string) erro
 		if err := audit.Append(ctx, tx, audit.Event{Action: "account.deleted", Target: id}); err != nil {
 			return err
 		}
-		return audit.Erase(tx, id, s.cfg.Now())
+		return audit.Erase(tx, id)
 	})
 }
 
@@ -584,5 +584,5 @@ func (s *Service) Sweep(ctx context.Context) error {
 
 // Erase goes on with what deletions have left to erase from the audit log.
 func (s *Service) Erase(ctx context.Context) error {
-	return audit.EraseNext(ctx, s.cfg.DB, s.cfg.Now)
+	return audit.EraseNext(ctx, s.cfg.DB, time.Now)
 }

@@ -28,7 +28,8 @@ type erasure struct {
 // who, what and when: addresses, request ids, reasons, details. What others did to
 // it stays as it is: that is about them. A first batch is erased in this
 // transaction; if there is more, EraseNext goes on with it, after a crash too.
-func Erase(tx *db.Tx, subject string, now time.Time) error {
+func Erase(tx *db.Tx, subject string) error {
+	now := time.Now() // events have no other clock
 	if err := insertErasure(tx, subject, now); err != nil {
 		return err
 	}
@@ -36,7 +37,7 @@ func Erase(tx *db.Tx, subject string, now time.Time) error {
 }
 
 // EraseNext erases what deletions have left, a batch in each transaction, and
-// returns when there is nothing to do at present.
+// returns when there is nothing to do at present. now is time.Now, but for tests.
 func EraseNext(ctx context.Context, d *db.DB, now func() time.Time) error {
 	for ctx.Err() == nil {
 		e, found, err := nextErasure(d.View(ctx))

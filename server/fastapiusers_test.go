@@ -807,6 +807,41 @@ func TestE_FastAPIUsersLetters(t *testing.T) {
 	})
 }
 
+// TestE_FastAPIUsersPages: the pages that letters lead to speak the server's own
+// operations, and work all the same.
+func TestE_FastAPIUsersPages(t *testing.T) {
+	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
+		var box mailbox
+		w := newWorld(t, d, nil, asFastAPIUsers, withMail(&box))
+		_, access := w.member("ada")
+		page := func(path string, fields url.Values) reply {
+			req := w.typed("POST", path, formType, fields.Encode())
+			req.Header.Set("Sec-Fetch-Site", "same-origin")
+			return w.send(req)
+		}
+		const next = "tristan-and-12-harps"
+		w.do("POST", "/auth/request-verify-token", "", map[string]string{"email": "ada@example.com"}).is(t, 202, "null")
+		token := box.token(w, "ada@example.com", mail.Verify)
+		if r := page("/account/verify", url.Values{"token": {token}, "password": {badPassword}}); r.status != 403 || !bytes.Contains(r.body, []byte("The password is not right")) {
+			t.Errorf("a wrong password: status %d: %.300s", r.status, r.body)
+		}
+		if r := page("/account/verify", url.Values{"token": {token}, "password": {goodPassword}}); r.status != 303 {
+			t.Fatalf("verify: status %d: %.300s", r.status, r.body)
+		}
+		if r := w.send(w.browse("GET", "/account/sign-in", "", nil)); r.status != 200 {
+			t.Errorf("sign-in page: status %d", r.status)
+		}
+		if me := w.do("GET", "/users/me", access, nil).want(t, 200, "").json(t); me["is_verified"] != true {
+			t.Errorf("not verified: %v", me)
+		}
+		w.do("POST", "/auth/forgot-password", "", map[string]string{"email": "ada@example.com"}).is(t, 202, "null")
+		if r := page("/account/reset", url.Values{"token": {box.token(w, "ada@example.com", mail.Reset)}, "password": {next}}); r.status >= 400 {
+			t.Fatalf("reset: status %d: %.300s", r.status, r.body)
+		}
+		w.jwtLogin("ada", next)
+	})
+}
+
 // TestE_FastAPIUsersSilent: where addresses are verified first, nobody learns by
 // registering or signing in who has an account.
 func TestE_FastAPIUsersSilent(t *testing.T) {

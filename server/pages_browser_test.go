@@ -54,7 +54,14 @@ func newPeople(t *testing.T, w *world) *people {
 // as everybody does who cannot see it, or can little.
 func (p *people) at(heading string) {
 	p.t.Helper()
-	p.until("the page “"+heading+"” is there", fmt.Sprintf(`document.readyState === "complete" && document.querySelector("h1")?.innerText === %q && !window.seen && (window.seen = true)`, heading))
+	there := fmt.Sprintf(`document.readyState === "complete" && document.querySelector("h1")?.innerText === %q && !window.seen && (window.seen = true)`, heading)
+	var err error
+	for end, is := time.Now().Add(20*time.Second), false; !is; time.Sleep(10 * time.Millisecond) {
+		// While the page changes there is nothing to ask.
+		if err = chromedp.Run(p.ctx, chromedp.Evaluate("!!("+there+")", &is)); !is && time.Now().After(end) {
+			p.fail("the page “%s” is not there: %v", heading, err)
+		}
+	}
 	for _, f := range p.findings() {
 		p.t.Errorf("%s: %s", heading, f)
 	}

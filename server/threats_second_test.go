@@ -125,7 +125,11 @@ func TestT_Life(t *testing.T) {
 
 		mfa := w.due("ada")
 		w.verify(mfa, a.wrong()).want(t, 401, "invalid_2fa_code")
-		w.verify(mfa, a.code(0)).want(t, 401, "invalid_2fa_code") // it was used to set up
+		var used int64
+		if _, err := d.View(t.Context()).Row("SELECT last_step FROM sp_totp WHERE subject_id = $1", []any{id}, &used); err != nil {
+			t.Fatal(err)
+		}
+		w.verify(mfa, totp.Default.Code(a.secret, used)).want(t, 401, "invalid_2fa_code") // it was used to set up
 		r := w.verify(mfa, a.next()).want(t, 200, "")
 		tk := tokens{r.text(t, "access_token"), r.text(t, "refresh_token")}
 		w.verify(mfa, a.next()).want(t, 401, "invalid_token")
@@ -680,7 +684,7 @@ func TestT_Oathtool(t *testing.T) {
 // Every place that begins a session is known, and what stands before it: a
 // person's only in the state machine of package signin, behind one function.
 func TestT_EveryWayToASession(t *testing.T) {
-	inserts, calls, begins, texts := map[string]int{}, map[string]int{}, map[string]int{}, map[string]int{}
+	inserts, prepares, calls, begins, texts := map[string]int{}, map[string]int{}, map[string]int{}, map[string]int{}, map[string]int{}
 	err := filepath.WalkDir("..", func(path string, e fs.DirEntry, err error) error {
 		if err != nil || e.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
 			return err
@@ -714,6 +718,8 @@ func TestT_EveryWayToASession(t *testing.T) {
 						switch {
 						case sel.Sel.Name == "Insert" && of != nil && of.Sel.Name == "Sessions":
 							calls[where]++
+						case sel.Sel.Name == "Prepare" && of != nil && of.Sel.Name == "Sessions":
+							prepares[where]++
 						case sel.Sel.Name == "begin" && strings.HasPrefix(where, "signin."):
 							begins[where]++
 						}
@@ -733,6 +739,7 @@ func TestT_EveryWayToASession(t *testing.T) {
 	}{
 		"statements that store a session":       {texts, []string{"session.insertSession"}},
 		"callers of that statement":             {inserts, []string{"session.Insert"}},
+		"callers of Sessions.Prepare":           {prepares, []string{"oauth.Grant", "signin.begin"}},
 		"callers of Sessions.Insert":            {calls, []string{"oauth.Grant", "signin.begin"}},
 		"callers of begin in the state machine": {begins, []string{"signin.admit", "signin.continued"}},
 	} {
