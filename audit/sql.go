@@ -114,3 +114,16 @@ func deleteErasure(tx *db.Tx, subject string) error {
 	_, err := tx.Exec("DELETE FROM sp_erasures WHERE subject_id = $1", subject)
 	return err
 }
+
+// Since counts what succeeded after a moment, by action.
+func Since(rd db.Reader, after time.Time) (counts map[string]int64, err error) {
+	counts = map[string]int64{}
+	err = rd.Rows("SELECT action, COUNT(*) FROM sp_audit WHERE at > $1 AND result = 'success' GROUP BY action", []any{db.Micros(after)}, func(scan db.Scan) error {
+		var action string
+		var n int64
+		err := scan(&action, &n)
+		counts[action] = n
+		return err
+	})
+	return counts, err
+}

@@ -98,6 +98,11 @@ func readStatus(rd db.Reader) (s Status, err error) {
 	return s, err
 }
 
+// DiscardEvery deletes up to limit of all letters that wait, and returns how many.
+func DiscardEvery(tx *db.Tx, limit int) (int64, error) {
+	return tx.Exec("DELETE FROM sp_outbox WHERE id IN (SELECT id FROM sp_outbox LIMIT $1)", limit)
+}
+
 // maxWaiting bounds waiting: letters about one account that have not been sent.
 const maxWaiting = 1000
 

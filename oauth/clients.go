@@ -48,6 +48,7 @@ type Client struct {
 	Name      string    `json:"name" doc:"For people; need not be unique"`
 	Scopes    []string  `json:"scopes" doc:"Permissions that were given directly"`
 	Roles     []string  `json:"roles" doc:"Roles that were given directly"`
+	Disabled  bool      `json:"disabled" doc:"Its secret is refused"`
 	CreatedAt time.Time `json:"created_at"`
 }
 
@@ -188,6 +189,33 @@ func (c *Clients) Delete(ctx context.Context, actor role.Actor, id string) error
 			return err
 		}
 		return audit.Append(ctx, tx, audit.Event{Action: "client.deleted", Target: id})
+	})
+}
+
+// SetDisabled refuses a client's secret and tokens from the next request on, or
+// takes its secret again.
+func (c *Clients) SetDisabled(ctx context.Context, actor role.Actor, id string, disabled bool) error {
+	return c.DB.Write(ctx, func(tx *db.Tx) error {
+		if is, found, err := readSecret(tx, id); err != nil {
+			return err
+		} else if !found {
+			return sallyport.NotFound("client")
+		} else if is.disabled == disabled {
+			return nil
+		}
+		if err := role.CheckTouch(tx, actor, id); err != nil {
+			return err
+		}
+		if err := role.SetDisabled(tx, id, disabled); err != nil {
+			return err
+		}
+		if !disabled {
+			return audit.Append(ctx, tx, audit.Event{Action: "client.enabled", Target: id})
+		}
+		if err := c.Sessions.EndAll(ctx, tx, id, "", "client disabled"); err != nil {
+			return err
+		}
+		return audit.Append(ctx, tx, audit.Event{Action: "client.disabled", Target: id})
 	})
 }
 

@@ -36,15 +36,15 @@ func readClientState(rd db.Reader, id string) (st authn.State, alive bool, err e
 }
 
 func listClients(rd db.Reader, after position, limit int) (out []Client, err error) {
-	err = rd.Rows(`SELECT c.id, c.name, c.created_at,
+	err = rd.Rows(`SELECT c.id, c.name, c.created_at, s.disabled,
 			(SELECT COALESCE(string_agg(role, ' '), '') FROM sp_subject_roles WHERE subject_id = c.id),
 			(SELECT COALESCE(string_agg(permission, ' '), '') FROM sp_subject_permissions WHERE subject_id = c.id)
-		FROM sp_clients c WHERE (c.created_at, c.id) > ($1, $2) ORDER BY c.created_at, c.id LIMIT $3`,
+		FROM sp_clients c JOIN sp_subjects s ON s.id = c.id WHERE (c.created_at, c.id) > ($1, $2) ORDER BY c.created_at, c.id LIMIT $3`,
 		[]any{after.Created, after.ID, limit}, func(scan db.Scan) error {
 			var c Client
 			var created int64
 			var roles, permissions string
-			if err := scan(&c.ID, &c.Name, &created, &roles, &permissions); err != nil {
+			if err := scan(&c.ID, &c.Name, &created, &c.Disabled, &roles, &permissions); err != nil {
 				return err
 			}
 			c.CreatedAt, c.Roles, c.Scopes = db.Time(created), strings.Fields(roles), strings.Fields(permissions) // never nil

@@ -422,6 +422,9 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	if _, err := cfg.DB.Migrate(ctx); err != nil {
 		return nil, err
 	}
+	if err := cfg.DB.Served(ctx); err != nil {
+		return nil, err
+	}
 	keys, err := openKeys(ctx, cfg)
 	if err != nil {
 		return nil, err

@@ -117,7 +117,7 @@ func TestO_ClientLife(t *testing.T) {
 		w.define("reader", "read:reports")
 		made := w.do("POST", "/clients", root.access, map[string]any{"name": "nightly", "scopes": []string{"read:users"}, "roles": []string{"reader"}}).want(t, 201, "")
 		m := made.json(t)
-		if len(m) != 6 || m["name"] != "nightly" || fmt.Sprint(m["scopes"], m["roles"]) != "[read:users] [reader]" || made.header.Get("Cache-Control") != "no-store" {
+		if len(m) != 7 || m["name"] != "nightly" || m["disabled"] != false || fmt.Sprint(m["scopes"], m["roles"]) != "[read:users] [reader]" || made.header.Get("Cache-Control") != "no-store" {
 			t.Fatalf("made: %v %v", m, made.header)
 		}
 		if _, err := time.Parse(time.RFC3339, m["created_at"].(string)); err != nil {

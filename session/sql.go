@@ -180,6 +180,14 @@ func strengthen(tx *db.Tx, subject, id string, amr []string, now time.Time) (boo
 	return n == 1, ended(tx, subject, n, err)
 }
 
+// EndEvery ends up to limit of all sessions that are alive, and returns how many.
+// It declares no change: whoever calls it lets every node forget everything
+// (db.NewFeed).
+func EndEvery(tx *db.Tx, reason string, now time.Time, limit int) (int64, error) {
+	return tx.Exec("UPDATE sp_sessions SET ended_at = $1, end_reason = $2 WHERE id IN (SELECT id FROM sp_sessions WHERE ended_at = 0 LIMIT $3)",
+		db.Micros(now), reason, limit)
+}
+
 // weaken notes that a session has no second factor any more.
 func weaken(tx *db.Tx, subject, id string, amr []string) error {
 	n, err := tx.Exec("UPDATE sp_sessions SET mfa = FALSE, amr = $3 WHERE id = $1 AND subject_id = $2 AND ended_at = 0", id, subject, strings.Join(amr, " "))

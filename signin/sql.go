@@ -72,6 +72,11 @@ func deleteExpiredPending(tx *db.Tx, before time.Time, limit int) (int64, error)
 		SELECT digest FROM sp_pending_signins WHERE expires_at < $1 ORDER BY expires_at LIMIT $2)`, db.Micros(before), limit)
 }
 
+// ForgetEvery deletes up to limit of all pending sign-ins, and returns how many.
+func ForgetEvery(tx *db.Tx, limit int) (int64, error) {
+	return tx.Exec("DELETE FROM sp_pending_signins WHERE digest IN (SELECT digest FROM sp_pending_signins LIMIT $1)", limit)
+}
+
 // readDevice reads when a device of a subject was last seen, to the day.
 func readDevice(rd db.Reader, subject string, device []byte) (seen time.Time, found bool, err error) {
 	var at int64

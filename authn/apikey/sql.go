@@ -155,3 +155,10 @@ func timeOrNone(micros int64) time.Time {
 	}
 	return db.Time(micros)
 }
+
+// DeactivateEvery deactivates up to limit of all keys, and returns how many. It
+// declares no change: whoever calls it lets every node forget everything
+// (db.NewFeed).
+func DeactivateEvery(tx *db.Tx, limit int) (int64, error) {
+	return tx.Exec("UPDATE sp_api_keys SET is_active = FALSE WHERE id IN (SELECT id FROM sp_api_keys WHERE is_active LIMIT $1)", limit)
+}

@@ -120,3 +120,9 @@ func deleteOld(tx *db.Tx, before time.Time, limit int) (int64, error) {
 	return tx.Exec(`DELETE FROM sp_mail_tokens WHERE digest IN (
 		SELECT digest FROM sp_mail_tokens WHERE created_at < $1 ORDER BY created_at LIMIT $2)`, db.Micros(before), limit)
 }
+
+// VoidEvery makes up to limit of all tokens worthless, and returns how many. They
+// still count as letters that were sent.
+func VoidEvery(tx *db.Tx, limit int) (int64, error) {
+	return tx.Exec("UPDATE sp_mail_tokens SET used = TRUE WHERE digest IN (SELECT digest FROM sp_mail_tokens WHERE NOT used LIMIT $1)", limit)
+}

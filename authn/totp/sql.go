@@ -106,3 +106,15 @@ func Reseal(tx *db.Tx, reseal keyring.Reseal) error {
 	}
 	return nil
 }
+
+// UseEvery uses up, for up to limit of all secrets, the codes of every time step
+// that one may be accepted for at this moment, and returns how many secrets.
+func UseEvery(tx *db.Tx, now time.Time, limit int) (int64, error) {
+	return tx.Exec("UPDATE sp_totp SET last_step = $1 WHERE subject_id IN (SELECT subject_id FROM sp_totp WHERE last_step < $1 LIMIT $2)", StepAt(now)+1, limit)
+}
+
+// UseEveryRecovery uses up to limit of all recovery codes up, and returns how many.
+func UseEveryRecovery(tx *db.Tx, now time.Time, limit int) (int64, error) {
+	return tx.Exec("UPDATE sp_recovery_codes SET used_at = $1 WHERE (subject_id, digest) IN (SELECT subject_id, digest FROM sp_recovery_codes WHERE used_at = 0 LIMIT $2)",
+		db.Micros(now), limit)
+}

@@ -234,3 +234,10 @@ func declarePermission(tx *db.Tx, name string) error {
 	}
 	return bumpRoles(tx) // an administrator holds it now
 }
+
+// DisableClients disables up to limit of all machine clients, and returns how many.
+// It declares no change: whoever calls it lets every node forget everything
+// (db.NewFeed).
+func DisableClients(tx *db.Tx, limit int) (int64, error) {
+	return tx.Exec("UPDATE sp_subjects SET disabled = TRUE, version = version + 1 WHERE id IN (SELECT id FROM sp_subjects WHERE kind = 'client' AND NOT disabled LIMIT $1)", limit)
+}

@@ -11,9 +11,11 @@ import (
 )
 
 type clientCmd struct {
-	Create clientCreateCmd `cmd:"" help:"Make a machine client. Its secret is shown once."`
-	List   clientListCmd   `cmd:"" help:"List machine clients."`
-	Delete clientDeleteCmd `cmd:"" help:"Delete a machine client. Its tokens are dead."`
+	Create  clientCreateCmd  `cmd:"" help:"Make a machine client. Its secret is shown once."`
+	List    clientListCmd    `cmd:"" help:"List machine clients."`
+	Disable clientDisableCmd `cmd:"" help:"Refuse a machine client's secret. Its tokens are dead."`
+	Enable  clientEnableCmd  `cmd:"" help:"Take a machine client's secret again."`
+	Delete  clientDeleteCmd  `cmd:"" help:"Delete a machine client. Its tokens are dead."`
 }
 
 type clientCreateCmd struct {
@@ -50,17 +52,37 @@ func (clientListCmd) Run(a *app) error {
 			clients = []oauth.Client{}
 		}
 		return a.answer("clients/v1", clients, func(w io.Writer) {
-			fmt.Fprintln(w, "ID\tNAME\tSCOPES\tROLES\tCREATED")
+			fmt.Fprintln(w, "ID\tNAME\tSCOPES\tROLES\tDISABLED\tCREATED")
 			for _, c := range clients {
-				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", c.ID, printable(c.Name), strings.Join(c.Scopes, ","), strings.Join(c.Roles, ","), c.CreatedAt.Format(time.RFC3339))
+				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%v\t%s\n", c.ID, printable(c.Name), strings.Join(c.Scopes, ","), strings.Join(c.Roles, ","), c.Disabled, c.CreatedAt.Format(time.RFC3339))
 			}
 		})
 	})
 }
 
-type clientDeleteCmd struct {
+type clientArg struct {
 	ID string `arg:"" name:"id" help:"Its client_id (sallyport client list)."`
 }
+
+func (c clientArg) setDisabled(a *app, disabled bool, done string) error {
+	return a.with(func(o *opened) error {
+		if err := o.Clients.SetDisabled(a.ctx, role.Operator(), c.ID, disabled); err != nil {
+			return err
+		}
+		a.done("%s machine client %s", done, c.ID)
+		return a.data("client_state/v1", map[string]any{"client": c.ID, "disabled": disabled})
+	})
+}
+
+type clientDisableCmd struct{ clientArg }
+
+func (c clientDisableCmd) Run(a *app) error { return c.setDisabled(a, true, "disabled") }
+
+type clientEnableCmd struct{ clientArg }
+
+func (c clientEnableCmd) Run(a *app) error { return c.setDisabled(a, false, "enabled") }
+
+type clientDeleteCmd struct{ clientArg }
 
 func (c clientDeleteCmd) Run(a *app) error {
 	return a.with(func(o *opened) error {

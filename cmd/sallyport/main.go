@@ -19,6 +19,7 @@ import (
 	"github.com/sallyport/sallyport/authn/token/keyring"
 	"github.com/sallyport/sallyport/internal/db"
 	"github.com/sallyport/sallyport/internal/reqctx"
+	"github.com/sallyport/sallyport/internal/seal"
 	"github.com/sallyport/sallyport/server"
 )
 
@@ -90,6 +91,8 @@ type cli struct {
 	Routes      routesCmd      `cmd:"" help:"List every route and its rule."`
 	ConfigCmd   configCmd      `cmd:"" name:"config" help:"The configuration."`
 	Import      importCmd      `cmd:"" help:"Take accounts over from other systems, with their passwords."`
+	Backup      backupCmd      `cmd:"" help:"Copies of the database: made while it is served, checked, and brought back."`
+	Migrate     migrateCmd     `cmd:"" help:"The schema, and the move to another database."`
 	Hash        hashCmd        `cmd:"" help:"Password hashes."`
 	Doctor      doctorCmd      `cmd:"" help:"Ask a running server from outside: proxies, hosts, TLS, clock, cookies, limits, mail; what is wrong and how to mend it."`
 	Healthcheck healthcheckCmd `cmd:"" help:"Ask a running server whether it is ready."`
@@ -282,7 +285,7 @@ func exitCode(err error) int {
 	if _, ok := errors.AsType[*errUsage](err); ok {
 		return exitUsage
 	}
-	if errors.Is(err, keyring.ErrMasterKey) {
+	if errors.Is(err, keyring.ErrMasterKey) || errors.Is(err, seal.ErrWrongKey) {
 		return exitUsage
 	}
 	if e, ok := errors.AsType[*sallyport.Error](err); ok {

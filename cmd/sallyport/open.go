@@ -135,7 +135,8 @@ func (a *app) makeKeyDir(ctx context.Context, s settings, d *db.DB, schema db.Sc
 	return makeDataDir(s)
 }
 
-func (a *app) newServer(ctx context.Context, s settings, d *db.DB, log *slog.Logger) (*server.Server, error) {
+// serverConfig is what the configuration says to the server.
+func serverConfig(s settings, d *db.DB, log *slog.Logger) server.Config {
 	key, file := s.masterKey()
 	if key == "" && file == "" {
 		file = filepath.Join(s.text("data_dir"), "master.key")
@@ -154,6 +155,11 @@ func (a *app) newServer(ctx context.Context, s settings, d *db.DB, log *slog.Log
 		FastAPIUsers: s.bool("compat.fastapi_users"),
 	}
 	s.wall(&cfg)
+	return cfg
+}
+
+func (a *app) newServer(ctx context.Context, s settings, d *db.DB, log *slog.Logger) (*server.Server, error) {
+	cfg := serverConfig(s, d, log)
 	if err := a.mail(s, &cfg, log); err != nil {
 		return nil, err
 	}

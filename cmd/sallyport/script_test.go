@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"database/sql"
 	"encoding/json"
 	"errors"
@@ -67,18 +68,22 @@ func (m building) Run() int {
 //	mailserver end             end it
 //
 // The condition [postgres] holds where there is a server for tests; POSTGRES_URL
-// is then an empty database, for one script.
+// is then an empty database, for the script that names it.
 func TestScripts(t *testing.T) {
-	postgresURL := ""
-	if os.Getenv(testkit.PostgresEnv) != "" || os.Getenv("CI") == "true" {
-		postgresURL = testkit.PostgresURL(t)
-	}
+	hasPostgres := os.Getenv(testkit.PostgresEnv) != "" || os.Getenv("CI") == "true"
 	testscript.Run(t, testscript.Params{
 		Dir: filepath.Join("testdata", "script"),
 		Setup: func(e *testscript.Env) error {
 			e.Values[snapshotKey{}] = map[string]map[string]string{}
+			name := strings.TrimPrefix(filepath.Base(e.WorkDir), "script-")
+			text, err := os.ReadFile(filepath.Join("testdata", "script", name+".txt"))
+			if err != nil {
+				return err
+			}
+			if hasPostgres && bytes.Contains(text, []byte("POSTGRES_URL")) {
+				e.Setenv("POSTGRES_URL", testkit.PostgresURL(t))
+			}
 			e.Values[mailServerKey{}] = new(*testkit.MailServer)
-			e.Setenv("POSTGRES_URL", postgresURL)
 			e.Setenv("GORACE", "atexit_sleep_ms=0") // a second for each command otherwise
 			return nil
 		},
@@ -87,7 +92,7 @@ func TestScripts(t *testing.T) {
 			case "root":
 				return os.Getuid() == 0, nil
 			case "postgres":
-				return postgresURL != "", nil
+				return hasPostgres, nil
 			}
 			return false, fmt.Errorf("there is no condition %q", cond)
 		},

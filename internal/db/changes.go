@@ -2,10 +2,13 @@ package db
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/google/uuid"
 )
 
 // What a change concerns, besides the id of one subject.
@@ -205,4 +208,33 @@ func (d *DB) SweepChanges(ctx context.Context) error {
 		_, err := tx.Exec("DELETE FROM sp_changes WHERE at < $1", Micros(time.Now().Add(-keepChanges)))
 		return err
 	})
+}
+
+// NewFeed makes every node forget all that it knows: the past has come back, and
+// what they know is of another one. Versions are set ahead of all that there can
+// have been since.
+func NewFeed(tx *Tx) error {
+	if _, err := tx.Exec("UPDATE sp_versions SET roles = roles + $1, signing_keys = signing_keys + $1 WHERE id = 1", versionLeap); err != nil {
+		return err
+	}
+	return setFeed(tx, uuid.Must(uuid.NewV7()).String())
+}
+
+// versionLeap is further than versions come between two backups, and fits 4,000
+// times into 32 bits.
+const versionLeap = 1 << 20
+
+func setFeed(tx *Tx, feed string) error {
+	n, err := tx.Exec("UPDATE sp_versions SET feed = $1 WHERE id = 1", feed)
+	if err == nil && n != 1 {
+		err = errors.New("the database has no row of versions: it is not whole")
+	}
+	return err
+}
+
+// DropChanges deletes about limit changes, and returns how many: after NewFeed
+// nobody reads them. Those of another PostgreSQL server would be read again and
+// again, if its transactions had higher ids.
+func DropChanges(tx *Tx, limit int) (int64, error) {
+	return tx.Exec("DELETE FROM sp_changes WHERE at IN (SELECT at FROM sp_changes ORDER BY at LIMIT $1)", limit)
 }

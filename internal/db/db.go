@@ -4,7 +4,8 @@
 // It decides how work becomes transactions: on SQLite one writer groups
 // concurrent transactions into one durable commit; on PostgreSQL each runs
 // serializable and is retried. It stores nothing of its own but the schema
-// version, and it never builds SQL: statements are compile-time constants.
+// version and what it knows of moves, and it never builds SQL but where every
+// table is treated alike (tables.go): statements are compile-time constants.
 //
 // The text both databases accept: TEXT, BIGINT, BOOLEAN and BYTEA columns; $1
 // placeholders; ON CONFLICT, RETURNING, row-value comparison. Times are Unix

@@ -92,6 +92,14 @@ func (d *DB) Schema(ctx context.Context) (Schema, error) {
 	return s, nil
 }
 
+func newer(name string, s Schema) error {
+	return &OpenError{
+		What: name,
+		Why:  fmt.Sprintf("its schema (version %d) is newer than this program knows (version %d)", s.Current, s.Latest),
+		Fix:  "Run the release that wrote it, or a later one; nothing was changed.",
+	}
+}
+
 func (d *DB) hasMigrationTable(ctx context.Context) (bool, error) {
 	var n int
 	if d.dialect == SQLite {
@@ -110,11 +118,7 @@ func (d *DB) Migrate(ctx context.Context) (created bool, err error) {
 		return false, err
 	}
 	if s.Current > s.Latest {
-		return false, &OpenError{
-			What: d.name,
-			Why:  fmt.Sprintf("its schema (version %d) is newer than this program knows (version %d)", s.Current, s.Latest),
-			Fix:  "Run the release that wrote it, or a later one; nothing was changed.",
-		}
+		return false, newer(d.name, s)
 	}
 	if s.Current == s.Latest {
 		return false, nil

@@ -42,6 +42,9 @@ type Master struct {
 // String implements fmt.Stringer and reveals nothing but the key's id.
 func (m *Master) String() string { return fmt.Sprintf("master key %x", m.id) }
 
+// ID names the key without telling anything of it.
+func (m *Master) ID() string { return fmt.Sprintf("%x", m.id) }
+
 // GoString keeps %#v from printing the key.
 func (m *Master) GoString() string { return m.String() }
 

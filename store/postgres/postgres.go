@@ -34,22 +34,30 @@ const (
 
 // Open connects to a URL (postgres://user:password@host:port/name) and checks
 // that the server answers. Errors are *db.OpenError.
+//
+// While the database is being moved or settled (OpenAlone), that is refused.
 func Open(ctx context.Context, rawURL string) (*db.DB, error) {
 	cfg, name, err := parse(rawURL)
 	if err != nil {
 		return nil, err
 	}
+	return open(ctx, cfg, name, nil, stdlib.OptionAfterConnect(share))
+}
+
+// open makes the pools. alone, if not nil, is the connection with the lock that
+// the handle holds instead of sharing it; it ends with the handle.
+func open(ctx context.Context, cfg *pgx.ConnConfig, name string, alone *pgx.Conn, more ...stdlib.OptionOpenDB) (*db.DB, error) {
 	var a ages
 	a.watch(&cfg.Config)
-	pool := stdlib.OpenDB(*cfg, stdlib.OptionShouldPing(a.shouldPing), stdlib.OptionResetSession(a.reset))
+	pool := stdlib.OpenDB(*cfg, append(more, stdlib.OptionShouldPing(a.shouldPing), stdlib.OptionResetSession(a.reset))...)
 	pool.SetMaxOpenConns(maxConns)
 	pool.SetMaxIdleConns(maxConns)
 	pool.SetConnMaxIdleTime(5 * time.Minute)
 	// Changes are read over a connection of their own: whether a request may be
 	// answered must not wait for a pool that is busy with answering.
-	changes := stdlib.OpenDB(*cfg, stdlib.OptionShouldPing(a.shouldPing), stdlib.OptionResetSession(a.reset))
+	changes := stdlib.OpenDB(*cfg, append(more, stdlib.OptionShouldPing(a.shouldPing), stdlib.OptionResetSession(a.reset))...)
 	changes.SetMaxOpenConns(1)
-	closeAll := func() error { return errors.Join(changes.Close(), pool.Close()) }
+	closeAll := func() error { return errors.Join(changes.Close(), pool.Close(), end(alone)) }
 	if err := pool.PingContext(ctx); err != nil {
 		return nil, errors.Join(unreachable(name, err), closeAll())
 	}
@@ -212,6 +220,12 @@ func retry(err error) bool {
 }
 
 func unreachable(name string, err error) error {
+	if errors.Is(err, errAlone) {
+		return &db.OpenError{
+			What: name, Why: "another process is moving or settling this database", Unreachable: true, Err: err,
+			Fix: "Wait until it is done, then start again.",
+		}
+	}
 	e := &db.OpenError{
 		What: name, Why: "the server does not answer: " + err.Error(), Unreachable: true, Err: err,
 		Fix: "Check that PostgreSQL runs there and that the network lets this machine reach it.",

@@ -2,8 +2,9 @@
 //
 // It decides the durability: write-ahead log with synchronous=FULL, so that
 // what was acknowledged survives kill -9 and power loss. Other processes (the
-// command line, the sqlite3 tool) may use the file at the same time. It never
-// creates a folder and never opens a file that is not a SQLite database.
+// command line, the sqlite3 tool) may use the file at the same time, unless one
+// has taken it offline to replace or move it. It never creates a folder and
+// never opens a file that is not a SQLite database.
 package sqlite
 
 import (
@@ -34,11 +35,27 @@ func Open(path string) (*db.DB, error) {
 	if err != nil {
 		return nil, &db.OpenError{What: path, Why: err.Error(), Fix: "Give a path that can be resolved.", Err: err}
 	}
-	fresh, err := prepare(abs)
+	if err := check(abs); err != nil {
+		return nil, err
+	}
+	use, err := lockFile(abs, shared)
+	if err != nil {
+		return nil, openError(path, err)
+	}
+	d, err := openHeld(abs, path, use)
+	if err != nil {
+		return nil, errors.Join(err, use.release())
+	}
+	return d, nil
+}
+
+// openHeld opens under a lock, which ends with the handle.
+func openHeld(abs, path string, use *fileLock) (*db.DB, error) {
+	fresh, err := create(abs)
 	if err != nil {
 		return nil, err
 	}
-	d, err := open(abs, path)
+	d, err := open(abs, path, use.release)
 	if err != nil {
 		if fresh {
 			os.Remove(abs)
@@ -54,49 +71,54 @@ func Exists(path string) bool {
 	return err == nil && st.Mode().IsRegular() && st.Size() > 0
 }
 
-// prepare checks what can be said without the driver, whose messages are terse,
-// and makes the file with a mode that keeps others out.
-func prepare(path string) (fresh bool, err error) {
+// check says what can be said without the driver, whose messages are terse. A
+// file that is not there is well: it can be made.
+func check(path string) error {
 	dir := filepath.Dir(path)
 	switch st, err := os.Stat(dir); {
 	case errors.Is(err, fs.ErrNotExist):
-		return false, &db.OpenError{What: path, Why: "the folder " + dir + " does not exist", Fix: "Create it (mkdir -p " + dir + "), or give another path.", Err: err}
+		return &db.OpenError{What: path, Why: "the folder " + dir + " does not exist", Fix: "Create it (mkdir -p " + dir + "), or give another path.", Err: err}
 	case err != nil:
-		return false, openError(path, err)
+		return openError(path, err)
 	case !st.IsDir():
-		return false, &db.OpenError{What: path, Why: dir + " is not a folder", Fix: "Give a path inside a folder."}
+		return &db.OpenError{What: path, Why: dir + " is not a folder", Fix: "Give a path inside a folder."}
 	}
 	switch st, err := os.Stat(path); {
 	case errors.Is(err, fs.ErrNotExist):
-		f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
-		if err != nil && !errors.Is(err, fs.ErrExist) {
-			return false, openError(path, err)
-		}
-		if err == nil {
-			fresh = true
-			if err := f.Close(); err != nil {
-				return false, openError(path, err)
-			}
-		}
-		return fresh, nil
+		return nil
 	case err != nil:
-		return false, openError(path, err)
+		return openError(path, err)
 	case st.IsDir():
-		return false, &db.OpenError{What: path, Why: "it is a folder", Fix: "Give the path of a file in it, for example " + filepath.Join(path, "sallyport.db") + "."}
+		return &db.OpenError{What: path, Why: "it is a folder", Fix: "Give the path of a file in it, for example " + filepath.Join(path, "sallyport.db") + "."}
 	}
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
-		return false, openError(path, err)
+		return openError(path, err)
 	}
 	defer f.Close()
 	head := make([]byte, 16)
 	if n, err := f.Read(head); n > 0 && (err != nil || n < 16 || string(head) != "SQLite format 3\x00") {
-		return false, &db.OpenError{What: path, Why: "it is not a SQLite database", Fix: "Give another path, or restore the file from a backup."}
+		return &db.OpenError{What: path, Why: "it is not a SQLite database", Fix: "Give another path, or restore the file from a backup."}
 	}
-	return false, nil
+	return nil
 }
 
-func open(path, shown string) (*db.DB, error) {
+// create makes the file, if it is not there, with a mode that keeps others out.
+func create(path string) (fresh bool, err error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
+	if errors.Is(err, fs.ErrExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, openError(path, err)
+	}
+	if err := f.Close(); err != nil {
+		return true, openError(path, err)
+	}
+	return true, nil
+}
+
+func open(path, shown string, release func() error) (*db.DB, error) {
 	writers, err := sql.Open("sqlite", dsn(path, "_txlock=immediate"))
 	if err != nil {
 		return nil, err
@@ -113,6 +135,7 @@ func open(path, shown string) (*db.DB, error) {
 	readers.SetMaxOpenConns(n)
 	readers.SetMaxIdleConns(n)
 	closeAll := func() error { return errors.Join(readers.Close(), conn.Close(), writers.Close()) }
+	closeAndRelease := func() error { return errors.Join(closeAll(), release()) }
 	var mode string
 	if err := conn.QueryRowContext(context.Background(), "PRAGMA journal_mode").Scan(&mode); err != nil {
 		return nil, errors.Join(err, closeAll())
@@ -120,7 +143,7 @@ func open(path, shown string) (*db.DB, error) {
 	if mode != "wal" {
 		return nil, errors.Join(fmt.Errorf("the file system does not allow SQLite's write-ahead log (journal mode is %q)", mode), closeAll())
 	}
-	return db.NewGrouped(shown, filepath.Dir(path), conn, readers, closeAll,
+	return db.NewGrouped(shown, filepath.Dir(path), conn, readers, closeAndRelease,
 		db.Migrations{Pool: writers, Locker: &migrationLock{path: path}}), nil
 }
 
@@ -159,7 +182,7 @@ func (l *migrationLock) SessionLock(ctx context.Context, _ *sql.Conn) error {
 	if err != nil {
 		return err
 	}
-	if err := f.Close(); err != nil {
+	if err := errors.Join(f.Close(), ownLike(l.file(), filepath.Dir(l.file()))); err != nil {
 		return err
 	}
 	pool, err := sql.Open("sqlite", "file:"+(&url.URL{Path: l.file()}).EscapedPath()+"?_pragma=busy_timeout(60000)")

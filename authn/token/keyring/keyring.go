@@ -193,10 +193,14 @@ func (k *Ring) row(key *token.Key, master *seal.Master, state State) (row, error
 	return r, nil
 }
 
+func errSealed(what string, err error) error {
+	return fmt.Errorf("%w: %s: %w", ErrMasterKey, what, err)
+}
+
 func (k *Ring) openKey(r row) (*token.Key, error) {
 	private, err := k.master.Open(purposeOfKey(r.id), r.sealed)
 	if err != nil {
-		return nil, fmt.Errorf("%w: signing key %s: %w", ErrMasterKey, r.id, err)
+		return nil, errSealed("signing key "+r.id, err)
 	}
 	key, err := token.ParsePrivate(private)
 	if err != nil {
@@ -259,7 +263,7 @@ func (k *Ring) reload(ctx context.Context) error {
 		return err
 	}
 	if s.refresh, err = k.master.Open(purposeOf(refreshSecret), refresh); err != nil {
-		return fmt.Errorf("%w: %s: %w", ErrMasterKey, refreshSecret, err)
+		return errSealed(refreshSecret, err)
 	}
 	k.current.Store(s)
 	return nil
