@@ -230,11 +230,13 @@ func fail(group []*job, err error) {
 
 // NewFrozen returns a DB over a SQLite file that is only read: its writes fail.
 func NewFrozen(name string, readers *sql.DB, closeAll func() error, m Migrations) *DB {
-	return &DB{
+	d := &DB{
 		dialect: SQLite, name: name, readers: readers, stmts: &stmtCache{db: readers}, close: closeAll,
 		write:   func(context.Context, func(*Tx) error) error { return &Error{"write", errFrozen} },
 		migrate: migrator{m},
 	}
+	d.counts.init()
+	return d
 }
 
 var errFrozen = errors.New("it was opened for reading only")
