@@ -73,7 +73,7 @@ func TestImportSurvivesKills(t *testing.T) {
 			t.Fatal(err)
 		}
 		kills := 0
-		code, doc := p.tryImport(t, 30*time.Millisecond+rand.N(200*time.Millisecond), "ndjson", path)
+		code, doc := p.tryImport(t, 30*time.Millisecond+rand.N(time.Duration(n)*15*time.Microsecond), "ndjson", path)
 		for code == -1 {
 			kills++
 			pause := 30*time.Millisecond + rand.N(300*time.Millisecond)
