@@ -35,19 +35,25 @@ func (s *Service) loginRoutes(a *api.API) {
 		"client_id":     {Type: huma.TypeString, Description: "Not needed; empty, or first-party"},
 		"client_secret": {Type: huma.TypeString, Description: "Not needed; empty"},
 	}}
-	op := huma.Operation{
-		Method: http.MethodPost, Path: "/auth/login", Tags: []string{"Tokens"}, Summary: "Sign in",
+	s.signInRoute(a, huma.Operation{
+		Path: "/auth/login", Summary: "Sign in",
 		Description: "The password grant of POST /token with a JSON body or a form. With mode=cookie it is for browsers: the session is in a cookie that no script can read, and there are no tokens. " +
 			"Pages of another origin cannot sign anybody in like that (403 cross_origin).",
-		Parameters: []*huma.Param{{
-			Name: "mode", In: "query", Description: "cookie: set the session cookie, and give no tokens",
-			Schema: &huma.Schema{Type: huma.TypeString, Enum: []any{"cookie"}},
-		}},
 		RequestBody: &huma.RequestBody{Required: true, Content: map[string]*huma.MediaType{
 			"application/json": {Schema: schema}, api.FormType: {Schema: schema},
 		}},
-		Responses: api.ErrorResponses(a, 400, 401, 403, 409, 413, 415, 422, 429, 500, 503),
-	}
+	}, s.login, s.cfg.PasswordLimit)
+}
+
+// signInRoute registers an operation that ends in a session: in tokens, or with
+// mode=cookie in a cookie, or in what a second factor takes.
+func (s *Service) signInRoute(a *api.API, op huma.Operation, serve func(*http.Request) (session.Tokens, error), limits []sallyport.Limit) {
+	op.Method, op.Tags = http.MethodPost, []string{"Tokens"}
+	op.Parameters = []*huma.Param{{
+		Name: "mode", In: "query", Description: "cookie: set the session cookie, and give no tokens",
+		Schema: &huma.Schema{Type: huma.TypeString, Enum: []any{"cookie"}},
+	}}
+	op.Responses = api.ErrorResponses(a, 400, 401, 403, 409, 413, 415, 422, 429, 500, 503)
 	op.Responses["200"] = &huma.Response{Description: "OK", Content: map[string]*huma.MediaType{
 		"application/json": {Schema: api.Schema[session.TokenResponse](a)},
 	}}
@@ -55,7 +61,7 @@ func (s *Service) loginRoutes(a *api.API) {
 		"Set-Cookie": {Description: "The session cookie", Schema: &huma.Schema{Type: huma.TypeString}},
 	}}
 	a.Raw(op, sallyport.Public(), func(w http.ResponseWriter, r *http.Request) {
-		t, err := s.login(r)
+		t, err := serve(r)
 		if due, ok := errors.AsType[*MFARequired](err); ok {
 			writeMFARequired(w, due)
 			return
@@ -65,7 +71,7 @@ func (s *Service) loginRoutes(a *api.API) {
 			return
 		}
 		s.answer(w, t)
-	}, api.IgnoreCredentials(), api.Limit(s.cfg.PasswordLimit...))
+	}, api.IgnoreCredentials(), api.Limit(limits...))
 }
 
 // answer writes what a sign-in gave.

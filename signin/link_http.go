@@ -44,35 +44,12 @@ func (s *Service) linkRoutes(a *api.API) {
 		"scope":  {Type: huma.TypeString, Description: "As at POST /token"},
 		"otp":    {Type: huma.TypeString, Description: "A code of the second factor, if the account has one; without it the answer is 403 mfa_required"},
 	}}
-	op := huma.Operation{
-		Method: http.MethodPost, Path: "/auth/link", Tags: []string{"Tokens"}, Summary: "Sign in with a link or code",
+	s.signInRoute(a, huma.Operation{
+		Path: "/auth/link", Summary: "Sign in with a link or code",
 		Description: "Takes what POST /auth/request-link had mailed: token, or handle and code. A second factor is asked for as after a password. With mode=cookie it is for browsers, as at POST /auth/login. " +
 			"Whoever signs in like this has shown that the address is theirs. If that was not known before, the password, second factor, sessions and API keys that the account had until then are gone: somebody else may have put them there.",
-		Parameters: []*huma.Param{{
-			Name: "mode", In: "query", Description: "cookie: set the session cookie, and give no tokens",
-			Schema: &huma.Schema{Type: huma.TypeString, Enum: []any{"cookie"}},
-		}},
 		RequestBody: &huma.RequestBody{Required: true, Content: map[string]*huma.MediaType{"application/json": {Schema: schema}}},
-		Responses:   api.ErrorResponses(a, 400, 401, 403, 409, 413, 415, 422, 429, 500, 503),
-	}
-	op.Responses["200"] = &huma.Response{Description: "OK", Content: map[string]*huma.MediaType{
-		"application/json": {Schema: api.Schema[session.TokenResponse](a)},
-	}}
-	op.Responses["204"] = &huma.Response{Description: "Signed in, with mode=cookie", Headers: map[string]*huma.Param{
-		"Set-Cookie": {Description: "The session cookie", Schema: &huma.Schema{Type: huma.TypeString}},
-	}}
-	a.Raw(op, sallyport.Public(), func(w http.ResponseWriter, r *http.Request) {
-		t, err := s.serveLink(r)
-		if due, ok := errors.AsType[*MFARequired](err); ok {
-			writeMFARequired(w, due)
-			return
-		}
-		if err != nil {
-			a.WriteError(w, r, err)
-			return
-		}
-		s.answer(w, t)
-	}, api.IgnoreCredentials(), api.Limit(s.cfg.CodeLimit...))
+	}, s.serveLink, s.cfg.CodeLimit)
 }
 
 func (s *Service) serveLink(r *http.Request) (session.Tokens, error) {
