@@ -467,6 +467,9 @@ func (s *Service) Delete(ctx context.Context, actor *role.Actor, id string) erro
 		if err := s.cfg.Sessions.EndAll(ctx, tx, id, "", "account deleted"); err != nil {
 			return err
 		}
+		if err := s.cfg.Links.Forget(tx, id); err != nil {
+			return err
+		}
 		if err := role.Delete(tx, id); err != nil {
 			return err
 		}

@@ -49,3 +49,22 @@ func TestE_ClosedForWhoHasRegistered(t *testing.T) {
 		}
 	})
 }
+
+// Deleting an account does not let its address be written to anew.
+func TestE_LettersStayCountedAfterDeletion(t *testing.T) {
+	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
+		var box mailbox
+		w := newWorld(t, d, nil, withMail(&box))
+		for range 4 {
+			_, tk := w.user("ada")
+			for range 3 {
+				w.forgot("ada@example.com").want(t, 202, "")
+			}
+			box.letters(w, "ada@example.com")
+			w.do("DELETE", "/users/me", tk.access, nil).want(t, 204, "")
+		}
+		if n := len(box.to(w, "ada@example.com", mail.Reset)); n != 3 {
+			t.Errorf("%d letters, want 3", n)
+		}
+	})
+}

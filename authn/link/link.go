@@ -317,6 +317,11 @@ func (s *Service) Void(tx *db.Tx, subject string, purposes ...Purpose) error {
 	return nil
 }
 
+// Forget makes a subject's tokens worthless and nobody's, because it is being
+// deleted. That its addresses were written to still counts: otherwise whoever makes
+// and deletes accounts could have one written to without end.
+func (s *Service) Forget(tx *db.Tx, subject string) error { return detach(tx, subject) }
+
 // maxSweep bounds one step of Sweep.
 const maxSweep = 500
 
