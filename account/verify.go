@@ -443,7 +443,7 @@ func (s *Service) readdressed(ctx context.Context, tx *db.Tx, before, u User, to
 	if err != nil {
 		return err
 	}
-	if err := s.cfg.Mail.Queue(ctx, tx, mail.Letter{
+	if err := s.cfg.Mail.Tell(ctx, tx, mail.Letter{
 		Kind: mail.AddressChanged, To: before.Email, Subject: u.ID, Facts: mail.Facts{Name: r.Name, Address: u.Email},
 	}); err != nil {
 		return err

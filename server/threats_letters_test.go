@@ -1,7 +1,9 @@
 package server_test
 
 import (
+	"fmt"
 	"testing"
+	"time"
 
 	"github.com/sallyport/sallyport/account"
 	"github.com/sallyport/sallyport/internal/db"
@@ -65,6 +67,41 @@ func TestE_LettersStayCountedAfterDeletion(t *testing.T) {
 		}
 		if n := len(box.to(w, "ada@example.com", mail.Reset)); n != 3 {
 			t.Errorf("%d letters, want 3", n)
+		}
+	})
+}
+
+// A notice of one kind comes ten times a day to an address, and not as often as
+// somebody does something with an account that they made on it.
+func TestE_NoticesAreCapped(t *testing.T) {
+	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
+		var box mailbox
+		w := newWorld(t, d, nil, withMail(&box))
+		_, tk := w.user("ada")
+		change := func(i int) {
+			pw := func(i int) string {
+				if i == 0 {
+					return goodPassword
+				}
+				return fmt.Sprintf("%s-%d", goodPassword, i)
+			}
+			w.do("PUT", "/users/me/password", tk.access, map[string]string{"current_password": pw(i), "new_password": pw(i + 1)}).want(t, 204, "")
+		}
+		for i := range 12 {
+			change(i)
+		}
+		if n := len(box.to(w, "ada@example.com", mail.PasswordChanged)); n != 10 {
+			t.Errorf("%d notices, want 10", n)
+		}
+		w.clock.advance(10 * time.Minute)
+		for i := range 12 {
+			name := fmt.Sprint("bob", i)
+			made := w.do("POST", "/auth/register", "", map[string]any{"username": name, "email": "bob@example.com", "password": goodPassword})
+			made.want(t, 201, "")
+			w.do("DELETE", "/users/me", w.signIn(name, goodPassword).access, nil).want(t, 204, "")
+		}
+		if n := len(box.to(w, "bob@example.com", mail.AccountDeleted)); n != 10 {
+			t.Errorf("%d notices of deletions, want 10", n)
 		}
 	})
 }
