@@ -105,3 +105,23 @@ func TestE_NoticesAreCapped(t *testing.T) {
 		}
 	})
 }
+
+// Who had an account on somebody else's address is a stranger to it once its person
+// has it, and where they come from again that person is told.
+func TestE_PreHijackersDevice(t *testing.T) {
+	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
+		var box mailbox
+		w := newWorld(t, d, nil, withMail(&box))
+		w.user("ada") // by somebody else
+		w.forgot("ada@example.com").want(t, 202, "")
+		w.reset(box.token(w, "ada@example.com", mail.Reset), badPassword).want(t, 200, "")
+		w.signIn("ada", badPassword) // by them, who have found the password out
+		if n := len(box.to(w, "ada@example.com", mail.NewDevice)); n != 1 {
+			t.Errorf("%d letters, want 1", n)
+		}
+		w.signIn("ada", badPassword)
+		if n := len(box.to(w, "ada@example.com", mail.NewDevice)); n != 1 {
+			t.Errorf("%d letters, want no other", n)
+		}
+	})
+}
