@@ -470,6 +470,9 @@ func (s *Service) Delete(ctx context.Context, actor *role.Actor, id string) erro
 		if err := s.cfg.Sessions.EndAll(ctx, tx, id, "", "account deleted"); err != nil {
 			return err
 		}
+		if err := s.cfg.Links.Forget(tx, id); err != nil {
+			return err
+		}
 		if err := role.Delete(tx, id); err != nil {
 			return err
 		}
@@ -477,7 +480,7 @@ func (s *Service) Delete(ctx context.Context, actor *role.Actor, id string) erro
 			return err
 		}
 		// A letter of the account's would go with it.
-		if err := s.cfg.Mail.Queue(ctx, tx, mail.Letter{Kind: mail.AccountDeleted, To: to.Address, Facts: mail.Facts{Name: to.Name}}); err != nil {
+		if err := s.cfg.Mail.Tell(ctx, tx, mail.Letter{Kind: mail.AccountDeleted, To: to.Address, Facts: mail.Facts{Name: to.Name}}); err != nil {
 			return err
 		}
 		if err := audit.Append(ctx, tx, audit.Event{Action: "account.deleted", Target: id}); err != nil {

@@ -33,6 +33,9 @@ func (s *Service) Claim(ctx context.Context, tx *db.Tx, id string) error {
 	if _, err := totp.Delete(tx, id); err != nil {
 		return err
 	}
+	if err := forgetDevices(tx, id); err != nil {
+		return err
+	}
 	keys, err := apikey.DeleteAll(tx, id)
 	if err != nil {
 		return err

@@ -190,7 +190,7 @@ func (s *Service) mailRoutes(a *api.API) {
 	}, api.Doc("Letters", "Verify an address", "With the token of a letter. The password shows that who verifies is who chose it; an access token or cookie of the very account shows the same. "+
 		"Without either, an account that was not verified is emptied of what somebody else may have put there: password, sessions, API keys, second factor. Then password_set is false, and the person chooses a password with POST /auth/forgot-password. "+
 		"A new address of an account needs one of the two."),
-		api.BodyLimit(api.MaxAuthBody), api.Errors(400, 401, 409, 429, 503), api.Limit(limitFor(s.cfg.PasswordLimit, "a password")...))
+		api.BodyLimit(api.MaxAuthBody), api.Errors(400, 401, 403, 409, 429, 503), api.Limit(limitFor(s.cfg.PasswordLimit, "a password")...))
 
 	api.Post(a, "/auth/forgot-password", sallyport.Public(), func(ctx context.Context, in *emailInput) (*accepted, error) {
 		return sent(s.Forgot(ctx, in.Body.Email))

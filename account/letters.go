@@ -134,7 +134,7 @@ func (s *Service) RequestVerify(ctx context.Context, email string) error {
 			switch {
 			case a.ID != "" && !a.Verified:
 				return link.Verify, a.grant(link.Verify), a.Email, nil
-			case a.ID == "" && registered:
+			case a.ID == "" && registered && s.mayRegister() == nil:
 				return link.Registration, link.Grant{Address: key, Payload: payload}, reg.Email, nil
 			}
 			return link.Verify, link.Grant{Address: key}, "", nil

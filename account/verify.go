@@ -190,8 +190,12 @@ func (s *Service) prove(ctx context.Context, who lockout.Who, hash, pw string) e
 }
 
 // verifyRegistration makes the account. Whose password does not come along did not
-// register: of what was registered, the address is theirs and nothing else.
+// register: of what was registered, the address is theirs and nothing else. Where
+// registering has been switched off meanwhile, none is made.
 func (s *Service) verifyRegistration(ctx context.Context, token string, g link.Grant, pw, _ string) (Verified, error) {
+	if err := s.mayRegister(); err != nil {
+		return Verified{}, err
+	}
 	reg, ok := readRegistration(g.Payload)
 	key, valid := EmailKey(reg.Email)
 	if !ok || !valid {
@@ -439,7 +443,7 @@ func (s *Service) readdressed(ctx context.Context, tx *db.Tx, before, u User, to
 	if err != nil {
 		return err
 	}
-	if err := s.cfg.Mail.Queue(ctx, tx, mail.Letter{
+	if err := s.cfg.Mail.Tell(ctx, tx, mail.Letter{
 		Kind: mail.AddressChanged, To: before.Email, Subject: u.ID, Facts: mail.Facts{Name: r.Name, Address: u.Email},
 	}); err != nil {
 		return err

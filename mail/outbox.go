@@ -32,8 +32,11 @@ type Config struct {
 	Writer *Writer
 	// Recipient finds whose account it is.
 	Recipient func(rd db.Reader, subject string) (r Recipient, found bool, err error)
-	Log       *slog.Logger // default: discarded
-	Now       func() time.Time
+	// May counts a notice to an address, and reports whether it may be sent. Nil:
+	// always.
+	May func(tx *db.Tx, address string, k Kind) (bool, error)
+	Log *slog.Logger // default: discarded
+	Now func() time.Time
 }
 
 // Outbox keeps letters until they have been sent. Any number of nodes on one
@@ -110,7 +113,18 @@ func (o *Outbox) Notify(ctx context.Context, tx *db.Tx, subject string, k Kind, 
 		return err
 	}
 	f.Name = r.Name
-	return o.Queue(ctx, tx, Letter{Kind: k, To: r.Address, Subject: subject, Facts: f})
+	return o.Tell(ctx, tx, Letter{Kind: k, To: r.Address, Subject: subject, Facts: f})
+}
+
+// Tell queues a notice, unless its address has had as many of its kind as it may:
+// the address may be that of somebody who has nothing to do with the account.
+func (o *Outbox) Tell(ctx context.Context, tx *db.Tx, l Letter) error {
+	if o.Enabled() && o.cfg.May != nil {
+		if may, err := o.cfg.May(tx, l.To, l.Kind); err != nil || !may {
+			return err
+		}
+	}
+	return o.Queue(ctx, tx, l)
 }
 
 func (o *Outbox) seal(id string, l letter) ([]byte, error) {

@@ -152,6 +152,8 @@ func (s *Server) refuseInbox(r *http.Request) *sallyport.Error {
 	switch site := r.Header.Get("Sec-Fetch-Site"); {
 	case !reqctx.AddrOf(r.Context()).IsLoopback(), s.wall.clients.Resolve(r).Ignored != "":
 		return refused
+	case r.Header["Via"] != nil && len(s.cfg.TrustedProxies) == 0: // says nothing of the client, and is a proxy all the same (RFC 9110, 7.6.3)
+		return refused
 	case site != "" && site != "none" && site != "same-origin":
 		return refused
 	case !s.wall.hosts.Check(r.Host): // also without Guard

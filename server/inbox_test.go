@@ -116,6 +116,7 @@ func TestE_TheInboxIsForThisMachine(t *testing.T) {
 		{"this machine", w, nil, 200, ""},
 		{"a proxy that is not declared", w, []string{"X-Forwarded-For", "127.0.0.1"}, 403, "this_machine_only"},
 		{"another proxy that is not declared", w, []string{"Forwarded", "for=127.0.0.1"}, 403, "this_machine_only"},
+		{"a proxy that says nothing but that it is one", w, []string{"Via", "1.1 proxy"}, 403, "this_machine_only"},
 		{"another machine behind a declared proxy", behind, []string{"X-Forwarded-For", "203.0.113.9"}, 403, "this_machine_only"},
 		{"this machine behind a declared proxy", behind, []string{"X-Forwarded-For", "127.0.0.1"}, 200, ""},
 		{"a page of another site", w, []string{"Sec-Fetch-Site", "cross-site", "Origin", "https://evil.example"}, 403, "this_machine_only"},

@@ -3,6 +3,7 @@ package server
 import (
 	"github.com/sallyport/sallyport/account"
 	"github.com/sallyport/sallyport/authn/link"
+	"github.com/sallyport/sallyport/internal/db"
 	"github.com/sallyport/sallyport/mail"
 )
 
@@ -18,13 +19,17 @@ func (s *Server) openMail() (*link.Service, error) {
 	if err != nil {
 		return nil, err
 	}
-	if s.Mail, err = mail.New(mail.Config{
+	tokens, err := keyFor(s.Keys, "mail tokens")
+	if err != nil {
+		return nil, err
+	}
+	links := link.New(link.Config{Key: tokens, Now: s.cfg.Now})
+	s.Mail, err = mail.New(mail.Config{
 		DB: s.cfg.DB, Sender: s.cfg.Mail, Key: key, Writer: writer, Recipient: account.Recipient, Log: s.cfg.Log, Now: s.cfg.Now,
-	}); err != nil {
-		return nil, err
-	}
-	if key, err = keyFor(s.Keys, "mail tokens"); err != nil {
-		return nil, err
-	}
-	return link.New(link.Config{Key: key, Now: s.cfg.Now}), nil
+		May: func(tx *db.Tx, address string, k mail.Kind) (bool, error) {
+			name, _ := account.EmailKey(address)
+			return links.Notice(tx, name, string(k))
+		},
+	})
+	return links, err
 }

@@ -189,6 +189,20 @@ func (s *Service) Store(tx *db.Tx, secret Secret, g Grant, life time.Duration) (
 	return ok, insert(tx, r)
 }
 
+// Notice counts a notice of a kind to an address, and reports whether it may be
+// sent: ten a day may.
+func (s *Service) Notice(tx *db.Tx, address, kind string) (ok bool, err error) {
+	now := s.cfg.Now()
+	r := row{
+		digest: digestOf(random("")), purpose: Purpose("notice " + kind), address: s.keyed("address", address), bound: []byte{}, created: now, expires: now,
+	}
+	_, today, err := count(tx, r.address, r.purpose, now, now.Add(-remember))
+	if err != nil || today >= daily {
+		return false, err
+	}
+	return true, insert(tx, r)
+}
+
 // StoreSetup stores a token of the purpose Setup. It counts with no letters.
 func (s *Service) StoreSetup(tx *db.Tx, secret Secret, life time.Duration) error {
 	now := s.cfg.Now()
@@ -316,6 +330,11 @@ func (s *Service) Void(tx *db.Tx, subject string, purposes ...Purpose) error {
 	}
 	return nil
 }
+
+// Forget makes a subject's tokens worthless and nobody's, because it is being
+// deleted. That its addresses were written to still counts: otherwise whoever makes
+// and deletes accounts could have one written to without end.
+func (s *Service) Forget(tx *db.Tx, subject string) error { return detach(tx, subject) }
 
 // maxSweep bounds one step of Sweep.
 const maxSweep = 500

@@ -77,6 +77,12 @@ func voidAll(tx *db.Tx, subject string) error {
 	return err
 }
 
+// detach is voidAll for a subject whose rows would go with it.
+func detach(tx *db.Tx, subject string) error {
+	_, err := tx.Exec("UPDATE sp_mail_tokens SET subject_id = NULL, used = TRUE, payload = '', code = NULL, handle = NULL WHERE subject_id = $1", subject)
+	return err
+}
+
 func void(tx *db.Tx, subject string, p Purpose) error {
 	_, err := tx.Exec("UPDATE sp_mail_tokens SET used = TRUE, payload = '' WHERE subject_id = $1 AND purpose = $2 AND NOT used", subject, string(p))
 	return err
