@@ -220,7 +220,15 @@ func (p proven) bound() [16]byte {
 	if p.method == session.Email {
 		return addressID(p.EmailKey)
 	}
-	return account.HashID(cmp.Or(p.upgraded, p.Hash))
+	return account.HashID(p.hashThen())
+}
+
+// hashThen returns the stored hash as stillThere leaves it.
+func (p proven) hashThen() string {
+	if p.claims() {
+		return ""
+	}
+	return cmp.Or(p.upgraded, p.Hash)
 }
 
 // claims reports whether the sign-in is the first that shows the address to be the
