@@ -51,6 +51,9 @@ type Config struct {
 	// VerifyAddress: nobody is let in before they have shown that their address is
 	// theirs, and who registers is not told whether it has an account.
 	VerifyAddress bool
+	// ForgetDevices forgets where an account was signed in from (package signin); nil:
+	// nothing is known of that.
+	ForgetDevices func(tx *db.Tx, id string) error
 	// RegisterLimit bounds how often registration is asked for, MailLimit how often
 	// letters are; PasswordLimit is how the documentation tells of what Lockout.Limit
 	// counts.

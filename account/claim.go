@@ -43,6 +43,11 @@ func (s *Service) Claim(ctx context.Context, tx *db.Tx, id string) error {
 	if err := s.cfg.Lockout.Forget(tx, id); err != nil { // networks that are familiar are theirs
 		return err
 	}
+	if s.cfg.ForgetDevices != nil { // and so are devices
+		if err := s.cfg.ForgetDevices(tx, id); err != nil {
+			return err
+		}
+	}
 	if err := s.cfg.Sessions.EndAll(ctx, tx, id, "", "the address was verified by who had not registered"); err != nil {
 		return err
 	}
