@@ -152,14 +152,14 @@ func (e *Endpoint) login(r *http.Request) (int, any, error) {
 			Message: "Signing in with a password is switched off here.",
 		}
 	}
-	a := signin.Attempt{Login: form["username"], Password: form["password"], OTP: form["otp"], Client: session.FirstParty, Brief: true}
+	a := signin.Attempt{Login: form["username"], Password: form["password"], OTP: form["otp"], Client: session.FirstParty, Brief: true, Whole: true}
 	var ok bool
 	if a.Scope, a.Scoped, ok = signin.ParseScope(form["scope"]); !ok {
 		return 0, nil, faults{{Loc: []any{"body", "scope"}, Msg: signin.ScopeSyntax, Type: "value_error"}}
 	}
 	t, err := e.SignIn.Password(r.Context(), a)
 	switch err.(type) {
-	case *authn.Refused, *signin.MFARequired, *signin.WrongCode:
+	case *authn.Refused, *signin.WrongCode:
 		return 0, nil, &refusal{http.StatusBadRequest, badCredentials}
 	}
 	if errors.Is(err, session.ErrScope) {
