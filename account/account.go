@@ -54,6 +54,9 @@ type Config struct {
 	// VerifyAddress: nobody is let in before they have shown that their address is
 	// theirs, and who registers is not told whether it has an account.
 	VerifyAddress bool
+	// ForgetDevices forgets where an account was signed in from (package signin); nil:
+	// nothing is known of that.
+	ForgetDevices func(tx *db.Tx, id string) error
 	// RegisterLimit bounds how often registration is asked for, MailLimit how often
 	// letters are; PasswordLimit is how the documentation tells of what Lockout.Limit
 	// counts.
@@ -376,6 +379,9 @@ func (s *Service) update(ctx context.Context, actor *role.Actor, id string, c Ch
 			if err := role.CheckTouch(tx, *actor, id); err != nil {
 				return err
 			}
+			if err := s.mayReaddress(*actor, u, c); err != nil {
+				return err
+			}
 		}
 		if also != nil {
 			if err := also(tx); err != nil {
@@ -434,6 +440,21 @@ func (s *Service) update(ctx context.Context, actor *role.Actor, id string, c Ch
 		return audit.Append(ctx, tx, audit.Event{Action: "account.changed", Target: id, Detail: map[string]string{"members": strings.Join(changed, " ")}})
 	})
 	return u, err
+}
+
+// mayReaddress returns why an actor may not change the address of an account. Their
+// own needs a fresh session also where they may change those of others: with another
+// address goes the password, by a letter, and the second factor (Claim).
+func (s *Service) mayReaddress(actor role.Actor, u User, c Change) error {
+	readdress := c.Email != nil && *c.Email != u.Email || c.EmailVerified != nil && *c.EmailVerified != u.EmailVerified
+	p := actor.Principal()
+	if !readdress || p.ID() != u.ID {
+		return nil
+	}
+	if facts := (sallyport.Facts{Now: s.cfg.Now()}); !freshSession.Allows(&p, &facts) {
+		return freshSession.Explain(&p, &facts).Refusal()
+	}
+	return nil
 }
 
 // setDisabled also ends the sessions: enabling does not bring them back.

@@ -33,9 +33,6 @@ func (s *Service) Claim(ctx context.Context, tx *db.Tx, id string) error {
 	if _, err := totp.Delete(tx, id); err != nil {
 		return err
 	}
-	if err := forgetDevices(tx, id); err != nil {
-		return err
-	}
 	keys, err := apikey.DeleteAll(tx, id)
 	if err != nil {
 		return err
@@ -45,6 +42,11 @@ func (s *Service) Claim(ctx context.Context, tx *db.Tx, id string) error {
 	}
 	if err := s.cfg.Lockout.Forget(tx, id); err != nil { // networks that are familiar are the other's
 		return err
+	}
+	if s.cfg.ForgetDevices != nil { // and so are devices
+		if err := s.cfg.ForgetDevices(tx, id); err != nil {
+			return err
+		}
 	}
 	if err := s.cfg.Sessions.EndAll(ctx, tx, id, "", "the address was verified by who had not registered"); err != nil {
 		return err

@@ -355,7 +355,7 @@ func (s *Service) adminRoutes(a *api.API) {
 			Username: in.Body.Username.Change(), FullName: in.Body.FullName.Change(),
 			Email: in.Body.Email, EmailVerified: in.Body.EmailVerified, Disabled: in.Body.Disabled,
 		}))
-	}, api.Doc("Accounts", "Change an account", "Members that are left out stay; null empties one. Disabling ends the account's sessions. An account that may do more than the caller cannot be changed."), api.Errors(404, 409))
+	}, api.Doc("Accounts", "Change an account", "Members that are left out stay; null empties one. Disabling ends the account's sessions. An account that may do more than the caller cannot be changed. The address of one's own needs a sign-in of the last ten minutes (401 insufficient_user_authentication with max_age=600)."), api.Errors(404, 409))
 
 	api.Delete(a, "/users/{id}", sallyport.Permission("delete:users"), func(ctx context.Context, in *idInput) (*api.None, error) {
 		act := actor(ctx)

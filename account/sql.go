@@ -236,13 +236,6 @@ func claim(tx *db.Tx, id string, now time.Time) (bool, error) {
 	return true, tx.Changed(id)
 }
 
-// forgetDevices lets an account's person be told of whoever signed in before them,
-// if they come again. Package signin keeps the devices.
-func forgetDevices(tx *db.Tx, id string) error {
-	_, err := tx.Exec("DELETE FROM sp_devices WHERE subject_id = $1", id)
-	return err
-}
-
 // TouchLogin records a sign-in.
 func TouchLogin(tx *db.Tx, id string, now time.Time) error {
 	if _, err := tx.Exec("UPDATE sp_accounts SET last_login_at = $2 WHERE id = $1", id, db.Micros(now)); err != nil {

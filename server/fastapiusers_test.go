@@ -504,6 +504,37 @@ func TestT_FastAPIUsersSecondFactor(t *testing.T) {
 	})
 }
 
+// TestT_FastAPIUsersOneRefusal: the right password of an account whose second factor is
+// due, or demanded, is refused as a wrong one: neither time nor lockout tells it.
+func TestT_FastAPIUsersOneRefusal(t *testing.T) {
+	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
+		w := newWorld(t, d, nil, asFastAPIUsers)
+		_, access := w.member("ada")
+		a, _ := w.enrol(access)
+		w.member("bob")
+		strict := another(t, w, func(c *server.Config) { c.MFARequired = []string{"*"} })
+		for name, at := range map[string]*world{"ada": w, "bob": strict} {
+			login := func(more ...string) reply {
+				return at.form("/auth/jwt/login", append([]string{"username", name + "@example.com", "password", goodPassword}, more...)...)
+			}
+			for range 5 {
+				began := time.Now()
+				login().says(t, 400, "LOGIN_BAD_CREDENTIALS")
+				if d := time.Since(began); d < 100*time.Millisecond {
+					t.Errorf("%s: answered after %v", name, d)
+				}
+			}
+			login().want(t, 429, "too_many_attempts")
+		}
+		var waiting int
+		if _, err := d.View(t.Context()).Row("SELECT count(*) FROM sp_pending_signins", nil, &waiting); err != nil || waiting != 0 {
+			t.Errorf("%d sign-ins wait for what cannot come: %v", waiting, err)
+		}
+		w.clock.advance(2 * time.Hour)
+		w.form("/auth/jwt/login", "username", "ada@example.com", "password", goodPassword, "otp", a.next()).want(t, 200, "")
+	})
+}
+
 // TestA_FastAPIUsersMassAssignment: nobody makes themselves anything.
 func TestA_FastAPIUsersMassAssignment(t *testing.T) {
 	testkit.EachDB(t, func(t *testing.T, d *db.DB) {

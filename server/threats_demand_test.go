@@ -378,6 +378,33 @@ func TestT_SettingUpOnTheWayIn(t *testing.T) {
 	})
 }
 
+// What somebody began who read a letter once ends with the password that is chosen
+// after it: they would set up a factor of their own, and keep its person out.
+func TestT_SettingUpByMailEnds(t *testing.T) {
+	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
+		var box mailbox
+		w := newWorld(t, d, nil, withMail(&box), withMailSignIn, noLockout, demanding("*"))
+		for _, verified := range []bool{true, false} {
+			name := map[bool]string{true: "ada", false: "bob"}[verified]
+			address := name + "@example.com"
+			w.person(name, verified)
+			began := func() string {
+				_, token, _ := box.letter(w, address)
+				return w.byLink(map[string]string{"token": token}).owing(t)
+			}
+			theirs := began()
+			a := w.setUp(theirs)
+			w.do("POST", "/auth/forgot-password", "", map[string]string{"email": address}).want(t, 202, "")
+			w.do("POST", "/auth/reset-password", "", map[string]string{"token": box.token(w, address, mail.Reset), "password": "another-" + goodPassword}).want(t, 200, "")
+			w.do("POST", "/2fa/setup", "", map[string]string{"mfa_token": theirs}).want(t, 401, "invalid_token")
+			w.verify(theirs, a.code(0)).want(t, 401, "invalid_token")
+
+			own := began() // the control, and of an account that has a password
+			w.verify(own, w.setUp(own).code(0)).want(t, 200, "")
+		}
+	})
+}
+
 // Guesses while setting up count as all others do.
 func TestT_SettingUpIsCounted(t *testing.T) {
 	w := newWorld(t, testkit.SQLite(t), nil, demanding("*"))

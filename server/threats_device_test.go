@@ -108,6 +108,33 @@ func TestL_NewDevice(t *testing.T) {
 	})
 }
 
+// Where somebody signed in who registered with another's address is no place that its
+// owner knows.
+func TestL_DevicesOfAnother(t *testing.T) {
+	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
+		var box mailbox
+		w := newWorld(t, d, nil, withMail(&box), withMailSignIn, noLockout)
+		w.person("ada", false)
+		mallory, ada := w.at("203.0.113.9"), w.at("198.51.100.7")
+		mallory.with(firefox, "ada", goodPassword).want(t, 200, "")
+		_, token, _ := box.letter(w, "ada@example.com")
+		ada.send(w.request("POST", "/auth/link", "", map[string]string{"token": token})).want(t, 200, "")
+		w.do("POST", "/auth/forgot-password", "", map[string]string{"email": "ada@example.com"}).want(t, 202, "")
+		next := "another-" + goodPassword
+		w.do("POST", "/auth/reset-password", "", map[string]string{"token": box.token(w, "ada@example.com", mail.Reset), "password": next}).want(t, 200, "")
+		ada.with(firefox, "ada", next).want(t, 200, "")
+		before := len(box.to(w, "ada@example.com", mail.NewDevice))
+		mallory.with(firefox, "ada", next).want(t, 200, "")
+		if n := len(box.to(w, "ada@example.com", mail.NewDevice)) - before; n != 1 {
+			t.Errorf("%d letters of who was there before, want 1", n)
+		}
+		ada.with(newer, "ada", next).want(t, 200, "") // the control: hers is known
+		if n := len(box.to(w, "ada@example.com", mail.NewDevice)) - before; n != 1 {
+			t.Errorf("%d letters, want 1", n)
+		}
+	})
+}
+
 // Nobody is pestered: five letters a day, and of an account's devices the last fifty
 // are remembered. What is stored tells neither program nor network.
 func TestL_NewDevicesAreBounded(t *testing.T) {

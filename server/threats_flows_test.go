@@ -1004,6 +1004,56 @@ func TestE_AnotherAddress(t *testing.T) {
 	})
 }
 
+// Who may change accounts reaches their own by its id too: whoever finds a session of
+// theirs open, or has a key, cannot take the account over with another address.
+func TestE_OwnAddressByID(t *testing.T) {
+	type m = map[string]any
+	for _, compat := range []bool{false, true} {
+		testkit.EachDB(t, func(t *testing.T, d *db.DB) {
+			var box mailbox
+			w := newWorld(t, d, nil, withMail(&box), noLockout, func(c *server.Config) { c.AccessTTL, c.FastAPIUsers = time.Hour, compat })
+			id, other := w.person("ada", true), w.person("bob", true)
+			w.permit(id, "write:users", "read:users")
+			ada := w.signIn("ada", goodPassword)
+			key := w.key(ada, "write:users", "read:users").key
+			verified := "email_verified"
+			if compat {
+				verified = "is_verified"
+			}
+			same := func(what string, f func() reply, status int) {
+				t.Helper()
+				before := w.do("GET", "/users/"+id, ada.access, nil).want(t, 200, "")
+				f().want(t, status, "")
+				if after := w.do("GET", "/users/"+id, ada.access, nil).want(t, 200, ""); string(after.body) != string(before.body) {
+					t.Errorf("%s: %s", what, after.body)
+				}
+			}
+			mallorys := m{"email": "mallory@example.net"}
+			same("a key", func() reply { return w.doKeyed("PATCH", "/users/"+id, key, mallorys) }, 403)
+			w.clock.advance(11 * time.Minute)
+			same("an old session", func() reply { return w.do("PATCH", "/users/"+id, ada.access, mallorys) }, 401)
+			same("an old session, with more", func() reply {
+				return w.do("PATCH", "/users/"+id, ada.access, m{"email": "mallory@example.net", verified: true})
+			}, 401)
+			same("an old session takes the proof away", func() reply { return w.do("PATCH", "/users/"+id, ada.access, m{verified: false}) }, 401)
+			w.do("POST", "/auth/forgot-password", "", m{"email": "mallory@example.net"}).want(t, 202, "")
+			if n := len(box.to(w, "mallory@example.net", mail.Reset)) + len(box.to(w, "ada@example.com", mail.AddressChanged)); n != 0 {
+				t.Errorf("%d letters", n)
+			}
+
+			// What is theirs already is no change, and others' accounts are as before.
+			w.do("PATCH", "/users/"+id, ada.access, m{"email": "ada@example.com", verified: true}).want(t, 200, "")
+			w.do("PATCH", "/users/"+other, ada.access, m{"email": "bob@example.net"}).want(t, 200, "")
+			w.doKeyed("PATCH", "/users/"+other, key, m{verified: true}).want(t, 200, "")
+			fresh := w.signIn("ada", goodPassword)
+			r := w.do("PATCH", "/users/"+id, fresh.access, m{"email": "ada@example.net"}).want(t, 200, "")
+			if r.text(t, "email") != "ada@example.net" {
+				t.Errorf("%s", r.body)
+			}
+		})
+	}
+}
+
 // Who may make an account, by configuration.
 func TestE_RegistrationModes(t *testing.T) {
 	for _, c := range []struct {

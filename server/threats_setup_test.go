@@ -325,6 +325,20 @@ func TestC_PagesOfOthersCannotPost(t *testing.T) {
 	w.submit("/account/sign-in", http.Header{"Sec-Fetch-Site": nil}, "username", "ada", "password", goodPassword).want(t, 303, "")
 }
 
+// No form makes a page fail: here one that asks for a secret with the mfa_token of an
+// account that has a factor, of nobody who is signed in.
+func TestV_SettingUpOnAPage(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, testkit.SQLite(t), nil, browserBase, noLockout)
+	_, ada := w.user("ada")
+	a, _ := w.enrol(ada.access)
+	mfa := w.due("ada")
+	if r := w.submit("/account/sign-in", nil, "mfa_token", mfa, "setup", "yes").want(t, 409, ""); !strings.Contains(string(r.body), `value="`+mfa+`"`) {
+		t.Errorf("the sign-in cannot go on: %s", r.body)
+	}
+	w.submit("/account/sign-in", nil, "mfa_token", mfa, "code", a.next()).want(t, 303, "")
+}
+
 func TestNoPortal(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, testkit.SQLite(t), nil, func(c *server.Config) { c.NoPortal = true })

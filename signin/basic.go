@@ -40,12 +40,12 @@ func (s *Service) Basic(ctx context.Context, name, pw string) (authn.Verified, e
 func (s *Service) basic(ctx context.Context, name, pw string) (v authn.Verified, err error) {
 	err = s.tried(ctx, name, pw, func(who proven) error {
 		if who.MFA { // a password alone does not open it
-			return &authn.Refused{Reason: "the account has a second factor", Subject: who.ID}
+			return &authn.Refused{Reason: hasFactor, Subject: who.ID}
 		}
 		if owes, err := s.owes(s.cfg.DB.View(ctx), who.ID); err != nil {
 			return err
 		} else if owes {
-			return &authn.Refused{Reason: "a second factor is demanded of the account", Subject: who.ID}
+			return &authn.Refused{Reason: mustHaveFactor, Subject: who.ID}
 		}
 		v = authn.Verified{Claims: sallyport.Claims{Subject: who.ID, Kind: sallyport.KindBasic}, Unit: who.bound()}
 		return who.try.Success(ctx, func(tx *db.Tx) error {

@@ -56,6 +56,9 @@ func family(userAgent string) string {
 	}, userAgent)
 }
 
+// ForgetDevices forgets where an account was signed in from: somebody else was there.
+func ForgetDevices(tx *db.Tx, id string) error { return deleteDevices(tx, id) }
+
 // noteDevice remembers the device that somebody is signing in with, and tells them
 // of one that is new, in the transaction of the sign-in. Of the first sign-in of an
 // account there is nothing to tell.

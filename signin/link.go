@@ -50,6 +50,16 @@ func addressID(emailKey string) (id [16]byte) {
 	return id
 }
 
+// setupID is addressID where a second factor is yet to be set up on the way. A new
+// password ends that, too: who chose one has ended what others began with the mail,
+// and there is no factor to keep them out.
+func setupID(emailKey, hash string) (id [16]byte) {
+	address, of := addressID(emailKey), account.HashID(hash)
+	d := sha256.Sum256(append(address[:], of[:]...))
+	copy(id[:], d[:])
+	return id
+}
+
 // RequestLink has a link and a code sent to an address, if it is that of an account
 // that may sign in, and returns the handle that the code is sent with. For every
 // other address it does the same, and sends nothing. Errors: 403

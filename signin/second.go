@@ -130,8 +130,12 @@ func (s *Service) ask(ctx context.Context, who proven, a Attempt, setup bool) er
 	rand.Read(secret)
 	token := mfaPrefix + base64.RawURLEncoding.EncodeToString(secret)
 	now := s.cfg.Now()
+	bound := who.bound()
+	if setup && who.method == session.Email {
+		bound = setupID(who.EmailKey, who.hashThen())
+	}
 	p := pending{
-		digest: digestOf(token), subject: who.ID, method: who.method, bound: who.bound(), setup: setup,
+		digest: digestOf(token), subject: who.ID, method: who.method, bound: bound, setup: setup,
 		client: a.Client, scoped: a.Scoped, scope: a.Scope, cookie: a.Cookie, expires: now.Add(s.cfg.PendingFor),
 	}
 	due := "second factor"
@@ -266,7 +270,11 @@ func (s *Service) stands(p pending, now account.Login) bool {
 	case session.Password:
 		return account.HashID(now.Hash) == p.bound && (now.Verified || !s.cfg.VerifyAddress)
 	case session.Email:
-		return now.Verified && addressID(now.EmailKey) == p.bound
+		bound := addressID(now.EmailKey)
+		if p.setup {
+			bound = setupID(now.EmailKey, now.Hash)
+		}
+		return now.Verified && bound == p.bound
 	}
 	return false
 }

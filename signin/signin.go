@@ -109,6 +109,11 @@ type Attempt struct {
 	// Brief asks for an access token alone, for a client that keeps no refresh
 	// token: the session ends with it.
 	Brief bool
+
+	// Whole is for a client that cannot go on with half a sign-in and is told of none:
+	// a second factor that is due, and did not come along, is refused and counted as a
+	// wrong password is.
+	Whole bool
 }
 
 // Bounds of a scope parameter.
@@ -222,7 +227,15 @@ func (p proven) bound() [16]byte {
 	if p.method == session.Email {
 		return addressID(p.EmailKey)
 	}
-	return account.HashID(cmp.Or(p.upgraded, p.Hash))
+	return account.HashID(p.hashThen())
+}
+
+// hashThen returns the stored hash as stillThere leaves it.
+func (p proven) hashThen() string {
+	if p.claims() {
+		return ""
+	}
+	return cmp.Or(p.upgraded, p.Hash)
 }
 
 // claims reports whether the sign-in is the first that shows the address to be the
@@ -236,7 +249,10 @@ func (p proven) mfa() bool { return p.MFA && !p.claims() }
 // setting one up where that is demanded, or to the session.
 func (s *Service) proceed(ctx context.Context, p proven, a Attempt) (session.Tokens, error) {
 	if p.mfa() {
-		if a.OTP == "" {
+		switch {
+		case a.OTP == "" && a.Whole:
+			return session.Tokens{}, &authn.Refused{Reason: hasFactor, Subject: p.ID}
+		case a.OTP == "":
 			return session.Tokens{}, s.ask(ctx, p, a, false)
 		}
 		t, err := s.admit(ctx, p, a)
@@ -247,11 +263,20 @@ func (s *Service) proceed(ctx context.Context, p proven, a Attempt) (session.Tok
 	if err != nil {
 		return session.Tokens{}, err
 	}
-	if owes {
+	switch {
+	case owes && a.Whole:
+		return session.Tokens{}, &authn.Refused{Reason: mustHaveFactor, Subject: p.ID}
+	case owes:
 		return session.Tokens{}, s.ask(ctx, p, a, true)
 	}
 	return s.admit(ctx, p, a)
 }
+
+// Why somebody is refused whose password is right, where it is all that there is.
+const (
+	hasFactor      = "the account has a second factor"
+	mustHaveFactor = "a second factor is demanded of the account"
+)
 
 // owes reports whether a second factor is demanded of an account.
 func (s *Service) owes(rd db.Reader, subject string) (bool, error) {

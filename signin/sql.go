@@ -124,6 +124,12 @@ func deleteOldestDevices(tx *db.Tx, subject string, keep int, told time.Time) er
 	return err
 }
 
+// deleteDevices deletes all those of a subject.
+func deleteDevices(tx *db.Tx, subject string) error {
+	_, err := tx.Exec("DELETE FROM sp_devices WHERE subject_id = $1", subject)
+	return err
+}
+
 func deleteOldDevices(tx *db.Tx, before time.Time, limit int) (int64, error) {
 	return tx.Exec(`DELETE FROM sp_devices WHERE (subject_id, device) IN (
 		SELECT subject_id, device FROM sp_devices WHERE seen_at < $1 ORDER BY seen_at LIMIT $2)`, db.Micros(before), limit)

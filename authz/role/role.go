@@ -187,6 +187,9 @@ func Operator() Actor { return Actor{operator: true} }
 // ByPrincipal acts with the rights of a request's credential.
 func ByPrincipal(p sallyport.Principal) Actor { return Actor{principal: p} }
 
+// Principal returns whose credential it is, nobody's of the operator.
+func (a Actor) Principal() sallyport.Principal { return a.principal }
+
 // covers reports whether all these grants are within the actor's own rights.
 // The role that everybody is given, and what it includes, counts by its
 // permissions alone: a credential that is scoped to write:users may see to

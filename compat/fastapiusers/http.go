@@ -152,14 +152,14 @@ func (e *Endpoint) login(r *http.Request) (int, any, error) {
 			Message: "Signing in with a password is switched off here.",
 		}
 	}
-	a := signin.Attempt{Login: form["username"], Password: form["password"], OTP: form["otp"], Client: session.FirstParty, Brief: true}
+	a := signin.Attempt{Login: form["username"], Password: form["password"], OTP: form["otp"], Client: session.FirstParty, Brief: true, Whole: true}
 	var ok bool
 	if a.Scope, a.Scoped, ok = signin.ParseScope(form["scope"]); !ok {
 		return 0, nil, faults{{Loc: []any{"body", "scope"}, Msg: signin.ScopeSyntax, Type: "value_error"}}
 	}
 	t, err := e.SignIn.Password(r.Context(), a)
 	switch err.(type) {
-	case *authn.Refused, *signin.MFARequired, *signin.WrongCode:
+	case *authn.Refused, *signin.WrongCode:
 		return 0, nil, &refusal{http.StatusBadRequest, badCredentials}
 	}
 	if errors.Is(err, session.ErrScope) {
@@ -394,7 +394,7 @@ func (e *Endpoint) userRoutes() {
 
 	e.register(operation{
 		method: http.MethodPatch, path: "/users/{id}", tag: "Accounts", summary: "Change an account (fastapi-users)",
-		detail: "All of it or nothing. A new password needs a session with a sign-in of the last ten minutes, and is_superuser everything that the role admin gives. An account that may do more than the caller cannot be changed.",
+		detail: "All of it or nothing. A new password, and another address of one's own, need a session with a sign-in of the last ten minutes, and is_superuser everything that the role admin gives. An account that may do more than the caller cannot be changed.",
 		body: object(nil, map[string]*huma.Schema{
 			"email": text(""), "password": text(""), "is_active": flag("false: disabled"), "is_superuser": flag("Gives or takes the role admin"), "is_verified": flag(""),
 		}),

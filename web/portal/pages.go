@@ -129,8 +129,12 @@ func (x *exchange) enrol(token string) {
 		})
 	case code == "invalid_token":
 		x.fail(a, "sign-in", view{}, overWords)
-	default:
+	case token == "":
 		x.fail(a, "second-factor", view{}, nil)
+	case code == "mfa_on":
+		x.fail(a, "code", view{MFAToken: token}, map[string]string{"mfa_on": "This account has a second factor already. Type a code of it."})
+	default:
+		x.fail(a, "enrol", view{MFAToken: token, Setup: true}, nil)
 	}
 }
 

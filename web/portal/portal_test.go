@@ -547,6 +547,26 @@ func TestForms(t *testing.T) {
 			operation: "POST /2fa/setup", body: map[string]any{"mfa_token": "mfa_t"}, status: 200, title: "Set up a second factor",
 		},
 		{
+			name: "another QR code, too often", api: map[string]http.HandlerFunc{"POST /2fa/setup": refuses(&sallyport.Error{Status: 429, Code: "too_many_requests", Message: "Wait."})},
+			target: "/account/sign-in", fields: []string{"mfa_token", "mfa_t", "setup", "yes", "next", "/app"},
+			operation: "POST /2fa/setup", body: map[string]any{"mfa_token": "mfa_t"}, status: 429, title: "Set up a second factor",
+			hidden: map[string]string{"mfa_token": "mfa_t", "setup": "yes", "next": "/app"},
+		},
+		{
+			name: "the first QR code, without the database", api: map[string]http.HandlerFunc{
+				"POST /auth/login": says(403, mfa+`["setup"]}`), "POST /2fa/setup": refuses(sallyport.Unavailable()),
+			},
+			target: "/account/sign-in", fields: []string{"username", "ada", "password", "p"},
+			operation: "POST /2fa/setup", body: map[string]any{"mfa_token": "mfa_t"}, status: 503, title: "Set up a second factor",
+			hidden: map[string]string{"mfa_token": "mfa_t", "setup": "yes"},
+		},
+		{
+			name: "a QR code of who has a factor", api: map[string]http.HandlerFunc{"POST /2fa/setup": refuses(&sallyport.Error{Status: 409, Code: "mfa_on", Message: "On."})},
+			target: "/account/sign-in", fields: []string{"mfa_token", "mfa_t", "setup", "yes"},
+			operation: "POST /2fa/setup", body: map[string]any{"mfa_token": "mfa_t"}, status: 409, title: "Second step of signing in",
+			hidden: map[string]string{"mfa_token": "mfa_t"},
+		},
+		{
 			name: "it is set up", api: map[string]http.HandlerFunc{"POST /2fa/verify": says(200, `{"recovery_codes": ["aaaaa-bbbbb"]}`)},
 			target: "/account/sign-in", fields: []string{"mfa_token", "mfa_t", "setup", "yes", "code", "123456", "next", "/app"},
 			operation: "POST /2fa/verify", body: map[string]any{"mfa_token": "mfa_t", "code": "123456"}, status: 200, title: "Your recovery codes",
