@@ -23,11 +23,19 @@ import (
 // server on which tests may create databases.
 const PostgresEnv = "SALLYPORT_TEST_POSTGRES"
 
-// EachDB runs a test on every database: SQLite always, PostgreSQL where
-// PostgresEnv names a server. Under CI it must.
+// EachDB runs a test on every database, at the same time: SQLite always, PostgreSQL
+// where PostgresEnv names a server. Under CI it must. It returns when both have ended.
 func EachDB(t *testing.T, f func(t *testing.T, d *db.DB)) {
-	t.Run("sqlite", func(t *testing.T) { f(t, SQLite(t)) })
-	t.Run("postgres", func(t *testing.T) { f(t, Postgres(t)) })
+	t.Run("on", func(t *testing.T) {
+		t.Run("sqlite", func(t *testing.T) {
+			t.Parallel()
+			f(t, SQLite(t))
+		})
+		t.Run("postgres", func(t *testing.T) {
+			t.Parallel()
+			f(t, Postgres(t))
+		})
+	})
 }
 
 // SQLite returns a migrated database in a file of its own.
