@@ -9,6 +9,7 @@ import (
 	"github.com/sallyport/sallyport/audit"
 	"github.com/sallyport/sallyport/authn/link"
 	"github.com/sallyport/sallyport/internal/db"
+	"github.com/sallyport/sallyport/lockout"
 	"github.com/sallyport/sallyport/mail"
 )
 
@@ -174,6 +175,15 @@ func (s *Service) request(ctx context.Context, email string, event audit.Event, 
 		if err != nil {
 			return err
 		}
+		who := lockout.Who{Subject: a.ID}
+		if a.ID == "" {
+			who.Name = LoginName(email)
+		}
+		familiar, err := s.cfg.Lockout.Familiar(ctx, tx, who)
+		if err != nil {
+			return err
+		}
+		g.Familiar = familiar && a.Verified // otherwise the address may be a stranger's
 		l := mail.Letter{Kind: k, To: to, Subject: a.ID, Facts: mail.Facts{Name: a.Name, Token: secrets[p].Token}}
 		if _, err := s.send(ctx, tx, secrets[p], g, l); err != nil {
 			return err

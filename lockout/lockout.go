@@ -214,6 +214,14 @@ func (g *Guard) begin(ctx context.Context, a *Attempt) (time.Duration, error) {
 	}
 }
 
+// Familiar reports whether somebody has signed in to an account, within the time
+// for which that is remembered, from the network that the request of ctx came from.
+// For a name that is no account's it does the same work.
+func (g *Guard) Familiar(ctx context.Context, rd db.Reader, who Who) (bool, error) {
+	p, err := readPair(rd, keys{g.account(who), networksOf(reqctx.AddrOf(ctx))})
+	return p.familiar(g.now()), err
+}
+
 // verdict is what a look at what is known says.
 type verdict struct {
 	now      time.Time

@@ -125,3 +125,48 @@ func TestE_PreHijackersDevice(t *testing.T) {
 		}
 	})
 }
+
+// TestE_StrangersDoNotUseUpAPersonsLetters: whoever asks for letters to an address
+// uses up those that strangers may ask for, and not those that its person may from
+// where they sign in.
+func TestE_StrangersDoNotUseUpAPersonsLetters(t *testing.T) {
+	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
+		var box mailbox
+		w := newWorld(t, d, nil, withMail(&box), withMailSignIn)
+		home, elsewhere := w.at("203.0.113.7"), w.at("198.51.100.9")
+		for path, kind := range map[string]mail.Kind{"/auth/forgot-password": mail.Reset, "/auth/request-link": mail.SignIn} {
+			for _, verified := range []bool{true, false} {
+				name := fmt.Sprintf("p%d%v", len(path), verified)
+				address := name + "@example.com"
+				id := w.register(name)
+				if _, err := w.sv.Accounts.Update(t.Context(), nil, id, account.Change{EmailVerified: &verified}); err != nil {
+					t.Fatal(err)
+				}
+				home.token(name, goodPassword).want(t, 200, "")
+				ask := func(v *visitor) int {
+					v.send(w.request("POST", path, "", map[string]string{"email": address})).want(t, 202, "")
+					return len(box.to(w, address, kind))
+				}
+				for range 4 {
+					ask(elsewhere)
+				}
+				if n := ask(elsewhere); n != 3 {
+					t.Fatalf("%s: a stranger had %d letters sent, want 3", path, n)
+				}
+				want := 4
+				if !verified { // it may be a stranger's
+					want = 3
+				}
+				if n := ask(home); n != want {
+					t.Errorf("%s, verified %v: %d letters, want %d", path, verified, n, want)
+				}
+				for range 4 {
+					ask(home)
+				}
+				if n, want := ask(home), map[bool]int{true: 6, false: 3}[verified]; n != want {
+					t.Errorf("%s, verified %v: %d letters from home and elsewhere, want %d", path, verified, n, want)
+				}
+			}
+		}
+	})
+}

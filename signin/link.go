@@ -94,8 +94,12 @@ func (s *Service) sendLink(ctx context.Context, tx *db.Tx, secret link.Secret, e
 		return err
 	}
 	who := identified{l, !found}
+	familiar, err := s.cfg.Lockout.Familiar(ctx, tx, who.counted(email))
+	if err != nil {
+		return err
+	}
 	bound := addressID(key)
-	g := link.Grant{Address: key, Bound: bound[:], Payload: s.cfg.Lockout.Key(who.counted(email))}
+	g := link.Grant{Address: key, Familiar: familiar && l.Verified, Bound: bound[:], Payload: s.cfg.Lockout.Key(who.counted(email))}
 	if found && !l.Disabled {
 		g.Subject = l.ID
 	}

@@ -157,6 +157,11 @@ type Grant struct {
 	// one who uses it compares.
 	Bound   []byte
 	Payload string
+	// Familiar tells that it was asked for from a network from which somebody has
+	// signed in to the account (package lockout). Such letters are counted apart, so
+	// that strangers who ask for letters do not keep a person's own from them. Not
+	// read back.
+	Familiar bool
 }
 
 // Store stores a token, unless its address has had as many letters as it may: then
@@ -170,7 +175,7 @@ func (s *Service) Store(tx *db.Tx, secret Secret, g Grant, life time.Duration) (
 	now := s.cfg.Now()
 	r := row{
 		digest: digestOf(secret.Token), purpose: secret.Purpose, subject: g.Subject, address: s.keyed("address", g.Address),
-		bound: g.Bound, payload: g.Payload, created: now, expires: now.Add(min(life, most)),
+		bound: g.Bound, payload: g.Payload, familiar: g.Familiar, created: now, expires: now.Add(min(life, most)),
 	}
 	if r.bound == nil {
 		r.bound = []byte{}
@@ -178,13 +183,13 @@ func (s *Service) Store(tx *db.Tx, secret Secret, g Grant, life time.Duration) (
 	if secret.Code != "" {
 		r.code, r.handle = s.codeDigest(secret.Handle, secret.Code), digestOf(secret.Handle)
 	}
-	recent, today, err := count(tx, r.address, r.purpose, now.Add(-burstWindow), now.Add(-remember))
+	recent, today, err := count(tx, r.address, r.purpose, r.familiar, now.Add(-burstWindow), now.Add(-remember))
 	if err != nil {
 		return false, err
 	}
 	ok = recent < burst && today < daily
 	if !ok {
-		r = row{digest: r.digest, purpose: none, address: r.address, bound: r.bound, created: r.created, expires: r.expires}
+		r = row{digest: r.digest, purpose: none, address: r.address, bound: r.bound, familiar: r.familiar, created: r.created, expires: r.expires}
 	}
 	return ok, insert(tx, r)
 }
@@ -196,7 +201,7 @@ func (s *Service) Notice(tx *db.Tx, address, kind string) (ok bool, err error) {
 	r := row{
 		digest: digestOf(random("")), purpose: Purpose("notice " + kind), address: s.keyed("address", address), bound: []byte{}, created: now, expires: now,
 	}
-	_, today, err := count(tx, r.address, r.purpose, now, now.Add(-remember))
+	_, today, err := count(tx, r.address, r.purpose, false, now, now.Add(-remember))
 	if err != nil || today >= daily {
 		return false, err
 	}

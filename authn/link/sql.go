@@ -11,6 +11,7 @@ type row struct {
 	purpose          Purpose
 	subject          string
 	address, bound   []byte
+	familiar         bool
 	payload          string
 	code, handle     []byte
 	tries            int64
@@ -25,17 +26,17 @@ func insert(tx *db.Tx, r row) error {
 	if r.subject != "" {
 		subject = &r.subject
 	}
-	_, err := tx.Exec(`INSERT INTO sp_mail_tokens (digest, purpose, subject_id, address, bound, payload, code, handle, tries, used, created_at, expires_at)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 0, FALSE, $9, $10)`,
-		r.digest, string(r.purpose), subject, r.address, r.bound, r.payload, r.code, r.handle, db.Micros(r.created), db.Micros(r.expires))
+	_, err := tx.Exec(`INSERT INTO sp_mail_tokens (digest, purpose, subject_id, address, bound, payload, code, handle, familiar, tries, used, created_at, expires_at)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 0, FALSE, $10, $11)`,
+		r.digest, string(r.purpose), subject, r.address, r.bound, r.payload, r.code, r.handle, r.familiar, db.Micros(r.created), db.Micros(r.expires))
 	return err
 }
 
 // count returns how many letters an address was sent since two moments.
-func count(rd db.Reader, address []byte, p Purpose, recently, long time.Time) (recent, all int64, err error) {
+func count(rd db.Reader, address []byte, p Purpose, familiar bool, recently, long time.Time) (recent, all int64, err error) {
 	_, err = rd.Row(`SELECT COALESCE(SUM(CASE WHEN created_at > $3 THEN 1 ELSE 0 END), 0), COUNT(*) FROM sp_mail_tokens
-		WHERE address = $1 AND purpose = $2 AND created_at > $4`,
-		[]any{address, string(p), db.Micros(recently), db.Micros(long)}, &recent, &all)
+		WHERE address = $1 AND purpose = $2 AND familiar = $5 AND created_at > $4`,
+		[]any{address, string(p), db.Micros(recently), db.Micros(long), familiar}, &recent, &all)
 	return recent, all, err
 }
 

@@ -25,6 +25,7 @@ CREATE TABLE sp_mail_tokens (
     payload    TEXT NOT NULL,     -- of an address that is to be changed: the new one
     code       BYTEA,             -- keyed digest of the code that does the same
     handle     BYTEA UNIQUE,      -- digest of what must come along with the code
+    familiar   BOOLEAN NOT NULL,  -- asked for from where somebody has signed in to the account
     tries      BIGINT NOT NULL,   -- codes that were looked at
     used       BOOLEAN NOT NULL,  -- or worthless for another reason
     created_at BIGINT NOT NULL,
