@@ -446,13 +446,27 @@ func (s *Service) update(ctx context.Context, actor *role.Actor, id string, c Ch
 // own needs a fresh session also where they may change those of others: with another
 // address goes the password, by a letter, and the second factor (Claim).
 func (s *Service) mayReaddress(actor role.Actor, u User, c Change) error {
-	readdress := c.Email != nil && *c.Email != u.Email || c.EmailVerified != nil && *c.EmailVerified != u.EmailVerified
+	if c.Email != nil && *c.Email != u.Email || c.EmailVerified != nil && *c.EmailVerified != u.EmailVerified {
+		return s.freshIfOwn(actor, u.ID)
+	}
+	return nil
+}
+
+// freshIfOwn returns why an actor may not do to their own account what takes a fresh
+// session at /users/me; nil for another's account.
+func (s *Service) freshIfOwn(actor role.Actor, id string) error {
 	p := actor.Principal()
-	if !readdress || p.ID() != u.ID {
+	if p.ID() != id {
 		return nil
 	}
-	if facts := (sallyport.Facts{Now: s.cfg.Now()}); !freshSession.Allows(&p, &facts) {
-		return freshSession.Explain(&p, &facts).Refusal()
+	return s.inFreshSession(&p)
+}
+
+// inFreshSession returns the refusal of who is not in a session that was signed in to a moment
+// ago.
+func (s *Service) inFreshSession(p *sallyport.Principal) error {
+	if facts := (sallyport.Facts{Now: s.cfg.Now()}); !freshSession.Allows(p, &facts) {
+		return freshSession.Explain(p, &facts).Refusal()
 	}
 	return nil
 }
@@ -485,6 +499,9 @@ func (s *Service) Delete(ctx context.Context, actor *role.Actor, id string) erro
 		}
 		if actor != nil {
 			if err := role.CheckTouch(tx, *actor, id); err != nil {
+				return err
+			}
+			if err := s.freshIfOwn(*actor, id); err != nil {
 				return err
 			}
 		}

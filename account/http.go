@@ -271,8 +271,8 @@ func (s *Service) ownRoutes(a *api.API) {
 	api.Patch(a, "/users/me", sallyport.Unscoped(), func(ctx context.Context, in *patchMeInput) (*api.Body[Me], error) {
 		p := sallyport.From(ctx)
 		if in.Body.Email != nil {
-			if facts := (sallyport.Facts{Now: s.cfg.Now()}); !freshSession.Allows(&p, &facts) {
-				return nil, freshSession.Explain(&p, &facts).Refusal()
+			if err := s.inFreshSession(&p); err != nil {
+				return nil, err
 			}
 		}
 		u, err := s.Update(ctx, nil, p.ID(), Change{
@@ -360,7 +360,7 @@ func (s *Service) adminRoutes(a *api.API) {
 	api.Delete(a, "/users/{id}", sallyport.Permission("delete:users"), func(ctx context.Context, in *idInput) (*api.None, error) {
 		act := actor(ctx)
 		return nil, s.Delete(ctx, &act, in.ID)
-	}, api.Doc("Accounts", "Delete an account", "Cannot be undone."), api.Status(204), api.Errors(404, 409))
+	}, api.Doc("Accounts", "Delete an account", "Cannot be undone. One's own needs a sign-in of the last ten minutes, as at /users/me."), api.Status(204), api.Errors(404, 409))
 
 	assign := sallyport.Permission("assign:roles")
 	api.Put(a, "/users/{id}/roles", assign, func(ctx context.Context, in *rolesInput) (*userOutput, error) {

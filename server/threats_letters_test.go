@@ -170,3 +170,26 @@ func TestE_StrangersDoNotUseUpAPersonsLetters(t *testing.T) {
 		}
 	})
 }
+
+// TestA_OwnAccountByID: who may delete accounts deletes their own by its id as at
+// /users/me, in a session that was signed in to a moment ago, and not with a key.
+func TestA_OwnAccountByID(t *testing.T) {
+	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
+		w := newWorld(t, d, nil)
+		w.user("root", "admin")
+		w.define("remover", "delete:users")
+		id, tk := w.user("ada", "remover")
+		other := w.register("bob")
+		key := w.key(tk, "delete:users").key
+		asKey := w.request("DELETE", "/users/"+id, "", nil)
+		asKey.Header.Set("X-API-Key", key)
+		if r := w.send(asKey); r.status != 401 && r.status != 403 {
+			t.Errorf("with a key: %d %s", r.status, r.body)
+		}
+		w.clock.advance(11 * time.Minute)
+		w.do("DELETE", "/users/"+id, tk.access, nil).want(t, 401, "insufficient_user_authentication")
+		w.do("GET", "/users/me", tk.access, nil).want(t, 200, "")
+		w.do("DELETE", "/users/"+other, tk.access, nil).want(t, 204, "") // another's does not take it
+		w.do("DELETE", "/users/"+id, w.signIn("ada", goodPassword).access, nil).want(t, 204, "")
+	})
+}
