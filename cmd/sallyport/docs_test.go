@@ -95,7 +95,7 @@ const configurationTail = `
 
 ` + "`password.memory` and `password.time`" + ` together must not be below OWASP's floor: 47104 KiB with 1 pass, 19456 with 2, 12288 with 3, 9216 with 4, 8192 with 5 or more. See [passwords.md](passwords.md).
 
-` + "`registration = \"invite\"`" + ` is the same as ` + "`closed`" + ` in this release: there are no invitations yet.
+` + "`registration = \"invite\"`" + ` lets accounts be made by who may write them, with a password or by invitation; ` + "`closed`" + ` with a password alone. See [account-life.md](account-life.md#who-may-register).
 
 ` + "`tls.cert` and `tls.acme`" + ` exclude each other; either makes ` + "`listen`" + ` a listener with TLS, and then ` + "`base_url`" + ` begins with https://. To set ` + "`tls.acme`" + ` is to accept the authority's terms of service. ` + "`proxy.protocol`" + ` needs ` + "`proxy.trusted`" + `. See [https.md](https.md).
 
