@@ -88,7 +88,7 @@ func (s *settleWorld) count(q string) (n int) {
 	case "letters":
 		_, err = s.db.View(s.t.Context()).Row("SELECT COUNT(*) FROM sp_outbox WHERE id = 'letter'", nil, &n) // the server queues its own, too
 	case "links":
-		_, err = s.db.View(s.t.Context()).Row("SELECT COUNT(*) FROM sp_mail_tokens WHERE NOT used", nil, &n)
+		_, err = s.db.View(s.t.Context()).Row("SELECT COUNT(*) FROM sp_mail_tokens WHERE NOT used AND subject_id IS NOT NULL", nil, &n)
 	}
 	if err != nil {
 		s.t.Fatal(err)

@@ -175,7 +175,8 @@ func TestE_SetUpInARace(t *testing.T) {
 		for _, s := range statuses {
 			count[s]++
 		}
-		if count[201] != 1 || count[201]+count[400]+count[409] != 50 {
+		// On a busy machine some are told to try again (503): they have done nothing.
+		if count[201] != 1 || count[201]+count[400]+count[409]+count[503] != 50 || count[503] > 40 {
 			t.Errorf("answers: %v", count)
 		}
 		if accounts, administrators := w.accounts(t); accounts != 1 || administrators != 1 {
