@@ -19,6 +19,7 @@ import (
 
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/audit"
+	"github.com/sallyport/sallyport/authn"
 	"github.com/sallyport/sallyport/authn/link"
 	"github.com/sallyport/sallyport/authn/password"
 	"github.com/sallyport/sallyport/authz/role"
@@ -459,16 +460,17 @@ func (s *Service) freshIfOwn(actor role.Actor, id string) error {
 	if p.ID() != id {
 		return nil
 	}
-	return s.inFreshSession(&p)
+	return s.Demand(&p, authn.FreshSession())
 }
 
-// inFreshSession returns the refusal of who is not in a session that was signed in to a moment
-// ago.
-func (s *Service) inFreshSession(p *sallyport.Principal) error {
-	if facts := (sallyport.Facts{Now: s.cfg.Now()}); !freshSession.Allows(p, &facts) {
-		return freshSession.Explain(p, &facts).Refusal()
+// Demand returns why a caller does not meet a rule, nil if they do: for what is asked
+// of some uses of an operation only.
+func (s *Service) Demand(p *sallyport.Principal, rule sallyport.Rule) error {
+	facts := sallyport.Facts{Now: s.cfg.Now()}
+	if rule.Allows(p, &facts) {
+		return nil
 	}
-	return nil
+	return rule.Explain(p, &facts).Refusal()
 }
 
 // setDisabled also ends the sessions: enabling does not bring them back.

@@ -5,12 +5,12 @@ import (
 	"encoding/json"
 	"net/http"
 	"slices"
-	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/api"
+	"github.com/sallyport/sallyport/authn"
 	"github.com/sallyport/sallyport/authz/role"
 	"github.com/sallyport/sallyport/internal/db"
 )
@@ -128,17 +128,6 @@ type userOutput = api.Body[User]
 // accepted is the answer to everything that may or may not have written a letter.
 type accepted = api.Body[api.Message]
 
-// freshFor is how long ago somebody may have signed in who changes their address,
-// takes everything that is held about them, or deletes the account: whoever finds a
-// session open must not be able to.
-const freshFor = 10 * time.Minute
-
-// ownSession is a person in an unlimited session of their own.
-var ownSession = sallyport.All(sallyport.Unscoped(), sallyport.Via(sallyport.KindBearer, sallyport.KindCookie))
-
-// freshSession is the same, signed in to a moment ago.
-var freshSession = sallyport.All(sallyport.Unscoped(), sallyport.Via(sallyport.KindBearer, sallyport.KindCookie), sallyport.Fresh(freshFor))
-
 // Routes registers the operations on accounts.
 func (s *Service) Routes(a *api.API) {
 	s.registerRoute(a)
@@ -182,7 +171,7 @@ func (s *Service) mailRoutes(a *api.API) {
 	}, append(letter, api.Doc("Letters", "Ask for a letter to verify an address", "It goes to an account, or a registration, whose address has not been verified."+same))...)
 
 	api.Post(a, "/auth/verify", sallyport.Public(), func(ctx context.Context, in *verifyInput) (*api.Body[Verified], error) {
-		v, err := s.Verify(ctx, in.Body.Token, in.Body.Password, s.signedIn(ctx))
+		v, err := s.Verify(ctx, in.Body.Token, in.Body.Password, s.SignedIn(ctx))
 		if err != nil {
 			return nil, err
 		}
@@ -217,11 +206,11 @@ func limitFor(limits []sallyport.Limit, which string) []sallyport.Limit {
 	return limits
 }
 
-// signedIn returns the id of whoever calls in an unlimited session of their own, ""
+// SignedIn returns the id of whoever calls in an unlimited session of their own, ""
 // for anybody else.
-func (s *Service) signedIn(ctx context.Context) string {
+func (s *Service) SignedIn(ctx context.Context) string {
 	p := sallyport.From(ctx)
-	if facts := (sallyport.Facts{Now: s.cfg.Now()}); !ownSession.Allows(&p, &facts) {
+	if s.Demand(&p, authn.OwnSession()) != nil {
 		return ""
 	}
 	return p.ID()
@@ -271,7 +260,7 @@ func (s *Service) ownRoutes(a *api.API) {
 	api.Patch(a, "/users/me", sallyport.Unscoped(), func(ctx context.Context, in *patchMeInput) (*api.Body[Me], error) {
 		p := sallyport.From(ctx)
 		if in.Body.Email != nil {
-			if err := s.inFreshSession(&p); err != nil {
+			if err := s.Demand(&p, authn.FreshSession()); err != nil {
 				return nil, err
 			}
 		}
@@ -291,14 +280,14 @@ func (s *Service) ownRoutes(a *api.API) {
 		Description: "OK", Content: map[string]*huma.MediaType{"application/json": {Schema: api.Schema[Export](a)}},
 		Headers: map[string]*huma.Param{"Content-Disposition": {Description: "attachment", Schema: &huma.Schema{Type: huma.TypeString}}},
 	}
-	a.Raw(export, freshSession, func(w http.ResponseWriter, r *http.Request) {
+	a.Raw(export, authn.FreshSession(), func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Cache-Control", "no-store")
 		if err := s.serveExport(w, r); err != nil {
 			a.WriteError(w, r, err)
 		}
 	})
 
-	api.Delete(a, "/users/me", freshSession, func(ctx context.Context, _ *api.None) (*api.None, error) {
+	api.Delete(a, "/users/me", authn.FreshSession(), func(ctx context.Context, _ *api.None) (*api.None, error) {
 		return nil, s.Delete(ctx, nil, sallyport.From(ctx).ID())
 	}, api.Doc("Own account", "Delete own account", "Cannot be undone. Needs a sign-in of the last ten minutes."), api.Status(204), api.Errors(409))
 

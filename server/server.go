@@ -697,7 +697,6 @@ func (s *Server) fastAPIUsers() *fastapiusers.Endpoint {
 	return &fastapiusers.Endpoint{
 		Accounts: s.Accounts, SignIn: s.SignIn, Sessions: s.Sessions, NoPasswordGrant: s.cfg.NoPasswordGrant,
 		RegisterLimit: s.wall.limits.ofRegistration(), PasswordLimit: s.wall.limits.ofPasswords("a password"), MailLimit: s.wall.limits.ofMail(),
-		Now: s.cfg.Now,
 	}
 }
 

@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 
@@ -21,16 +20,6 @@ import (
 	"github.com/sallyport/sallyport/internal/reqctx"
 	"github.com/sallyport/sallyport/session"
 )
-
-// freshFor is how long ago somebody may have signed in who sets a second factor
-// up: whoever finds a session open must not be able to put a lock of their own on
-// the account.
-const freshFor = 10 * time.Minute
-
-// ownSession is a person in an unlimited session of their own. An API key proves
-// nobody's presence, and a token for one purpose must not change how its owner
-// signs in.
-var ownSession = sallyport.All(sallyport.Unscoped(), sallyport.Via(sallyport.KindBearer, sallyport.KindCookie))
 
 type setupAnswer struct {
 	Secret     string `json:"secret" doc:"The secret in base 32, to be typed in. It is shown this once"`
@@ -59,9 +48,6 @@ type enrolledAnswer struct {
 	session.TokenResponse
 	RecoveryCodes []string `json:"recovery_codes" doc:"Each is good once, in place of a code of the app. They are shown this once"`
 }
-
-// freshOwnSession is who may set a second factor up without an mfa_token.
-var freshOwnSession = sallyport.All(sallyport.Unscoped(), sallyport.Via(sallyport.KindBearer, sallyport.KindCookie), sallyport.Fresh(freshFor))
 
 func (s *Service) secondFactorRoutes(a *api.API) {
 	setup := huma.Operation{
@@ -114,7 +100,7 @@ func (s *Service) secondFactorRoutes(a *api.API) {
 		}
 	}, api.Limit(s.cfg.CodeLimit...), api.WhileSettingUp())
 
-	api.Post(a, "/2fa/recovery-codes", ownSession, func(ctx context.Context, in *codeInput) (*api.Body[recoveryAnswer], error) {
+	api.Post(a, "/2fa/recovery-codes", authn.OwnSession(), func(ctx context.Context, in *codeInput) (*api.Body[recoveryAnswer], error) {
 		codes, err := s.NewRecoveryCodes(ctx, sallyport.From(ctx).ID(), in.Body.Code)
 		if err != nil {
 			return nil, err
@@ -123,7 +109,7 @@ func (s *Service) secondFactorRoutes(a *api.API) {
 	}, api.Doc("Second factor", "Replace the recovery codes", "Gives ten new ones; those before are worthless from then on."),
 		api.BodyLimit(api.MaxAuthBody), api.Errors(409, 429), api.Limit(s.cfg.CodeLimit...))
 
-	api.Delete(a, "/2fa", ownSession, func(ctx context.Context, in *codeInput) (*api.None, error) {
+	api.Delete(a, "/2fa", authn.OwnSession(), func(ctx context.Context, in *codeInput) (*api.None, error) {
 		p := sallyport.From(ctx)
 		return nil, s.Disable(ctx, p.ID(), p.SessionID(), in.Body.Code)
 	}, api.Doc("Second factor", "Switch the second factor off", "Forgets the secret and the recovery codes, and ends all other sessions."),
@@ -176,7 +162,7 @@ func (s *Service) beginSetup(r *http.Request) (secret []byte, id string, err err
 		return secret, id, err
 	}
 	p := sallyport.From(r.Context())
-	if err := s.require(r, freshOwnSession, p); err != nil {
+	if err := s.require(r, authn.FreshSession(), p); err != nil {
 		return nil, "", err
 	}
 	secret, err = s.Setup(r.Context(), p.ID())
@@ -258,7 +244,7 @@ func (s *Service) serveVerify(w http.ResponseWriter, r *http.Request) error {
 	if in.signingIn {
 		return s.serveContinued(w, r, in)
 	}
-	if err := s.require(r, ownSession, p); err != nil {
+	if err := s.require(r, authn.OwnSession(), p); err != nil {
 		return err
 	}
 	recovery, err := s.Verify(r.Context(), p.ID(), p.SessionID(), in.code)

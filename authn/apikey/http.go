@@ -6,6 +6,7 @@ import (
 
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/api"
+	"github.com/sallyport/sallyport/authn"
 	"github.com/sallyport/sallyport/internal/reqctx"
 )
 
@@ -66,7 +67,7 @@ func orNull(t time.Time) *time.Time {
 // Routes registers the operations on one's own keys.
 func (s *Service) Routes(a *api.API) {
 	// A key is always scoped; what kinds are named says it twice.
-	person := sallyport.All(sallyport.Unscoped(), sallyport.Via(sallyport.KindBearer, sallyport.KindCookie))
+	person := authn.OwnSession()
 
 	api.Post(a, "/api-keys", person, func(ctx context.Context, in *createInput) (*api.Body[created], error) {
 		p := sallyport.From(ctx)

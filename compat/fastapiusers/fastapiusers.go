@@ -16,7 +16,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/account"
@@ -35,7 +34,6 @@ type Endpoint struct {
 	NoPasswordGrant bool
 	// The limits are those of the server's own operations.
 	RegisterLimit, PasswordLimit, MailLimit []sallyport.Limit
-	Now                                     func() time.Time
 
 	api *api.API
 }
@@ -48,11 +46,6 @@ func Replaced() []string {
 		"GET /users/me", "PATCH /users/me", "GET /users/{id}", "PATCH /users/{id}", "DELETE /users/{id}",
 	}
 }
-
-// freshFor is how long ago somebody may have signed in who changes a password or
-// their address: the library asks for nothing, and whoever finds a session open
-// must not be able to take the account over.
-const freshFor = 10 * time.Minute
 
 // userRead is the library's BaseUser.
 type userRead struct {

@@ -267,13 +267,13 @@ func (e *Endpoint) verify(r *http.Request) (int, any, error) {
 	if pw == nil {
 		pw = new(string)
 	}
-	v, err := e.Accounts.Verify(r.Context(), token, *pw, e.signedIn(r))
+	v, err := e.Accounts.Verify(r.Context(), token, *pw, e.Accounts.SignedIn(r.Context()))
 	if refused, ok := err.(*sallyport.Error); ok {
 		switch refused.Code {
 		case "invalid_token":
 			// A link that is used twice is what the library has a word for. A used token
 			// tells nothing here; whose account is verified may be told of their own.
-			if id := e.signedIn(r); id != "" {
+			if id := e.Accounts.SignedIn(r.Context()); id != "" {
 				if u, uerr := e.Accounts.Get(r.Context(), id); uerr == nil && u.EmailVerified {
 					return 0, nil, &refusal{http.StatusBadRequest, alreadyVerified}
 				}
@@ -286,34 +286,6 @@ func (e *Endpoint) verify(r *http.Request) (int, any, error) {
 		}
 	}
 	return http.StatusOK, userOf(v.User), err
-}
-
-// ownSession is a person in an unlimited session of their own, and freshSession the
-// same, signed in to a moment ago.
-var (
-	ownSession   = sallyport.All(sallyport.Unscoped(), sallyport.Via(sallyport.KindBearer, sallyport.KindCookie))
-	freshSession = sallyport.All(sallyport.Unscoped(), sallyport.Via(sallyport.KindBearer, sallyport.KindCookie), sallyport.Fresh(freshFor))
-)
-
-// signedIn returns the id of whoever calls in a session of their own, "" for
-// anybody else.
-func (e *Endpoint) signedIn(r *http.Request) string {
-	p := sallyport.From(r.Context())
-	if e.demand(r, ownSession) != nil {
-		return ""
-	}
-	return p.ID()
-}
-
-// demand returns why a caller does not meet a rule, nil if they do: for what is
-// asked of some members of a request only.
-func (e *Endpoint) demand(r *http.Request, rule sallyport.Rule) error {
-	p := sallyport.From(r.Context())
-	facts := sallyport.Facts{Now: e.Now()}
-	if rule.Allows(&p, &facts) {
-		return nil
-	}
-	return rule.Explain(&p, &facts).Refusal()
 }
 
 func (e *Endpoint) ownRoutes() {
@@ -361,7 +333,8 @@ func (e *Endpoint) replace(r *http.Request, in *input, u account.User, actor *ro
 		c.Admin = nil
 	}
 	if c.Password != nil || actor == nil && c.Email != nil {
-		if err := e.demand(r, freshSession); err != nil {
+		p := sallyport.From(r.Context())
+		if err := e.Accounts.Demand(&p, authn.FreshSession()); err != nil {
 			return 0, nil, err
 		}
 	}
