@@ -478,6 +478,7 @@ func TestF_MoveSignsNobodyOut(t *testing.T) {
 		if strings.Contains(said, "postgres:") && strings.Contains(said, ":"+passwordOf(t, postgresURL)+"@") {
 			t.Errorf("the password of the database was printed: %s", said)
 		}
+		leg.from.wantCLI(t, 0, "nothing is left to do", append([]string{"migrate", "move"}, leg.flags...)...)
 		leg.from.wantCLI(t, exitUsage, "it was moved to", "user", "list")
 		leg.from.wantCLI(t, exitUsage, "it was moved to", "serve", "--listen", "127.0.0.1:0")
 		if leg.name == "back" {

@@ -149,8 +149,15 @@ func (c migrateMoveCmd) Run(a *app) (err error) {
 			}})
 		},
 	}
+	already := func() error {
+		a.done("%s was moved to %s before; nothing is left to do", from.Name(), target.Name())
+		return a.moved([]db.Sum{})
+	}
 	if a.g.DryRun {
 		sums, err := m.Plan(a.ctx)
+		if errors.Is(err, db.ErrMoved) {
+			return already()
+		}
 		if err != nil {
 			return err
 		}
@@ -162,11 +169,14 @@ func (c migrateMoveCmd) Run(a *app) (err error) {
 	if errors.Is(err, context.Canceled) {
 		a.info("the move has stopped. The same command goes on with it; until it is done, neither database is served. “sallyport migrate move --undo” gives it up.")
 	}
-	if err != nil {
+	if err != nil && !errors.Is(err, db.ErrMoved) {
 		return err
 	}
 	if _, err := a.masterFor(s, "", fits(target)); err != nil {
 		return err
+	}
+	if err != nil {
+		return already()
 	}
 	a.done("moved %s to %s; both sides were compared, and nobody is signed out", from.Name(), target.Name())
 	a.info("%s is kept, and no server starts on it any more.", from.Name())

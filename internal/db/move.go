@@ -2,6 +2,7 @@ package db
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -121,6 +122,12 @@ func (m *Mover) check(ctx context.Context) (tables []Table, id string, err error
 		case at.side == "to" && at.state == "running":
 			return nil, "", &OpenError{What: m.From.name, Why: "it is itself the target of a move that is not finished", Fix: "Finish that one first."}
 		case at.side == "from" && at.state == "done":
+			switch arrived, err := m.arrived(ctx, at.id); {
+			case err != nil:
+				return nil, "", err
+			case arrived:
+				return nil, "", ErrMoved
+			}
 			return nil, "", &OpenError{What: m.From.name, Why: "it was moved to " + at.other + " already", Fix: "To move it once more: “sallyport migrate move --undo” first."}
 		case at.side == "from":
 			id = at.id
@@ -130,6 +137,15 @@ func (m *Mover) check(ctx context.Context) (tables []Table, id string, err error
 		return tables, id, err
 	}
 	return tables, id, m.checkTarget(ctx, tables, id, schema)
+}
+
+// arrived reports whether the target is where a move has ended.
+func (m *Mover) arrived(ctx context.Context, id string) (bool, error) {
+	if schema, err := m.To.Schema(ctx); err != nil || schema.Current == 0 {
+		return false, err
+	}
+	marks, err := marksOf(m.To.View(ctx))
+	return slices.Contains(marks, mark{id, "to", m.From.name, "done"}), err
 }
 
 // checkTarget refuses a target that holds anything but a part of this move, and
@@ -172,6 +188,10 @@ func (m *Mover) checkTarget(ctx context.Context, tables []Table, id string, sche
 	}
 	return nil
 }
+
+// ErrMoved is the answer of Plan and Run when the source was moved to this very
+// target before: a run that was killed at its very end did not live to say so.
+var ErrMoved = errors.New("everything was moved there already")
 
 // Run moves, or goes on moving. Interrupted, it returns ctx's error.
 func (m *Mover) Run(ctx context.Context) (sums []Sum, err error) {

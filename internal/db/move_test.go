@@ -343,6 +343,10 @@ func TestMove(t *testing.T) {
 			t.Fatal(err)
 		}
 		moved(t, leg[0], leg[1])
+		// Killed after the very last step, before it could say so.
+		if _, err := (&db.Mover{From: leg[0].d, To: leg[1].d, Now: time.Now}).Run(t.Context()); !errors.Is(err, db.ErrMoved) {
+			t.Errorf("once more: %v, want ErrMoved", err)
+		}
 		if err := leg[0].d.Served(t.Context()); err == nil || !strings.Contains(err.Error(), "it was moved to") {
 			t.Errorf("the source is served: %v", err)
 		}
