@@ -24,6 +24,7 @@ import (
 	"github.com/sallyport/sallyport/guard/clientip"
 	"github.com/sallyport/sallyport/guard/cors"
 	"github.com/sallyport/sallyport/guard/https"
+	"github.com/sallyport/sallyport/internal/cleanup"
 	"github.com/sallyport/sallyport/mail"
 	"github.com/sallyport/sallyport/server"
 	"github.com/sallyport/sallyport/signin"
@@ -74,6 +75,7 @@ var keys = []key{
 	{name: "auth.api_key_header", def: "X-API-Key", doc: "Header of API keys.", bounds: "name of a header", check: apikey.CheckHeader},
 	{name: "auth.api_key_cookie", def: "", doc: "Cookie in which API keys are taken too. Empty: in none.", bounds: "name of a cookie", check: optional(apikey.CheckCookie)},
 	{name: "auth.api_key_query", def: "", doc: "Query parameter in which API keys are taken too. Addresses end up in logs and histories. Empty: in none, and a key in an address is refused.", bounds: "name of a parameter", check: optional(apikey.CheckQuery)},
+	{name: "cleanup.every", def: "5m", doc: "How often what is old is deleted from the database, by one server at a time.", bounds: "duration, 1s to 1h", check: duration(cleanup.MinEvery, cleanup.MaxEvery)},
 	{name: "limits.default", def: server.DefaultLimit, doc: "How many requests of any kind a client address may send; health checks are not counted.", bounds: "10/minute, 100/hour;burst=20, several with commas, or off", check: checkLimit},
 	{name: "limits.login", def: server.LoginLimit, doc: "How many passwords a client address may try, right or wrong. “off”, for tests, also switches limits.register, limits.mail, limits.guesses and lockout off.", bounds: "as limits.default", check: checkLimit},
 	{name: "limits.register", def: server.RegisterLimit, doc: "How often a client address may ask to register, whether an account comes of it or not.", bounds: "as limits.default", check: checkLimit},
