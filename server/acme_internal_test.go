@@ -84,6 +84,7 @@ func TestCertificateCache(t *testing.T) {
 		// Challenges that a crash left go; certificates stay.
 		put("token+http-01", "x")
 		put("a.example+token", "x")
+		put("c.example", "x")
 		exec(func(tx *db.Tx) error {
 			_, err := deleteChallenges(tx, now.Add(time.Second), 500)
 			return err
