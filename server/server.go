@@ -40,6 +40,7 @@ import (
 	"github.com/sallyport/sallyport/compat/fastapiusers"
 	"github.com/sallyport/sallyport/guard/clientip"
 	"github.com/sallyport/sallyport/guard/cors"
+	"github.com/sallyport/sallyport/guard/ratelimit"
 	"github.com/sallyport/sallyport/internal/cleanup"
 	"github.com/sallyport/sallyport/internal/db"
 	"github.com/sallyport/sallyport/internal/live"
@@ -300,6 +301,9 @@ func (c *Config) check() error {
 	within("tokens.mfa_ttl", c.MFATTL, signin.MinPending, signin.MaxPending)
 	within("cleanup.every", c.CleanEvery, cleanup.MinEvery, cleanup.MaxEvery)
 	within("keys.rotate_every", c.RotateEvery, MinRotateEvery, MaxRotateEvery)
+	if err := ratelimit.CheckShare(c.Limits.Nodes); err != nil {
+		bad("limits.nodes", fmt.Sprint(c.Limits.Nodes), fmt.Sprintf("it must be from 1 to %d", ratelimit.MaxShare), "Give the number of servers behind the balancer, or leave it out.")
+	}
 	for _, l := range []struct{ key, value string }{
 		{"limits.default", c.Limits.Default}, {"limits.login", c.Limits.Login}, {"limits.register", c.Limits.Register}, {"limits.mail", c.Limits.Mail}, {"limits.guesses", c.Limits.Guesses},
 	} {

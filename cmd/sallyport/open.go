@@ -165,7 +165,7 @@ func (a *app) newServer(ctx context.Context, s settings, d *db.DB, log *slog.Log
 	}
 	if a.serving {
 		if url := s.text("redis"); url != "" {
-			cfg.Limits.Share, a.endShared = sharedLimits(ctx, url, log)
+			cfg.Limits.Share, a.endShared = sharedLimits(ctx, url, s.int("limits.nodes"), log)
 		}
 		cfg.RotateEvery = s.duration("keys.rotate_every")
 		cfg.Metrics = s.text("metrics.listen") != ""
