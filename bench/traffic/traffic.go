@@ -67,7 +67,7 @@ func Start(ctx context.Context, d *db.DB) (*Town, error) {
 	t.base = "http://" + l.Addr().String()
 	if t.sv, err = server.New(ctx, server.Config{
 		DB: d, BaseURL: t.base, MasterKeyFile: filepath.Join(t.dir, "master.key"), Password: Hashes, TokenFormat: session.Opaque, Basic: true,
-		Mail: t, MailSignIn: true, Metrics: true, CleanEvery: time.Hour, Now: t.now,
+		Mail: t, MailSignIn: true, Metrics: true, AccessTTL: session.MaxAccessTTL, CleanEvery: time.Hour, Now: t.now,
 		Limits: server.Limits{Default: server.LimitOff, Login: "1000000/minute", Register: "1000000/minute", Mail: "1000000/minute", Guesses: "1000000/minute"},
 	}); err != nil {
 		return nil, err
@@ -249,7 +249,7 @@ func (t *Town) Person(ctx context.Context, name string) error {
 		if v.err != nil {
 			break
 		}
-		if flow.ask == "/auth/request-verify-token" && me["is_verified"] == true {
+		if flow.ask == "/auth/request-verify-token" && me["email_verified"] == true {
 			continue
 		}
 		token, err := t.letter(ctx, address)
