@@ -51,6 +51,7 @@ const (
 // Of each table that is cleaned what is old goes and what is not stays, in
 // transactions that are small and those of the one whose turn it is.
 func TestCleanUp(t *testing.T) {
+	t.Parallel()
 	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
 		w := newWorld(t, d, nil)
 		now := w.clock.now()
@@ -258,6 +259,7 @@ func (w *world) cleaned() (names []string) {
 // A reused refresh token is told from nonsense for as long as it would have been
 // good, however soon its session was ended.
 func TestCleanUpKeepsWhatReuseIsSeenBy(t *testing.T) {
+	t.Parallel()
 	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
 		w := newWorld(t, d, nil, func(c *server.Config) { c.RefreshTTL = 2 * time.Hour })
 		_, tk := w.user("ada")
@@ -287,6 +289,7 @@ func TestCleanUpKeepsWhatReuseIsSeenBy(t *testing.T) {
 // Every table is either cleaned or written down in docs/database.md with the reason
 // why it does not grow without end.
 func TestEveryTableIsCleanedOrExplained(t *testing.T) {
+	t.Parallel()
 	text, err := os.ReadFile("../docs/database.md")
 	if err != nil {
 		t.Fatal(err)

@@ -37,6 +37,7 @@ var readWhole = map[string]string{
 // above. The statements are those that were run when everything was done that there
 // is to do.
 func TestPlans(t *testing.T) {
+	t.Parallel()
 	t.Run("sqlite", func(t *testing.T) {
 		t.Parallel()
 		d := testkit.SQLite(t)

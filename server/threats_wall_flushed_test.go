@@ -18,6 +18,7 @@ import (
 // times: nothing of it depends on Redis. That it was emptied shows in the limits,
 // which begin anew.
 func TestQ_RedisFlushed(t *testing.T) {
+	t.Parallel()
 	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
 		url, start, _ := privateRedis(t)
 		start()
@@ -122,6 +123,7 @@ func TestQ_RedisFlushed(t *testing.T) {
 // A node that knows how many there are, and counts for itself, lets through its
 // part of each limit; what is told of the limit is the whole.
 func TestQ_PartOfOneNode(t *testing.T) {
+	t.Parallel()
 	d := testkit.SQLite(t)
 	w := newWorld(t, d, nil, limited(server.Limits{Default: "30/hour", Login: "10/hour", Nodes: 3}))
 	ada := w.at("127.0.54.1")
