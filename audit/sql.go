@@ -2,17 +2,39 @@ package audit
 
 import (
 	"encoding/json"
+	"strings"
 	"time"
+
+	"github.com/google/uuid"
 
 	"github.com/sallyport/sallyport/internal/db"
 )
 
+// chained is whether what is recorded is announced to the chain: always, but in the
+// measurement of what that costs.
+var chained = true
+
+const columns = "id, at, action, result, actor, actor_kind, target, reason, session, address, user_agent, request_id, decision_id, detail"
+
 func insert(tx *db.Tx, r Record) error {
 	tx.Happened(r.Action, string(r.Result))
-	_, err := tx.Exec(`INSERT INTO sp_audit
-		(id, at, action, result, actor, actor_kind, target, reason, address, request_id, detail)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`,
-		r.ID, db.Micros(r.At), r.Action, string(r.Result), r.Actor, r.ActorKind, r.Target, r.Reason, r.Address, r.RequestID, r.detail())
+	e := row{Record: r, at: db.Micros(r.At), detail: r.encoded()}
+	e.commit()
+	args := []any{
+		e.ID, e.at, e.Action, string(e.Result), e.Actor, e.ActorKind, e.Target,
+		e.Reason, e.Session, e.Address, e.UserAgent, e.RequestID, e.DecisionID, e.detail, e.salt, e.commitment,
+	}
+	if tx.Dialect() == db.Postgres && chained { // one way over the network
+		_, err := tx.Exec(`WITH e AS (INSERT INTO sp_audit (`+columns+`, salt, commitment)
+			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16) RETURNING id)
+			INSERT INTO sp_audit_waiting (id) SELECT id FROM e`, args...)
+		return err
+	}
+	_, err := tx.Exec(`INSERT INTO sp_audit (`+columns+`, salt, commitment)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)`, args...)
+	if err == nil && chained {
+		_, err = tx.Exec("INSERT INTO sp_audit_waiting (id) VALUES ($1)", e.ID)
+	}
 	return err
 }
 
@@ -33,8 +55,7 @@ func Watch(tx *db.Tx, actor string, now time.Time) error {
 
 // Latest returns the last n events, newest first.
 func Latest(rd db.Reader, n int) (out []Record, err error) {
-	err = rd.Rows(`SELECT id, at, action, result, actor, actor_kind, target, reason, address, request_id, detail
-		FROM sp_audit ORDER BY at DESC, id DESC LIMIT $1`, []any{n}, appendTo(&out))
+	err = rd.Rows(`SELECT `+columns+` FROM sp_audit ORDER BY at DESC, id DESC LIMIT $1`, []any{n}, appendTo(&out))
 	return out, err
 }
 
@@ -42,7 +63,7 @@ func Latest(rd db.Reader, n int) (out []Record, err error) {
 // it, newest first.
 func About(rd db.Reader, subject string, n int) (out []Record, err error) {
 	// Each half reads its own index, and no more of it than is wanted.
-	err = rd.Rows(`SELECT id, at, action, result, actor, actor_kind, target, reason, address, request_id, detail FROM sp_audit WHERE id IN (
+	err = rd.Rows(`SELECT `+columns+` FROM sp_audit WHERE id IN (
 			SELECT id FROM (SELECT id FROM sp_audit WHERE actor = $1 ORDER BY at DESC, id DESC LIMIT $2) a
 			UNION SELECT id FROM (SELECT id FROM sp_audit WHERE target = $1 ORDER BY at DESC, id DESC LIMIT $2) b)
 		ORDER BY at DESC, id DESC LIMIT $2`, []any{subject, n}, appendTo(&out))
@@ -51,19 +72,30 @@ func About(rd db.Reader, subject string, n int) (out []Record, err error) {
 
 func appendTo(out *[]Record) func(db.Scan) error {
 	return func(scan db.Scan) error {
-		var r Record
-		var at int64
-		var result, detail string
-		if err := scan(&r.ID, &at, &r.Action, &result, &r.Actor, &r.ActorKind, &r.Target, &r.Reason, &r.Address, &r.RequestID, &detail); err != nil {
+		var r row
+		if err := scan(r.fields()...); err != nil {
 			return err
 		}
-		r.At, r.Result = db.Time(at), Result(result)
-		if err := json.Unmarshal([]byte(detail), &r.Detail); err != nil {
+		if err := r.decode(); err != nil {
 			return err
 		}
-		*out = append(*out, r)
+		*out = append(*out, r.Record)
 		return nil
 	}
+}
+
+// fields are where columns are scanned to; what is stored otherwise than a Record has
+// it, decode puts there.
+func (r *row) fields() []any {
+	return []any{
+		&r.ID, &r.at, &r.Action, (*string)(&r.Result), &r.Actor, &r.ActorKind, &r.Target,
+		&r.Reason, &r.Session, &r.Address, &r.UserAgent, &r.RequestID, &r.DecisionID, &r.detail,
+	}
+}
+
+func (r *row) decode() error {
+	r.At = db.Time(r.at)
+	return json.Unmarshal([]byte(r.detail), &r.Detail)
 }
 
 func insertErasure(tx *db.Tx, subject string, now time.Time) error {
@@ -98,10 +130,10 @@ func batchEnd(rd db.Reader, e erasure, size int) (to int64, whole bool, err erro
 // erase leaves of a subject's events within a time who, what and when: of those
 // that it caused, and of those about it that nobody known did.
 func erase(tx *db.Tx, subject string, from, to int64) error {
-	if _, err := tx.Exec("UPDATE sp_audit SET reason = '', address = '', request_id = '', detail = '{}' WHERE actor = $1 AND at > $2 AND at <= $3", subject, from, to); err != nil {
+	if _, err := tx.Exec("UPDATE sp_audit SET reason = '', session = '', address = '', user_agent = '', request_id = '', decision_id = '', detail = '{}', salt = $4 WHERE actor = $1 AND at > $2 AND at <= $3", subject, from, to, []byte{}); err != nil {
 		return err
 	}
-	_, err := tx.Exec("UPDATE sp_audit SET reason = '', address = '', request_id = '', detail = '{}' WHERE target = $1 AND actor = '' AND at > $2 AND at <= $3", subject, from, to)
+	_, err := tx.Exec("UPDATE sp_audit SET reason = '', session = '', address = '', user_agent = '', request_id = '', decision_id = '', detail = '{}', salt = $4 WHERE target = $1 AND actor = '' AND at > $2 AND at <= $3", subject, from, to, []byte{})
 	return err
 }
 
@@ -126,4 +158,131 @@ func Since(rd db.Reader, after time.Time) (counts map[string]int64, err error) {
 		return err
 	})
 	return counts, err
+}
+
+// waiting returns the ids of events that are not sealed, the oldest first, and what
+// stands among them and is no id of ours.
+func waiting(rd db.Reader, n int) (ids, odd []string, err error) {
+	err = rd.Rows("SELECT id FROM sp_audit_waiting ORDER BY id LIMIT $1", []any{n}, func(scan db.Scan) error {
+		var id string
+		err := scan(&id)
+		if _, ours := parseID(id); ours {
+			ids = append(ids, id)
+		} else {
+			odd = append(odd, id)
+		}
+		return err
+	})
+	return ids, odd, err
+}
+
+func parseID(s string) (id uuid.UUID, ours bool) {
+	id, err := uuid.Parse(s)
+	return id, err == nil && id.String() == s
+}
+
+func forgetWaiting(tx *db.Tx, id string) error {
+	_, err := tx.Exec("DELETE FROM sp_audit_waiting WHERE id = $1", id)
+	return err
+}
+
+// waitingRows returns the events themselves, as far as they are there.
+func waitingRows(rd db.Reader, n int) (out []row, err error) {
+	err = rd.Rows(`SELECT `+columns+`, salt, commitment FROM sp_audit
+		WHERE id IN (SELECT id FROM sp_audit_waiting ORDER BY id LIMIT $1) ORDER BY id`, []any{n}, appendRow(&out))
+	return out, err
+}
+
+func readRow(rd db.Reader, id string) (r row, found bool, err error) {
+	found, err = rd.Row("SELECT "+columns+", salt, commitment FROM sp_audit WHERE id = $1", []any{id}, append(r.fields(), &r.salt, &r.commitment)...)
+	return r, found, err
+}
+
+func appendRow(out *[]row) func(db.Scan) error {
+	return func(scan db.Scan) error {
+		var r row
+		err := scan(append(r.fields(), &r.salt, &r.commitment)...)
+		*out = append(*out, r)
+		return err
+	}
+}
+
+// commitOld makes the commitments of events that were recorded by a release that
+// made none.
+func commitOld(tx *db.Tx, n int) error {
+	rows, err := waitingRows(tx, n)
+	if err != nil {
+		return err
+	}
+	for _, r := range rows {
+		if len(r.commitment) > 0 {
+			continue
+		}
+		r.commit()
+		if _, err := tx.Exec("UPDATE sp_audit SET salt = $2, commitment = $3 WHERE id = $1", r.ID, r.salt, r.commitment); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+const sealColumns = "number, first, events, sealed_at, node, hash, signature"
+
+func (s *seal) fields() []any {
+	return []any{&s.number, &s.first, &s.events, &s.sealedAt, &s.node, &s.hash, &s.signature}
+}
+
+func lastSeal(rd db.Reader) (s seal, found bool, err error) {
+	found, err = rd.Row("SELECT "+sealColumns+" FROM sp_audit_seals ORDER BY number DESC LIMIT 1", nil, s.fields()...)
+	return s, found, err
+}
+
+// seals returns n seals after a number, in order.
+func seals(rd db.Reader, after int64, n int) (out []seal, err error) {
+	err = rd.Rows("SELECT "+sealColumns+" FROM sp_audit_seals WHERE number > $1 ORDER BY number LIMIT $2", []any{after, n}, func(scan db.Scan) error {
+		var s seal
+		err := scan(s.fields()...)
+		out = append(out, s)
+		return err
+	})
+	return out, err
+}
+
+func insertSeal(tx *db.Tx, s seal) (free bool, err error) {
+	n, err := tx.Exec("INSERT INTO sp_audit_seals ("+sealColumns+") VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING",
+		s.number, s.first, s.events, s.sealedAt, s.node, s.hash, s.signature)
+	return n == 1, err
+}
+
+// ids are of one length, so that a list of them can go over as one text, and be
+// taken apart in SQL that both databases have.
+const (
+	idSize  = 36
+	splitID = `WITH RECURSIVE list (i) AS (SELECT CAST(0 AS BIGINT) UNION ALL SELECT i + 1 FROM list WHERE i + 1 < CAST($2 AS BIGINT)) `
+	inIDs   = ` IN (SELECT substr(CAST($1 AS TEXT), CAST(i * 36 + 1 AS INTEGER), 36) FROM list)`
+)
+
+func endWaiting(tx *db.Tx, ids []string) (int64, error) {
+	return tx.Exec(splitID+"DELETE FROM sp_audit_waiting WHERE id"+inIDs, strings.Join(ids, ""), len(ids))
+}
+
+func readCut(rd db.Reader) (c cut, found bool, err error) {
+	found, err = rd.Row("SELECT number, position, sealed_at, hash, signature FROM sp_audit_cuts WHERE id = 1", nil, &c.number, &c.position, &c.sealedAt, &c.hash, &c.signature)
+	return c, found, err
+}
+
+// rowsAfter reads events in the order of their ids.
+func rowsAfter(rd db.Reader, id string, n int, each func(db.Scan) error) error {
+	return rd.Rows("SELECT "+columns+", salt, commitment FROM sp_audit WHERE id > $1 ORDER BY id LIMIT $2", []any{id, n}, each)
+}
+
+func eachWaiting(rd db.Reader, each func(id string)) error {
+	return rd.Rows("SELECT id FROM sp_audit_waiting", nil, func(scan db.Scan) error {
+		var id string
+		if err := scan(&id); err != nil {
+			return err
+		}
+		each(id)
+		return nil
+	})
 }

@@ -148,8 +148,8 @@ type Config struct {
 	// Inbox is for development: GET /dev/inbox shows the letters that it has taken,
 	// with their links, to whoever is on this machine. It is usually Mail, too.
 	Inbox *mail.Inbox
-	// QueueOnly leaves letters to other servers of the database: for programs that end
-	// soon, such as commands. Mail is then not called.
+	// QueueOnly leaves letters, and what others have recorded, to other servers of the
+	// database: for programs that end soon, such as commands. Mail is then not called.
 	QueueOnly bool
 	// VerifyAddress lets nobody in before they have shown that their address is
 	// theirs, and keeps from whoever registers whether an address has an account. It
@@ -367,6 +367,7 @@ type Services struct {
 	Clients  *oauth.Clients
 	Keys     *keyring.Ring
 	Refusals *audit.Refusals
+	Chain    *audit.Chain
 }
 
 // Server is Sallyport, ready to be mounted or served.
@@ -459,6 +460,10 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
+	chainSeed, err := keyFor(keys, "audit chain")
+	if err != nil {
+		return nil, err
+	}
 	s.Refusals = audit.NewRefusals(cfg.DB, cfg.Log)
 	outer.limits.refusals = s.Refusals
 	links, err := s.openMail()
@@ -526,6 +531,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	}
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
 	s.stop = stop
+	s.Chain = audit.NewChain(audit.ChainConfig{DB: cfg.DB, Seed: chainSeed, Briefly: cfg.QueueOnly, Log: cfg.Log})
 	s.stopped.Go(func() { repeat(background, sweepEvery, s.sweep) })
 	s.stopped.Go(func() { repeat(background, eraseEvery, s.erase) })
 	if !cfg.QueueOnly {
@@ -578,6 +584,7 @@ func (s *Server) Close() {
 	s.APIKeys.Close()
 	s.Sessions.Close()
 	s.Refusals.Close()
+	s.Chain.Close() // last: it seals what the others have written
 }
 
 // Require returns ordinary middleware that enforces a rule, for any router.

@@ -78,7 +78,7 @@ func (p *pooled) once(ctx context.Context, fn func(*Tx) error) error {
 	defer conn.Close()
 	bound, cancel := context.WithTimeout(context.WithoutCancel(ctx), writeLimit)
 	defer cancel()
-	tx, err := conn.BeginTx(bound, &sql.TxOptions{Isolation: sql.LevelSerializable})
+	tx, err := conn.BeginTx(bound, &sql.TxOptions{Isolation: isolation(ctx)})
 	if err != nil {
 		return &Error{"begin", err}
 	}

@@ -26,6 +26,14 @@ type txConn interface {
 	PrepareContext(context.Context, string) (*sql.Stmt, error)
 }
 
+// Dialect returns which database it is on.
+func (t *Tx) Dialect() Dialect {
+	if t.stmts != nil {
+		return SQLite
+	}
+	return Postgres
+}
+
 func (t *Tx) stmt(q query) (*sql.Stmt, error) {
 	s := t.stmts[q]
 	if s == nil {
