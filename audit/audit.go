@@ -58,7 +58,7 @@ type Record struct {
 	Reason     string            `json:"reason,omitempty" doc:"Why, for the operator's eyes"`
 	Session    string            `json:"session,omitempty" doc:"Session that the request came with"`
 	Address    string            `json:"address,omitempty" doc:"The client's IP address"`
-	UserAgent  string            `json:"user_agent,omitempty" doc:"What the client calls itself"`
+	UserAgent  string            `json:"user_agent,omitempty" doc:"Program, version and system that the client names, if they are known ones"`
 	RequestID  string            `json:"request_id,omitempty"`
 	DecisionID string            `json:"decision_id,omitempty" doc:"The decision that refused, as the answer named it"`
 	Detail     map[string]string `json:"detail,omitempty"`
@@ -76,7 +76,7 @@ func record(ctx context.Context, e Event, now time.Time) Record {
 	r := Record{
 		ID: uuid.Must(uuid.NewV7()).String(), At: now, Action: e.Action, Result: e.Result,
 		Actor: i.Actor, ActorKind: i.ActorKind, Target: clip(e.Target, maxText), Reason: clip(e.Reason, maxText),
-		Session: i.Session, Address: i.Address, UserAgent: i.UserAgent, RequestID: i.RequestID, DecisionID: clip(e.DecisionID, maxText), Detail: e.Detail,
+		Session: i.Session, Address: i.Address, UserAgent: agent(i.UserAgent), RequestID: i.RequestID, DecisionID: clip(e.DecisionID, maxText), Detail: e.Detail,
 	}
 	if r.Result == "" {
 		r.Result = Success

@@ -198,3 +198,12 @@ func KeyName(key ed25519.PublicKey) string {
 	sum := sha256.Sum256(key)
 	return base64.RawURLEncoding.EncodeToString(sum[:9])
 }
+
+// ids returns the ids of a seal's events.
+func (s *seal) ids() (out []string) {
+	entries, _ := unpacked(s.events)
+	for _, e := range entries {
+		out = append(out, e.id.String())
+	}
+	return out
+}

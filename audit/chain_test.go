@@ -23,7 +23,7 @@ var seed = bytes.Repeat([]byte{7}, ed25519.SeedSize)
 // brief returns a chain that seals when it is told to.
 func brief(t testing.TB, d *db.DB) *audit.Chain {
 	t.Helper()
-	c := audit.NewChain(audit.ChainConfig{DB: d, Seed: seed, Briefly: true, Log: slog.New(slog.DiscardHandler)})
+	c := audit.NewChain(audit.ChainConfig{DB: d, Seed: seed, Log: slog.New(slog.DiscardHandler)})
 	t.Cleanup(c.Close)
 	return c
 }
@@ -359,7 +359,8 @@ func TestManyNodesMakeOneChain(t *testing.T) {
 		var chains []*audit.Chain
 		nodes := []*db.DB{d, testkit.Again(t, d), testkit.Again(t, d)}
 		for _, n := range nodes {
-			chains = append(chains, audit.NewChain(audit.ChainConfig{DB: n, Seed: seed, Log: slog.New(slog.DiscardHandler)}))
+			chains = append(chains, brief(t, n))
+			chains[len(chains)-1].Run(false)
 		}
 		const each = 600
 		done := make(chan error, 4*len(nodes))
@@ -405,16 +406,17 @@ func TestManyNodesMakeOneChain(t *testing.T) {
 // before there was a chain.
 func TestWhatWaitsIsSealedByTheNext(t *testing.T) {
 	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
-		appendEvents(t, d, audit.SealSize+50, audit.Event{Action: "x.done", Reason: "why"}) // nobody seals: a crash
+		appendEvents(t, d, 2*audit.SealSize, audit.Event{Action: "x.done", Reason: "why"}) // nobody seals: a crash
 		if err := d.Write(t.Context(), func(tx *db.Tx) error {
 			_, err := tx.Exec("UPDATE sp_audit SET salt = $1, commitment = $1", []byte{}) // an older release's
 			return err
 		}); err != nil {
 			t.Fatal(err)
 		}
-		c := audit.NewChain(audit.ChainConfig{DB: d, Seed: seed, Log: slog.New(slog.DiscardHandler)})
+		c := brief(t, d)
+		c.Run(false)
 		c.Close() // the first thing that it does
-		v := whole(t, c, audit.SealSize+50)
+		v := whole(t, c, 2*audit.SealSize)
 		if v.Seals != 2 || v.Waiting != 0 || v.Erased != 0 {
 			t.Errorf("%+v", v)
 		}
@@ -434,7 +436,7 @@ func TestU_TheListOfWhatWaits(t *testing.T) {
 		}
 		if err := d.Write(t.Context(), func(tx *db.Tx) error {
 			for _, id := range []string{"", "~", "nonsense", strings.ToUpper(all[0].ID), "00000000-0000-7000-8000-000000000000", all[0].ID} {
-				if _, err := tx.Exec("INSERT INTO sp_audit_waiting (id) VALUES ($1)", id); err != nil {
+				if _, err := tx.Exec("INSERT INTO sp_audit_waiting (id, more) VALUES ($1, '')", id); err != nil {
 					return err
 				}
 			}
@@ -445,7 +447,7 @@ func TestU_TheListOfWhatWaits(t *testing.T) {
 		appendEvents(t, d, 1, audit.Event{Action: "y.done"})
 		sealed(t, c)
 		v, err := c.Verify(t.Context())
-		if err != nil || v.Waiting != 0 || v.Whole || len(v.Findings) != 1 || v.Head.Position != 5 {
+		if err != nil || v.Waiting != 0 || v.Whole || len(v.Findings) != 1 || v.Seals != 2 || v.Head.Position != 5 {
 			t.Fatalf("%+v %v", v, err)
 		}
 		if f := v.Findings[0]; f.Damage != audit.Removed || f.ID != "00000000-0000-7000-8000-000000000000" {

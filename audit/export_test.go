@@ -3,6 +3,7 @@ package audit
 import (
 	"context"
 	"crypto/ed25519"
+	"hash"
 
 	"github.com/sallyport/sallyport/internal/db"
 )
@@ -18,3 +19,19 @@ func Unchained(yes bool) { chained = !yes }
 
 // SealSize is how many events a seal has at most.
 const SealSize = sealSize
+
+// BareScan reads all events and writes their bytes to h.
+func BareScan(ctx context.Context, d *db.DB, h hash.Hash) error {
+	var r row
+	return d.View(ctx).Rows("SELECT "+columns+", salt, commitment FROM sp_audit ORDER BY id", nil, func(scan db.Scan) error {
+		if err := scan(append(r.fields(), &r.salt, &r.commitment)...); err != nil {
+			return err
+		}
+		for _, s := range []string{r.ID, r.Action, string(r.Result), r.Actor, r.ActorKind, r.Target, r.Reason, r.Session, r.Address, r.UserAgent, r.RequestID, r.DecisionID, r.detail} {
+			h.Write([]byte(s))
+		}
+		h.Write(r.salt)
+		h.Write(r.commitment)
+		return nil
+	})
+}

@@ -23,7 +23,8 @@ const (
 	// sealOthers is how often it is looked whether others have left something: a
 	// command, or a node that is gone.
 	sealOthers = time.Second
-	// sealSize bounds the events of a seal.
+	// sealSize is when a seal is full. It may have more: what was committed at once
+	// is sealed at once.
 	sealSize = 512
 	// tellHead is how often the head is written to the log.
 	tellHead = time.Hour
@@ -39,12 +40,15 @@ type Chain struct {
 	one    sync.Mutex // seals at a time
 	wake   chan struct{}
 	stop   chan struct{}
-	done   chan struct{}
+	done   chan struct{} // nil: it does not run
 	once   sync.Once
 	unhear func()
 	dirty  atomic.Bool // this process has recorded something since it last sealed
 
 	sealed, failed atomic.Uint64
+
+	hearing sync.Mutex
+	heard   func() // when something was sealed; nil: nobody
 }
 
 // ChainConfig is what a Chain needs.
@@ -53,13 +57,11 @@ type ChainConfig struct {
 	// Seed is that of the key which signs: 32 bytes that all nodes of the database
 	// share and that are not in the database.
 	Seed []byte
-	// Briefly is for a program that ends soon: it seals its own events when it ends,
-	// and leaves those of others to the servers.
-	Briefly bool
-	Log     *slog.Logger
+	Log  *slog.Logger
 }
 
-// NewChain begins to seal. Close ends it.
+// NewChain returns the chain of a database. What is recorded from now on through its
+// handle is sealed by Close at the latest, and behind itself after Run.
 func NewChain(c ChainConfig) *Chain {
 	host, err := os.Hostname()
 	if err != nil {
@@ -67,7 +69,7 @@ func NewChain(c ChainConfig) *Chain {
 	}
 	x := &Chain{
 		db: c.DB, key: ed25519.NewKeyFromSeed(c.Seed), node: clip(host, maxText), log: c.Log,
-		wake: make(chan struct{}, 1), stop: make(chan struct{}), done: make(chan struct{}),
+		wake: make(chan struct{}, 1), stop: make(chan struct{}),
 	}
 	x.unhear = c.DB.OnEvent(func() {
 		x.dirty.Store(true)
@@ -76,12 +78,18 @@ func NewChain(c ChainConfig) *Chain {
 		default:
 		}
 	})
-	if c.Briefly {
-		close(x.done)
-	} else {
-		go x.loop()
-	}
 	return x
+}
+
+// Run begins to seal behind what is recorded, by whichever process. A program that
+// ends soon (briefly) seals its own events when it ends, and leaves those of others
+// to the servers.
+func (c *Chain) Run(briefly bool) {
+	if briefly {
+		return
+	}
+	c.done = make(chan struct{})
+	go c.loop()
 }
 
 // Key returns the public key.
@@ -91,7 +99,9 @@ func (c *Chain) Key() ed25519.PublicKey { return c.key.Public().(ed25519.PublicK
 func (c *Chain) Close() {
 	c.once.Do(func() {
 		close(c.stop)
-		<-c.done
+		if c.done != nil {
+			<-c.done
+		}
 		c.unhear()
 		if c.dirty.Load() {
 			c.sealNow()
@@ -195,46 +205,40 @@ func (c *Chain) Seal(ctx context.Context) error {
 // is free, and all events still wait.
 func (c *Chain) sealSome(ctx context.Context) (int, error) {
 	v := c.db.View(ctx)
-	ids, odd, err := waiting(v, sealSize)
-	if err != nil {
+	list, err := waiting(v, sealSize)
+	if err != nil || len(list) == 0 {
 		return 0, err
-	}
-	if len(odd) > 0 {
-		c.log.Error("somebody has written into the audit log what is no event of ours: it is not sealed", "ids", len(odd))
-		if err := c.db.Write(ctx, func(tx *db.Tx) error {
-			for _, id := range odd {
-				if err := forgetWaiting(tx, id); err != nil {
-					return err
-				}
-			}
-			return nil
-		}); err != nil {
-			return 0, err
-		}
-	}
-	if len(ids) == 0 {
-		return len(odd), nil
 	}
 	s, previous, err := c.next(v)
 	if err != nil {
 		return 0, err
 	}
-	rows, err := waitingRows(v, sealSize)
+	var keys, ids, odd []string
+	for _, a := range list {
+		if a.ids == nil {
+			odd = append(odd, a.key)
+			continue
+		}
+		keys, ids = append(keys, a.key), append(ids, a.ids...)
+	}
+	if len(odd) > 0 {
+		return sealSize, c.dropOdd(ctx, odd) // and then the others
+	}
+	slices.Sort(ids)
+	ids = slices.Compact(ids)
+	rows, err := rowsOf(v, ids)
 	if err != nil {
 		return 0, err
 	}
 	if slices.ContainsFunc(rows, func(r row) bool { return len(r.commitment) == 0 }) {
-		if err := c.db.Write(ctx, func(tx *db.Tx) error { return commitOld(tx, sealSize) }); err != nil {
+		if err := c.db.Write(ctx, func(tx *db.Tx) error { return commitOld(tx, ids) }); err != nil {
 			return 0, err
 		}
-		if rows, err = waitingRows(v, sealSize); err != nil {
+		if rows, err = rowsOf(v, ids); err != nil {
 			return 0, err
 		}
 	}
-	entries, err := c.entries(v, ids, rows)
-	if err != nil {
-		return 0, err
-	}
+	entries := c.entries(ids, rows)
 	s.events, s.node, s.sealedAt = packed(entries), c.node, db.Micros(time.Now())
 	s.hash = s.link(previous)
 	s.signature = ed25519.Sign(c.key, s.statement())
@@ -243,8 +247,8 @@ func (c *Chain) sealSome(ctx context.Context) (int, error) {
 		if err != nil {
 			return err
 		}
-		n, err := endWaiting(tx, ids)
-		if err == nil && (!free || n != int64(len(ids))) {
+		n, err := endWaiting(tx, keys)
+		if err == nil && (!free || n != int64(len(keys))) {
 			err = errBehind
 		}
 		return err
@@ -253,7 +257,25 @@ func (c *Chain) sealSome(ctx context.Context) (int, error) {
 		return 0, err
 	}
 	c.sealed.Add(uint64(len(ids)))
-	return len(ids) + len(odd), nil
+	c.hearing.Lock()
+	defer c.hearing.Unlock()
+	if c.heard != nil {
+		c.heard()
+	}
+	return len(ids), nil
+}
+
+// dropOdd takes from the list of what waits what no server has put there.
+func (c *Chain) dropOdd(ctx context.Context, odd []string) error {
+	c.log.Error("somebody has written into the audit log what is no event of ours: it is not sealed", "rows", len(odd))
+	return c.db.Write(ctx, func(tx *db.Tx) error {
+		for _, key := range odd {
+			if err := forgetWaiting(tx, key); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }
 
 // next returns where the next seal stands, and the hash before it.
@@ -274,30 +296,31 @@ func (c *Chain) next(rd db.Reader) (s seal, previous []byte, err error) {
 
 // entries returns what a seal says of events. One that waits and is not there was
 // removed by somebody: that is sealed, too.
-func (c *Chain) entries(rd db.Reader, ids []string, rows []row) ([]entry, error) {
+func (c *Chain) entries(ids []string, rows []row) []entry {
 	there := make(map[string]*row, len(rows))
 	for i := range rows {
 		there[rows[i].ID] = &rows[i]
 	}
 	out := make([]entry, 0, len(ids))
 	for _, id := range ids {
-		r := there[id]
-		if r == nil { // the two were read one after the other
-			again, found, err := readRow(rd, id)
-			if err != nil {
-				return nil, err
-			}
-			if found {
-				r = &again
-			}
-		}
 		e := entry{id: uuid.MustParse(id)}
-		if r != nil {
+		if r := there[id]; r != nil {
 			e.digest = r.digest()
 		} else {
 			c.log.Error("an event of the audit log was removed before it was sealed", "event", id)
 		}
 		out = append(out, e)
 	}
-	return out, nil // in the order of ids: they were read so
+	return out
+}
+
+// onSeal has f told of what this process seals. There is one who hears.
+func (c *Chain) onSeal(f func()) (stop func()) {
+	set := func(f func()) {
+		c.hearing.Lock()
+		defer c.hearing.Unlock()
+		c.heard = f
+	}
+	set(f)
+	return func() { set(nil) }
 }

@@ -2,6 +2,7 @@ package audit
 
 import (
 	"encoding/json"
+	"slices"
 	"strings"
 	"time"
 
@@ -24,17 +25,14 @@ func insert(tx *db.Tx, r Record) error {
 		e.ID, e.at, e.Action, string(e.Result), e.Actor, e.ActorKind, e.Target,
 		e.Reason, e.Session, e.Address, e.UserAgent, e.RequestID, e.DecisionID, e.detail, e.salt, e.commitment,
 	}
-	if tx.Dialect() == db.Postgres && chained { // one way over the network
-		_, err := tx.Exec(`WITH e AS (INSERT INTO sp_audit (`+columns+`, salt, commitment)
-			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16) RETURNING id)
-			INSERT INTO sp_audit_waiting (id) SELECT id FROM e`, args...)
+	if !chained || tx.Unsealed(e.ID) {
+		_, err := tx.Exec("INSERT INTO sp_audit ("+columns+`, salt, commitment)
+			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)`, args...)
 		return err
 	}
-	_, err := tx.Exec(`INSERT INTO sp_audit (`+columns+`, salt, commitment)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)`, args...)
-	if err == nil && chained {
-		_, err = tx.Exec("INSERT INTO sp_audit_waiting (id) VALUES ($1)", e.ID)
-	}
+	_, err := tx.Exec("WITH e AS (INSERT INTO sp_audit ("+columns+`, salt, commitment)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16) RETURNING id)
+		INSERT INTO sp_audit_waiting (id, more) SELECT id, '' FROM e`, args...)
 	return err
 }
 
@@ -160,20 +158,36 @@ func Since(rd db.Reader, after time.Time) (counts map[string]int64, err error) {
 	return counts, err
 }
 
-// waiting returns the ids of events that are not sealed, the oldest first, and what
-// stands among them and is no id of ours.
-func waiting(rd db.Reader, n int) (ids, odd []string, err error) {
-	err = rd.Rows("SELECT id FROM sp_audit_waiting ORDER BY id LIMIT $1", []any{n}, func(scan db.Scan) error {
-		var id string
-		err := scan(&id)
-		if _, ours := parseID(id); ours {
-			ids = append(ids, id)
-		} else {
-			odd = append(odd, id)
+// announced is a row of the list of events that wait.
+type announced struct {
+	key string   // the first of them
+	ids []string // nil: it is none of ours
+}
+
+// waiting returns rows of that list, the oldest first, up to about n events.
+func waiting(rd db.Reader, n int) (out []announced, err error) {
+	events := 0
+	err = rd.Rows("SELECT id, more FROM sp_audit_waiting ORDER BY id LIMIT $1", []any{n}, func(scan db.Scan) error {
+		var id, more string
+		if err := scan(&id, &more); err != nil {
+			return err
 		}
-		return err
+		a := announced{key: id}
+		for all := id + more; len(all) > 0; all = all[min(len(all), idSize):] {
+			one := all[:min(len(all), idSize)]
+			if _, ours := parseID(one); !ours || len(id) != idSize {
+				a.ids = nil
+				break
+			}
+			a.ids = append(a.ids, one)
+		}
+		if events < n {
+			out = append(out, a)
+		}
+		events += len(a.ids)
+		return nil
 	})
-	return ids, odd, err
+	return out, err
 }
 
 func parseID(s string) (id uuid.UUID, ours bool) {
@@ -186,11 +200,15 @@ func forgetWaiting(tx *db.Tx, id string) error {
 	return err
 }
 
-// waitingRows returns the events themselves, as far as they are there.
-func waitingRows(rd db.Reader, n int) (out []row, err error) {
-	err = rd.Rows(`SELECT `+columns+`, salt, commitment FROM sp_audit
-		WHERE id IN (SELECT id FROM sp_audit_waiting ORDER BY id LIMIT $1) ORDER BY id`, []any{n}, appendRow(&out))
-	return out, err
+// rowsOf returns events by their ids, as far as they are there.
+func rowsOf(rd db.Reader, ids []string) (out []row, err error) {
+	for some := range slices.Chunk(ids, listSize) {
+		err := rd.Rows(splitID+"SELECT "+columns+", salt, commitment FROM sp_audit WHERE id"+inIDs, []any{strings.Join(some, ""), len(some)}, appendRow(&out))
+		if err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
 }
 
 func readRow(rd db.Reader, id string) (r row, found bool, err error) {
@@ -209,8 +227,8 @@ func appendRow(out *[]row) func(db.Scan) error {
 
 // commitOld makes the commitments of events that were recorded by a release that
 // made none.
-func commitOld(tx *db.Tx, n int) error {
-	rows, err := waitingRows(tx, n)
+func commitOld(tx *db.Tx, ids []string) error {
+	rows, err := rowsOf(tx, ids)
 	if err != nil {
 		return err
 	}
@@ -255,15 +273,31 @@ func insertSeal(tx *db.Tx, s seal) (free bool, err error) {
 }
 
 // ids are of one length, so that a list of them can go over as one text, and be
-// taken apart in SQL that both databases have.
+// taken apart in SQL that both databases have. Cutting out the last of them takes as
+// long as the text is: so it is not long.
 const (
-	idSize  = 36
-	splitID = `WITH RECURSIVE list (i) AS (SELECT CAST(0 AS BIGINT) UNION ALL SELECT i + 1 FROM list WHERE i + 1 < CAST($2 AS BIGINT)) `
-	inIDs   = ` IN (SELECT substr(CAST($1 AS TEXT), CAST(i * 36 + 1 AS INTEGER), 36) FROM list)`
+	idSize   = 36
+	listSize = 100
+	splitID  = `WITH RECURSIVE list (i) AS (SELECT CAST(0 AS BIGINT) UNION ALL SELECT i + 1 FROM list WHERE i + 1 < CAST($2 AS BIGINT)) `
+	inIDs    = ` IN (SELECT substr(CAST($1 AS TEXT), CAST(i * 36 + 1 AS INTEGER), 36) FROM list)`
 )
 
-func endWaiting(tx *db.Tx, ids []string) (int64, error) {
-	return tx.Exec(splitID+"DELETE FROM sp_audit_waiting WHERE id"+inIDs, strings.Join(ids, ""), len(ids))
+// inLists calls f for some ids at a time, as what splitID takes, and adds up.
+func inLists(ids []string, f func(list string, n int) (int64, error)) (all int64, err error) {
+	for some := range slices.Chunk(ids, listSize) {
+		n, err := f(strings.Join(some, ""), len(some))
+		if err != nil {
+			return all, err
+		}
+		all += n
+	}
+	return all, nil
+}
+
+func endWaiting(tx *db.Tx, keys []string) (int64, error) {
+	return inLists(keys, func(list string, n int) (int64, error) {
+		return tx.Exec(splitID+"DELETE FROM sp_audit_waiting WHERE id"+inIDs, list, n)
+	})
 }
 
 func readCut(rd db.Reader) (c cut, found bool, err error) {
@@ -277,12 +311,152 @@ func rowsAfter(rd db.Reader, id string, n int, each func(db.Scan) error) error {
 }
 
 func eachWaiting(rd db.Reader, each func(id string)) error {
-	return rd.Rows("SELECT id FROM sp_audit_waiting", nil, func(scan db.Scan) error {
-		var id string
-		if err := scan(&id); err != nil {
+	return rd.Rows("SELECT id, more FROM sp_audit_waiting", nil, func(scan db.Scan) error {
+		var id, more string
+		if err := scan(&id, &more); err != nil {
 			return err
 		}
 		each(id)
+		for ; len(more) >= idSize; more = more[idSize:] {
+			each(more[:idSize])
+		}
 		return nil
 	})
+}
+
+// Events that a filter lets pass. One of its parts leads: the one that its index
+// makes the fewest of. Everything else is compared then.
+const (
+	selectEvents = "SELECT " + columns + " FROM sp_audit WHERE "
+	downwards    = "(at, id) < ($1, $2) AND at >= $3"
+	upwards      = "(at, id) > ($1, $2) AND at < $3"
+	compared     = ` AND ($4 = '' OR action = $4) AND ($5 = '' OR actor = $5) AND ($6 = '' OR target = $6) AND ($7 = '' OR result = $7)
+		AND ($8 = '' OR address = $8) AND ($9 = '' OR request_id = $9) AND ($10 = '' OR decision_id = $10)`
+	newestFirst = " ORDER BY at DESC, id DESC LIMIT $11"
+	oldestFirst = " ORDER BY at, id LIMIT $11"
+
+	byRequest  = " AND request_id = $9 AND request_id <> ''"
+	byDecision = " AND decision_id = $10 AND decision_id <> ''"
+	byActor    = " AND actor = $5"
+	byTarget   = " AND target = $6"
+	byAddress  = " AND address = $8 AND address <> ''"
+	byAction   = " AND action = $4"
+	byRefusal  = " AND result = $7 AND result <> 'success'"
+)
+
+func (f Filter) args(from position, bound int64, limit int) []any {
+	return []any{from.At, from.ID, bound, f.Action, f.Actor, f.Target, string(f.Result), f.Address, f.RequestID, f.DecisionID, limit}
+}
+
+// list returns events below a position, and not before a time, newest first.
+func list(rd db.Reader, f Filter, from position, since int64, limit int, out *[]Record) error {
+	args, each := f.args(from, since, limit), appendTo(out)
+	const with, end = selectEvents + downwards, compared + newestFirst
+	switch {
+	case f.RequestID != "":
+		return rd.Rows(with+byRequest+end, args, each)
+	case f.DecisionID != "":
+		return rd.Rows(with+byDecision+end, args, each)
+	case f.Actor != "":
+		return rd.Rows(with+byActor+end, args, each)
+	case f.Target != "":
+		return rd.Rows(with+byTarget+end, args, each)
+	case f.Address != "":
+		return rd.Rows(with+byAddress+end, args, each)
+	case f.Action != "":
+		return rd.Rows(with+byAction+end, args, each)
+	case f.Result != "" && f.Result != Success:
+		return rd.Rows(with+byRefusal+end, args, each)
+	}
+	return rd.Rows(with+end, args, each)
+}
+
+// listUp returns events above a position, and before a time, oldest first.
+func listUp(rd db.Reader, f Filter, from position, until int64, limit int, out *[]Record) error {
+	args, each := f.args(from, until, limit), appendTo(out)
+	const with, end = selectEvents + upwards, compared + oldestFirst
+	switch {
+	case f.RequestID != "":
+		return rd.Rows(with+byRequest+end, args, each)
+	case f.DecisionID != "":
+		return rd.Rows(with+byDecision+end, args, each)
+	case f.Actor != "":
+		return rd.Rows(with+byActor+end, args, each)
+	case f.Target != "":
+		return rd.Rows(with+byTarget+end, args, each)
+	case f.Address != "":
+		return rd.Rows(with+byAddress+end, args, each)
+	case f.Action != "":
+		return rd.Rows(with+byAction+end, args, each)
+	case f.Result != "" && f.Result != Success:
+		return rd.Rows(with+byRefusal+end, args, each)
+	}
+	return rd.Rows(with+end, args, each)
+}
+
+// listed returns the events of a seal in its order; one that is gone is left out.
+func listed(rd db.Reader, s seal) (out []Record, err error) {
+	for some := range slices.Chunk(s.ids(), listSize) {
+		err := rd.Rows(splitID+"SELECT "+columns+" FROM sp_audit WHERE id"+inIDs+" ORDER BY id", []any{strings.Join(some, ""), len(some)}, appendTo(&out))
+		if err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// newestOf returns the time of the newest event among ids.
+func newestOf(rd db.Reader, ids []string) (at int64, err error) {
+	_, err = inLists(ids, func(list string, n int) (int64, error) {
+		var newest int64
+		_, err := rd.Row(splitID+"SELECT COALESCE(MAX(at), 0) FROM sp_audit WHERE id"+inIDs, []any{list, n}, &newest)
+		at = max(at, newest)
+		return 0, err
+	})
+	return at, err
+}
+
+func deleteEvents(tx *db.Tx, ids []string) (int64, error) {
+	return inLists(ids, func(list string, n int) (int64, error) {
+		return tx.Exec(splitID+"DELETE FROM sp_audit WHERE id"+inIDs, list, n)
+	})
+}
+
+func deleteSeals(tx *db.Tx, after, to int64) (int64, error) {
+	return tx.Exec("DELETE FROM sp_audit_seals WHERE number > $1 AND number <= $2", after, to)
+}
+
+// putCut replaces the cut if it is still the one before.
+func putCut(tx *db.Tx, before int64, c cut) (bool, error) {
+	n, err := tx.Exec(`INSERT INTO sp_audit_cuts (id, number, position, hash, sealed_at, signature) VALUES (1, $2, $3, $4, $5, $6)
+		ON CONFLICT (id) DO UPDATE SET number = excluded.number, position = excluded.position, hash = excluded.hash,
+			sealed_at = excluded.sealed_at, signature = excluded.signature WHERE sp_audit_cuts.number = $1`,
+		before, c.number, c.position, c.hash, c.sealedAt, c.signature)
+	return n == 1, err
+}
+
+func sinkAt(rd db.Reader, name string) (number int64, found bool, err error) {
+	found, err = rd.Row("SELECT number FROM sp_audit_sinks WHERE name = $1", []any{name}, &number)
+	return number, found, err
+}
+
+// holdSink reports whether a node hands on, which it does until it has not for a
+// while. number is where a sink begins that is new.
+func holdSink(tx *db.Tx, name, node string, number int64, now time.Time) (bool, error) {
+	n, err := tx.Exec(`INSERT INTO sp_audit_sinks (name, number, holder, held_until) VALUES ($1, $2, $3, $4)
+		ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, held_until = excluded.held_until
+			WHERE sp_audit_sinks.holder = excluded.holder OR sp_audit_sinks.held_until < $5`,
+		name, number, node, db.Micros(now.Add(sinkHold)), db.Micros(now))
+	return n == 1, err
+}
+
+func moveSink(tx *db.Tx, name, node string, number int64, now time.Time) error {
+	_, err := tx.Exec("UPDATE sp_audit_sinks SET number = $3, held_until = $4 WHERE name = $1 AND holder = $2 AND number < $3",
+		name, node, number, db.Micros(now.Add(sinkHold)))
+	return err
+}
+
+func releaseSinks(tx *db.Tx, node string) error {
+	_, err := tx.Exec("UPDATE sp_audit_sinks SET held_until = 0 WHERE holder = $1", node)
+	return err
 }

@@ -154,7 +154,7 @@ func (p *proof) run(kept []Head) error {
 		return cmp.Or(cmp.Compare(a.Seal, b.Seal), cmp.Compare(a.Position, b.Position))
 	})
 	p.Whole = len(p.found) == 0
-	p.Findings = p.found[:min(len(p.found), maxFindings)]
+	p.Findings = append([]Finding{}, p.found[:min(len(p.found), maxFindings)]...)
 	p.More = int64(len(p.found) - len(p.Findings))
 	return nil
 }

@@ -43,6 +43,9 @@ func (s *Server) Metrics(ctx context.Context) []measure.Family {
 		all = append(all, s.requests.Families("sallyport_http_requests_total", "sallyport_http_request_seconds")...)
 	}
 	all = slices.Concat(all, s.SignIn.Measure(), s.passwords.Measure(), s.live.Measure(), s.Refusals.Measure(), s.Chain.Measure(), s.DB.Measure())
+	if s.sinks != nil {
+		all = append(all, s.sinks.Measure()...)
+	}
 	if up {
 		all = slices.Concat(all, s.measureKeys(ctx), s.Mail.Measure(ctx))
 	}

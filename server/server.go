@@ -179,6 +179,12 @@ type Config struct {
 	// (docs/fastapi-users.md).
 	FastAPIUsers bool
 
+	// AuditSinks says where else events of the audit log go (docs/audit.md).
+	AuditSinks audit.SinksConfig
+	// AuditRetention is how long events are kept: audit.MinRetention to
+	// audit.MaxRetention. 0 is for ever.
+	AuditRetention time.Duration
+
 	// Metrics counts requests by route, for Server.Metrics. Everything else that it
 	// tells is counted or known anyway.
 	Metrics bool
@@ -292,6 +298,10 @@ func (c *Config) check() error {
 		errs = append(errs, err)
 	}
 	within("tokens.mfa_ttl", c.MFATTL, signin.MinPending, signin.MaxPending)
+	within("audit.retention", c.AuditRetention, audit.MinRetention, audit.MaxRetention)
+	if err := c.AuditSinks.Check(); err != nil {
+		errs = append(errs, err)
+	}
 	within("keys.rotate_every", c.RotateEvery, MinRotateEvery, MaxRotateEvery)
 	for _, l := range []struct{ key, value string }{
 		{"limits.default", c.Limits.Default}, {"limits.login", c.Limits.Login}, {"limits.register", c.Limits.Register}, {"limits.mail", c.Limits.Mail}, {"limits.guesses", c.Limits.Guesses},
@@ -368,6 +378,7 @@ type Services struct {
 	Keys     *keyring.Ring
 	Refusals *audit.Refusals
 	Chain    *audit.Chain
+	Audit    audit.Log
 }
 
 // Server is Sallyport, ready to be mounted or served.
@@ -378,6 +389,7 @@ type Server struct {
 	cookie *authn.Cookie
 	gate   *authn.Gate
 	roles  *role.Cache
+	sinks  *audit.Sinks
 	wall   *wall
 	mux    *sallyport.Mux
 	api    *api.API
@@ -464,6 +476,8 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
+	s.Chain = audit.NewChain(audit.ChainConfig{DB: cfg.DB, Seed: chainSeed, Log: cfg.Log})
+	s.Audit = audit.Log{DB: cfg.DB, CursorKey: keys.RefreshKey()}
 	s.Refusals = audit.NewRefusals(cfg.DB, cfg.Log)
 	outer.limits.refusals = s.Refusals
 	links, err := s.openMail()
@@ -531,7 +545,10 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	}
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
 	s.stop = stop
-	s.Chain = audit.NewChain(audit.ChainConfig{DB: cfg.DB, Seed: chainSeed, Briefly: cfg.QueueOnly, Log: cfg.Log})
+	s.Chain.Run(cfg.QueueOnly)
+	if !cfg.QueueOnly {
+		s.sinks = audit.NewSinks(cfg.AuditSinks, cfg.DB, s.Chain, cfg.Log)
+	}
 	s.stopped.Go(func() { repeat(background, sweepEvery, s.sweep) })
 	s.stopped.Go(func() { repeat(background, eraseEvery, s.erase) })
 	if !cfg.QueueOnly {
@@ -584,7 +601,10 @@ func (s *Server) Close() {
 	s.APIKeys.Close()
 	s.Sessions.Close()
 	s.Refusals.Close()
-	s.Chain.Close() // last: it seals what the others have written
+	s.Chain.Close() // it seals what the others have written
+	if s.sinks != nil {
+		s.sinks.Close()
+	}
 }
 
 // Require returns ordinary middleware that enforces a rule, for any router.
@@ -697,6 +717,7 @@ func (s *Server) operations(a *api.API) {
 	s.APIKeys.Routes(a)
 	role.Routes(a, s.DB)
 	s.Clients.Routes(a)
+	audit.Routes(a, s.Audit, s.Chain)
 }
 
 // fastAPIUsers returns the operations of fastapi-users.
@@ -833,6 +854,14 @@ func (s *Server) sweep(ctx context.Context) {
 	}
 	if err := s.SignIn.Sweep(ctx); err != nil {
 		s.cfg.Log.Error("sign-ins that were not finished could not be deleted", "error", err)
+	}
+	if s.cfg.AuditRetention > 0 {
+		// By the clock that events have.
+		if n, err := s.Chain.Trim(ctx, time.Now().Add(-s.cfg.AuditRetention)); err != nil {
+			s.cfg.Log.Error("old events of the audit log could not be deleted", "error", err)
+		} else if n > 0 {
+			s.cfg.Log.Info("deleted old events of the audit log", "events", n)
+		}
 	}
 	if _, err := s.Lockout.Sweep(ctx); err != nil {
 		s.cfg.Log.Error("counts of failed sign-ins that are over could not be deleted", "error", err)

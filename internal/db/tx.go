@@ -15,6 +15,7 @@ type Tx struct {
 
 	changed  []string    // whose authority it changes
 	happened [][2]string // what is counted if it commits
+	unsealed []string    // ids of events, of SQLite's one writer
 
 	count, failAt int // statements run; which one is to fail, of a rehearsal
 	trace         func(string)
@@ -24,14 +25,6 @@ type txConn interface {
 	ExecContext(context.Context, string, ...any) (sql.Result, error)
 	QueryContext(context.Context, string, ...any) (*sql.Rows, error)
 	PrepareContext(context.Context, string) (*sql.Stmt, error)
-}
-
-// Dialect returns which database it is on.
-func (t *Tx) Dialect() Dialect {
-	if t.stmts != nil {
-		return SQLite
-	}
-	return Postgres
 }
 
 func (t *Tx) stmt(q query) (*sql.Stmt, error) {

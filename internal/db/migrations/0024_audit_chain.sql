@@ -17,9 +17,10 @@ CREATE INDEX sp_audit_refusals ON sp_audit (result, at) WHERE result <> 'success
 
 -- Events that are not sealed yet.
 CREATE TABLE sp_audit_waiting (
-    id TEXT PRIMARY KEY
+    id   TEXT PRIMARY KEY,
+    more TEXT NOT NULL -- ids of others that were committed with it, one after the other
 );
-INSERT INTO sp_audit_waiting (id) SELECT id FROM sp_audit;
+INSERT INTO sp_audit_waiting (id, more) SELECT id, '' FROM sp_audit;
 
 CREATE TABLE sp_audit_seals (
     number    BIGINT PRIMARY KEY, -- 1 and on, without gaps

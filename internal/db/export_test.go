@@ -1,0 +1,12 @@
+package db
+
+import "context"
+
+// MigrateTo brings the schema up to a version and no further.
+func (d *DB) MigrateTo(ctx context.Context, version int64) error {
+	p, err := d.provider()
+	if err == nil {
+		_, err = p.UpTo(ctx, version)
+	}
+	return err
+}
