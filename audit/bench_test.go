@@ -49,11 +49,12 @@ func BenchmarkChained(b *testing.B) {
 		open  func(b *testing.B) *db.DB
 		hash  password.Config
 		slice int // how many
+		users int // at once
 		work  func(b *testing.B, sv *server.Server, h http.Handler, ada signin.Attempt) func()
 	}{
-		{"refresh/sqlite", func(b *testing.B) *db.DB { return testkit.SQLite(b) }, password.Config{Memory: 64, Time: 1, Threads: 1, DangerouslyWeak: true}, 3000, refreshes},
-		{"refresh/postgres", func(b *testing.B) *db.DB { return testkit.Postgres(b) }, password.Config{Memory: 64, Time: 1, Threads: 1, DangerouslyWeak: true}, 800, refreshes},
-		{"signin/sqlite", func(b *testing.B) *db.DB { return testkit.SQLite(b) }, password.Config{}, 60, signIns},
+		{"refresh/sqlite", func(b *testing.B) *db.DB { return testkit.SQLite(b) }, password.Config{Memory: 64, Time: 1, Threads: 1, DangerouslyWeak: true}, 3000, 64, refreshes},
+		{"refresh/postgres", func(b *testing.B) *db.DB { return testkit.Postgres(b) }, password.Config{Memory: 64, Time: 1, Threads: 1, DangerouslyWeak: true}, 800, 64, refreshes},
+		{"signin/sqlite", func(b *testing.B) *db.DB { return testkit.SQLite(b) }, password.Config{}, 60, 2, signIns},
 	} {
 		b.Run(c.name, func(b *testing.B) {
 			sv, err := server.New(b.Context(), server.Config{
@@ -80,7 +81,7 @@ func BenchmarkChained(b *testing.B) {
 					var left atomic.Int64
 					left.Store(int64(c.slice))
 					var all sync.WaitGroup
-					for range 64 {
+					for range c.users {
 						all.Go(func() {
 							for left.Add(-1) >= 0 {
 								op()

@@ -10,3 +10,6 @@ func (d *DB) MigrateTo(ctx context.Context, version int64) error {
 	}
 	return err
 }
+
+// AnotherServer makes a cursor one of a server that was started at another time.
+func AnotherServer(c *Cursor) { c.server = "1970-01-01 00:00:00+00" }
