@@ -117,12 +117,18 @@ func register(ctx context.Context, node, name string) error {
 	return err
 }
 
+// signIn waits where hashes are in demand: a machine that is busy is no fault here.
 func signIn(ctx context.Context, node, name string) (t tokens, err error) {
-	status, err := send(ctx, "POST", node+"/token", "", url.Values{"grant_type": {"password"}, "username": {name}, "password": {password}}, &t)
-	if err == nil && status != http.StatusOK {
-		err = fmt.Errorf("sign-in: status %d", status)
+	for attempt := 0; ; attempt++ {
+		status, err := send(ctx, "POST", node+"/token", "", url.Values{"grant_type": {"password"}, "username": {name}, "password": {password}}, &t)
+		switch {
+		case err != nil || status == http.StatusOK:
+			return t, err
+		case status != http.StatusServiceUnavailable || attempt == 20:
+			return t, fmt.Errorf("sign-in: status %d", status)
+		}
+		time.Sleep(time.Second)
 	}
-	return t, err
 }
 
 func run(ctx context.Context, nodes []string) (r report, err error) {
