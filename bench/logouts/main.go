@@ -52,6 +52,7 @@ type report struct {
 	Resurrected int     `json:"resurrected"` // let in after a refusal
 	Never       int     `json:"never"`       // let in for as long as it was asked for
 	Odd         int     `json:"odd"`         // neither 200 nor 401
+	Again       int     `json:"again"`       // logouts that were answered 503, and asked for again
 	Load        int64   `json:"load"`        // requests of others
 	Broken      int64   `json:"broken"`      // of these, not 200
 	Seconds     float64 `json:"seconds"`
@@ -201,13 +202,14 @@ func run(ctx context.Context, nodes []string) (r report, err error) {
 				if i >= *total {
 					return
 				}
-				seen, err := logout(ctx, nodes, (i+w)%len(nodes), all[i].Access)
+				seen, again, err := logout(ctx, nodes, (i+w)%len(nodes), all[i].Access)
 				if err != nil {
 					fail(err)
 					return
 				}
 				mu.Lock()
 				r.Logouts++
+				r.Again += again
 				for _, s := range seen {
 					r.Odd += s.odd
 					r.Resurrected += s.resurrected
@@ -244,8 +246,9 @@ type observed struct {
 	never             bool
 }
 
-// logout ends a session on one node while it is asked for on all others.
-func logout(ctx context.Context, nodes []string, at int, access string) ([]observed, error) {
+// logout ends a session on one node while it is asked for on all others, and
+// returns how often that was answered 503 before.
+func logout(ctx context.Context, nodes []string, at int, access string) (out []observed, again int, err error) {
 	type answer struct {
 		sent, came time.Time
 		status     int
@@ -272,6 +275,12 @@ func logout(ctx context.Context, nodes []string, at int, access string) ([]obser
 				}
 				a.came, a.status = time.Now(), status
 				streams[i] = append(streams[i], a)
+				if n <= 2 && status != http.StatusOK && err == nil { // the control
+					err = fmt.Errorf("a session that lives: status %d", status)
+					first.Lock()
+					broken = err
+					first.Unlock()
+				}
 				if n == 2 {
 					warm.Done()
 				}
@@ -290,6 +299,10 @@ func logout(ctx context.Context, nodes []string, at int, access string) ([]obser
 	}
 	warm.Wait()
 	status, err := send(ctx, "POST", nodes[at]+"/logout", access, nil, nil)
+	for ; err == nil && status == http.StatusServiceUnavailable && again < 10; again++ {
+		time.Sleep(time.Second)
+		status, err = send(ctx, "POST", nodes[at]+"/logout", access, nil, nil)
+	}
 	ack := time.Now()
 	ended.Store(ack.UnixNano())
 	done.Wait()
@@ -297,10 +310,9 @@ func logout(ctx context.Context, nodes []string, at int, access string) ([]obser
 		err = fmt.Errorf("logout: status %d", status)
 	}
 	if err = errors.Join(err, broken); err != nil {
-		return nil, err
+		return nil, again, err
 	}
 	ms := func(t time.Time) float64 { return max(0, float64(t.Sub(ack))/float64(time.Millisecond)) }
-	var out []observed
 	for i, answers := range streams {
 		if i == at {
 			continue
@@ -320,5 +332,5 @@ func logout(ctx context.Context, nodes []string, at int, access string) ([]obser
 		}
 		out = append(out, o)
 	}
-	return out, nil
+	return out, again, nil
 }
