@@ -532,9 +532,13 @@ func TestH_TenThousandConnections(t *testing.T) {
 		return err
 	})
 	var signIns sync.WaitGroup
+	var signedIn atomic.Int64
 	for range 16 {
 		signIns.Go(func() {
-			if status, _, err := r.try("POST", "/token", "", passwordForm("root")); err != nil || status != http.StatusOK {
+			switch status, _, err := r.try("POST", "/token", "", passwordForm("root")); {
+			case err == nil && status == http.StatusOK:
+				signedIn.Add(1)
+			case err != nil || status != http.StatusServiceUnavailable: // a busy machine
 				t.Errorf("sign-in: %d, %v", status, err)
 			}
 		})
@@ -545,6 +549,9 @@ func TestH_TenThousandConnections(t *testing.T) {
 		}
 	}
 	signIns.Wait()
+	if signedIn.Load() == 0 {
+		t.Error("nobody could sign in")
+	}
 	most := resident(t, r)
 	t.Logf("%d MB before, %d MB with %d kept connections, %d MB at the end; opened and asked in %v, once more in %v", before>>20, kept>>20, many, most>>20, opened.Round(time.Millisecond), asked.Round(time.Millisecond))
 	if most > 300<<20 { // what docs/running.md states
