@@ -1,7 +1,6 @@
 package server_test
 
 import (
-	"errors"
 	"strconv"
 	"testing"
 	"time"
@@ -15,19 +14,7 @@ import (
 
 // Clocks that are set while a server runs (letter F of the threat list).
 
-// sweepAll does what a server does every hour.
-func (w *world) sweepAll() {
-	w.t.Helper()
-	ctx := w.t.Context()
-	_, err1 := w.sv.Sessions.Sweep(ctx)
-	_, err2 := w.sv.Lockout.Sweep(ctx)
-	_, err3 := w.sv.Keys.Sweep(ctx)
-	if err := errors.Join(err1, err2, err3, w.sv.Accounts.Sweep(ctx), w.sv.SignIn.Sweep(ctx), w.sv.Mail.Sweep(ctx), w.db.SweepChanges(ctx)); err != nil {
-		w.t.Fatal(err)
-	}
-}
-
-// The clock is set by an hour while the server runs, everything is swept, and later
+// The clock is set by an hour while the server runs, what is old is deleted, and later
 // it is set right again. What was ended or used up stays so at every moment; a
 // token lives no longer for it; and nobody is kept out who signs in or refreshes.
 func TestF_Clock(t *testing.T) {
@@ -143,7 +130,7 @@ func testClock(t *testing.T, d *db.DB, by time.Duration, format session.Format) 
 	lock()
 
 	w.clock.advance(by)
-	w.sweepAll()
+	w.cleanUp()
 	over("set")
 	ada = refused("set", ada)
 	if by < 0 { // nobody is free at once
@@ -158,7 +145,7 @@ func testClock(t *testing.T, d *db.DB, by time.Duration, format session.Format) 
 	lock()
 
 	w.clock.advance(-by)
-	w.sweepAll()
+	w.cleanUp()
 	over("set right")
 	refused("set right", ada)
 	if by < 0 {
