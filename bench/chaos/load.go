@@ -13,7 +13,6 @@ import (
 
 // How a client goes on.
 const (
-	pause     = 10 * time.Millisecond // between its requests
 	again     = 25 * time.Millisecond // before it sends one again of which it does not know
 	life      = 90                    // steps with one account
 	grace     = 8 * time.Second       // in which a refresh may be sent again: two less than the server's
@@ -33,18 +32,18 @@ var names atomic.Int64
 
 // start sets clients to work, and beside them, for each node, one that tries
 // what has ended.
-func (s *service) start(l *ledger, clients int) *load {
+func (s *service) start(l *ledger, clients int, pause time.Duration) *load {
 	ctx, cancel := context.WithCancel(context.Background())
 	w := &load{s: s, l: l, stop: cancel}
 	for range clients {
-		a := &actor{s: s, l: l, c: newClient(patience), ctx: ctx}
+		a := &actor{s: s, l: l, c: newClient(patience), ctx: ctx, pause: pause}
 		w.client = append(w.client, a.c)
 		w.wait.Go(a.run)
 	}
 	for _, n := range s.doors {
 		c := newClient(patience)
 		w.client = append(w.client, c)
-		w.wait.Go(func() { s.watch(ctx, l, c, n) })
+		w.wait.Go(func() { s.watch(ctx, l, c, n, pause) })
 	}
 	return w
 }
@@ -65,6 +64,8 @@ type actor struct {
 	c    *client
 	ctx  context.Context
 	acct *account
+
+	pause time.Duration
 }
 
 func (a *actor) run() {
@@ -74,7 +75,7 @@ func (a *actor) run() {
 		}
 		for step := 0; step < life && a.ctx.Err() == nil; step++ {
 			a.step()
-			sleep(a.ctx, pause)
+			sleep(a.ctx, a.pause)
 		}
 	}
 }
@@ -318,7 +319,7 @@ func (a *actor) changePassword(s *session) {
 }
 
 // watch tries at one node what has ended, over and over: the latest and any.
-func (s *service) watch(ctx context.Context, l *ledger, c *client, n *node) {
+func (s *service) watch(ctx context.Context, l *ledger, c *client, n *node, pause time.Duration) {
 	for ; ctx.Err() == nil; sleep(ctx, pause) {
 		l.mu.Lock()
 		var e ending

@@ -34,6 +34,7 @@ import (
 type options struct {
 	only      []string // names of scenarios; empty: all
 	clients   int
+	pause     time.Duration // between the requests of one
 	kills     int
 	terms     int
 	rolls     int
@@ -51,8 +52,8 @@ type options struct {
 // other tests on a machine that may be busy with them: it shows that nothing is lost
 // or comes back, and leaves the promises about time to the long one.
 var (
-	long  = options{clients: 8, kills: 50, terms: 50, rolls: 10, rotations: 20, outages: 10 * time.Second, soaks: 3 * time.Minute, goal: 5 * time.Second, spare: 16 << 20, strict: true}
-	short = options{clients: 4, kills: 3, terms: 2, rolls: 1, rotations: 2, outages: 3 * time.Second, soaks: 2 * time.Second, goal: time.Minute, spare: 128 << 20, brief: true}
+	long  = options{clients: 8, pause: 10 * time.Millisecond, kills: 50, terms: 50, rolls: 10, rotations: 20, outages: 10 * time.Second, soaks: 3 * time.Minute, goal: 5 * time.Second, spare: 16 << 20, strict: true}
+	short = options{clients: 4, pause: 20 * time.Millisecond, kills: 3, terms: 2, rolls: 1, rotations: 2, outages: 3 * time.Second, soaks: 2 * time.Second, goal: time.Minute, spare: 128 << 20, brief: true}
 )
 
 // place is a service that scenarios run on, one after the other.

@@ -34,7 +34,7 @@ type run struct {
 
 // begin sets clients to work and waits until there is something to lose.
 func (r *run) begin() {
-	r.w = r.s.start(r.l, r.clients)
+	r.w = r.s.start(r.l, r.clients, r.pause)
 	r.until(20*time.Second, func() bool {
 		r.l.mu.Lock()
 		defer r.l.mu.Unlock()
@@ -283,7 +283,7 @@ func (r *run) limits() error {
 			}
 			r.l.recovered(time.Since(since))
 			passed = r.knock(addressLimit)
-			return passed == addressLimit || passed == addressLimit+1 // one refills in 18 s
+			return passed == addressLimit || passed == addressLimit+1 // one refills in 36 s
 		}
 		if !r.until(r.goal, exact) {
 			r.l.blame("%s, nodes do not count together within %v: %d requests of one address passed a limit of %d", when, r.goal, passed, addressLimit)

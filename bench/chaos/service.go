@@ -27,7 +27,7 @@ import (
 
 // addressLimit is how many requests a client address may send in an hour. Clients
 // of the load change theirs in time; what probes the limit does not.
-const addressLimit = 200
+const addressLimit = 100
 
 // service is Sallyport: nodes on one database.
 type service struct {
@@ -95,7 +95,7 @@ func newWorld(say func(string, ...any)) (*world, error) {
 	if err := os.Chmod(dir, 0o711); err != nil {
 		return nil, errors.Join(err, w.close())
 	}
-	build := exec.Command("go", "build", "-trimpath", "-o", w.bin, "./cmd/sallyport")
+	build := exec.Command("go", "build", "-o", w.bin, "./cmd/sallyport")
 	build.Dir, build.Env = w.root, append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		return nil, errors.Join(fmt.Errorf("go build: %w\n%s", err, out), w.close())
