@@ -595,6 +595,57 @@ func (r *running) goroutines(t *testing.T) int {
 	return strings.Count(r.output(t)[before:], "\ngoroutine ")
 }
 
+// TestACommitThatIsCutOff ends the connection exactly at a COMMIT. Nobody knows then
+// whether it counts, so it is not tried again, the caller is told 503, and what is
+// there is all of it or nothing.
+func TestACommitThatIsCutOff(t *testing.T) {
+	t.Parallel()
+	p := newPostgresPlace(t)
+	p.env = append(p.env, "SALLYPORT_LIMITS_LOGIN=off")
+	through := newProxy(t, &p, false)
+	r := through.place.serve(t)
+	account := func(name string) map[string]string {
+		return map[string]string{"username": name, "email": name + "@example.com", "password": testPassword}
+	}
+	r.must(t, "POST", "/auth/register", tokens{}, account("control"))
+	for _, c := range []struct {
+		name string
+		when netfault.Commit
+		then int // of the same request once more
+	}{
+		{"before", netfault.BeforeCommit, http.StatusCreated},
+		{"after", netfault.AfterCommit, http.StatusConflict},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			through.CutAt(c.when)
+			a := r.ask(r.client, "POST", "/auth/register", "", account(c.name))
+			if a.status != http.StatusServiceUnavailable || a.retryAfter == "" {
+				t.Fatalf("%v, Retry-After %q, want 503", a, a.retryAfter)
+			}
+			if through.Cuts() {
+				t.Fatal("no connection was cut off")
+			}
+			status, doc := r.call(t, "POST", "/token", "", passwordForm(c.name))
+			if there := status == http.StatusOK; there != (c.then == http.StatusConflict) {
+				t.Errorf("sign-in: %d %v", status, doc)
+			}
+			if a := r.ask(r.client, "POST", "/auth/register", "", account(c.name)); a.status != c.then {
+				t.Errorf("once more: %v %v, want %d", a, a.doc, c.then)
+			}
+			tk := r.signIn(t, c.name)
+			through.CutAt(c.when)
+			if a := r.ask(r.client, "POST", "/logout", tk.access, nil); a.status != http.StatusServiceUnavailable {
+				t.Fatalf("logout: %v, want 503", a)
+			}
+			want := http.StatusOK
+			if c.when == netfault.AfterCommit {
+				want = http.StatusUnauthorized
+			}
+			r.until(t, soon, "what was committed is what holds", func() bool { return r.get(t, "/users/me", tk) == want })
+		})
+	}
+}
+
 func newPostgresPlace(t *testing.T) place {
 	p := newPlace(t)
 	p.env = append(p.env, "SALLYPORT_DATABASE="+testkit.PostgresURL(t))

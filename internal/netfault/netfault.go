@@ -21,6 +21,7 @@ type Proxy struct {
 	delay  atomic.Int64
 	cutOff atomic.Int64 // connections that listened
 	kept   atomic.Int64 // notifications
+	commit atomic.Int32 // what becomes of the next COMMIT: a Commit
 
 	mu     sync.Mutex
 	state  state
@@ -43,7 +44,19 @@ const (
 type conn struct {
 	client, server net.Conn // server is nil until it is connected
 	age            int
+	cutting        atomic.Bool // once the server answers
 }
+
+// Commit is a moment at which a connection is cut off: before the server gets the
+// COMMIT, or after it has answered and before the client hears of that.
+type Commit int32
+
+// The moments.
+const (
+	BeforeCommit Commit = 1 + iota
+	AfterCommit
+	committing // of AfterCommit: the COMMIT is on its way
+)
 
 // New returns a proxy on a free port of this machine.
 func New(to string) (*Proxy, error) {
@@ -97,6 +110,12 @@ func (x *Proxy) Mute(on bool) { x.mute.Store(on) }
 
 // Muted is how many notifications were kept back.
 func (x *Proxy) Muted() int64 { return x.kept.Load() }
+
+// CutAt ends the connection that sends the next COMMIT, at that moment.
+func (x *Proxy) CutAt(c Commit) { x.commit.Store(int32(c)) }
+
+// Cuts tells whether that is still to come.
+func (x *Proxy) Cuts() bool { return x.commit.Load() != 0 }
 
 func (x *Proxy) set(s state, lose bool) {
 	x.mu.Lock()
@@ -158,12 +177,26 @@ func (x *Proxy) serve(c *conn) {
 	var back sync.WaitGroup
 	back.Go(func() {
 		var m messages
-		x.copy(c, c.client, c.server, func(b []byte) ([]byte, bool) { return m.without(b, x.mute.Load(), &x.kept), true })
+		x.copy(c, c.client, c.server, func(b []byte) ([]byte, bool) {
+			if c.cutting.Load() {
+				x.commit.Store(0)
+				return nil, false
+			}
+			return m.without(b, x.mute.Load(), &x.kept), true
+		})
 	})
 	x.copy(c, c.server, c.client, func(b []byte) ([]byte, bool) {
 		if x.deaf.Load() && bytes.Contains(b, []byte("LISTEN ")) {
 			x.cutOff.Add(1)
 			return nil, false
+		}
+		if bytes.Contains(b, []byte("commit\x00")) {
+			if x.commit.CompareAndSwap(int32(BeforeCommit), 0) {
+				return nil, false
+			}
+			if x.commit.CompareAndSwap(int32(AfterCommit), int32(committing)) {
+				c.cutting.Store(true)
+			}
 		}
 		if d := time.Duration(x.delay.Load()); d > 0 {
 			select {
