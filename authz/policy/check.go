@@ -31,29 +31,51 @@ type Asked struct {
 	Scopes     []string   `json:"scopes,omitempty" toml:"scopes" maxItems:"200" doc:"What the credential is limited to; default: it is not limited"`
 }
 
-// Ask decides a question with the policies of set, or with those that are stored if
-// that is nil. It returns the id of the principal, too.
+// Ask decides a question with the policies of a set, and returns the id of its
+// principal, too.
 func (s *Service) Ask(ctx context.Context, set *Set, q Question) (d sallyport.Decision, id string, err error) {
-	if set == nil {
-		if set, err = s.Read(ctx); err != nil {
-			return d, "", err
-		}
-	}
 	id, client, grants, err := s.cfg.Subject(ctx, q.Principal)
 	if err != nil {
 		return d, "", err
 	}
+	d, err = s.AskAs(ctx, set, q, PrincipalOf(id, client, grants))
+	return d, id, err
+}
+
+// PrincipalOf is a principal with these grants.
+func PrincipalOf(id string, client bool, g *sallyport.Grants) Principal {
+	return Principal{ID: id, Client: client, Roles: g.Roles().Names(), Permissions: g.Permissions().Names(), Everything: g.Everything()}
+}
+
+// AskAs decides a question about a principal that need not exist.
+func (s *Service) AskAs(ctx context.Context, set *Set, q Question, p Principal) (d sallyport.Decision, err error) {
 	k, err := s.known(s.cfg.DB.View(ctx))
 	if err != nil {
-		return d, "", err
+		return d, err
 	}
-	c, err := q.as(Principal{
-		ID: id, Client: client, Roles: grants.Roles().Names(), Permissions: grants.Permissions().Names(), Everything: grants.Everything(),
-	}, k, set, s.cfg.Now())
+	c, err := q.as(p, k, set, s.cfg.Now())
 	if err != nil {
-		return d, "", err
+		return d, err
 	}
-	return c.Decide(set), id, nil
+	return c.Decide(set), nil
+}
+
+// Draft reads a file of policies, which are checked as stored ones are.
+func (s *Service) Draft(ctx context.Context, text string) ([]*Policy, error) {
+	all, err := ParseDraft(text)
+	if err != nil {
+		return nil, err
+	}
+	k, err := s.known(s.cfg.DB.View(ctx))
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range all {
+		if err := p.Check(k); err != nil {
+			return nil, err
+		}
+	}
+	return all, nil
 }
 
 // as makes the case that is asked about.

@@ -253,19 +253,6 @@ func setOf(names []string) map[string]bool {
 	return out
 }
 
-// Check reads a policy and returns what is wrong with it.
-func (s *Service) Check(ctx context.Context, text string) (*Policy, error) {
-	p, err := Parse(text)
-	if err != nil {
-		return nil, err
-	}
-	k, err := s.known(s.cfg.DB.View(ctx))
-	if err != nil {
-		return nil, err
-	}
-	return p, p.Check(k)
-}
-
 // Put creates or replaces a policy. With match, which is a version, it must be what
 // it is replaced at; 0: whatever it is.
 func (s *Service) Put(ctx context.Context, author Author, id, text, description string, match int64) (out Stored, err error) {

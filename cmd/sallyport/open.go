@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -153,7 +154,10 @@ func serverConfig(s settings, d *db.DB, log *slog.Logger) server.Config {
 		NoPortal:     !s.bool("portal"),
 		APIKeyCookie: s.text("auth.api_key_cookie"), APIKeyQuery: s.text("auth.api_key_query"), APIKeys: keys,
 		FastAPIUsers: s.bool("compat.fastapi_users"),
+		CountryFile:  s.text("policy.country_file"),
 	}
+	cfg.PolicyZone, _ = time.LoadLocation(s.text("policy.time_zone"))              // checked
+	cfg.RecordAllowed, _ = strconv.ParseFloat(s.text("policy.record_allowed"), 64) // checked
 	s.wall(&cfg)
 	return cfg
 }
