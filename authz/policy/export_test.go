@@ -6,3 +6,6 @@ import "errors"
 func Broken(id string, actions ...string) *Policy {
 	return brokenPolicy(id, false, actions, errors.New("it is from the future"))
 }
+
+// Authorize is what Cedar's corpus is tried on.
+var Authorize = authorize
