@@ -11,32 +11,51 @@ import (
 )
 
 // A rule to which five policies apply, alone and among ten thousand for other
-// actions, and one to which none applies.
+// actions, and one to which none applies: at most 8 µs, 1.2 times that, and 120 ns
+// without allocating. They are measured in turns of 100 calls, and the least turn of
+// each counts (least-ns/op): what else the machine does only ever adds.
 func BenchmarkRule(b *testing.B) {
-	for _, stored := range []int{0, 5, 10_000} {
+	stored := []int{0, 5, 10_000}
+	sets := make([]*policy.Set, len(stored))
+	for n, count := range stored {
 		var all []*policy.Policy
-		for i := range stored {
+		for i := range count {
 			action := "delete:comments"
 			if i >= 5 {
 				action = fmt.Sprintf("act:%d", i/5)
 			}
 			all = append(all, mustParse(b, fmt.Sprint("p", i), fiveOf(action)[i%5]))
 		}
-		set := policy.NewSet(all, nil, policy.Place{})
-		who := sallyport.NewPrincipal(sallyport.Claims{Subject: "018f0000-0000-7000-8000-000000000001", Kind: sallyport.KindBearer, MFA: true, AuthTime: time.Now()},
-			sallyport.NewGrants([]string{"moderator", "user", "guest"}, []string{"delete:comments", "read:users"}))
-		r, _ := http.NewRequest("DELETE", "/comments/17", nil)
-		rule := sallyport.Permission("delete:comments")
-		b.Run(fmt.Sprintf("stored=%d", stored), func(b *testing.B) {
-			b.ReportAllocs()
-			for b.Loop() {
+		sets[n] = policy.NewSet(all, nil, policy.Place{})
+	}
+	who := sallyport.NewPrincipal(sallyport.Claims{Subject: "018f0000-0000-7000-8000-000000000001", Kind: sallyport.KindBearer, MFA: true, AuthTime: monday},
+		sallyport.NewGrants([]string{"moderator", "user", "guest"}, []string{"delete:comments", "read:users"}))
+	r, err := http.NewRequest("DELETE", "/comments/17", nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	rule := sallyport.Permission("delete:comments")
+	const turn = 100
+	least := make([]time.Duration, len(stored))
+	b.ReportAllocs()
+	for b.Loop() {
+		for n, set := range sets {
+			began := time.Now()
+			for range turn {
 				facts := sallyport.Facts{Now: monday, Policies: set, Request: r}
 				if !rule.Allows(&who, &facts) {
 					b.Fatal("denied")
 				}
 			}
-		})
+			if took := time.Since(began); least[n] == 0 || took < least[n] {
+				least[n] = took
+			}
+		}
 	}
+	for n, count := range stored {
+		b.ReportMetric(float64(least[n])/turn, fmt.Sprintf("least-ns/op-of-%d", count))
+	}
+	b.ReportMetric(float64(least[2])/float64(least[1]), "of-10000/of-5")
 }
 
 // fiveOf are policies of the kinds that people write.
