@@ -132,6 +132,7 @@ func sealedRow(t *testing.T, d *db.DB, name string) (sealed []byte) {
 // Issued over tls-alpn-01 (nobody listens for http-01), kept sealed, used by a second node and after a new
 // master key without asking again, and asked for anew when what is kept is lost.
 func TestACMECertificateIsShared(t *testing.T) {
+	t.Parallel()
 	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
 		master := filepath.Join(t.TempDir(), "master.key")
 		port := testkit.FreePort(t)
@@ -274,6 +275,7 @@ func TestACMEOverHTTP(t *testing.T) {
 // A certificate that ends soon is renewed, and served, while the server runs;
 // connections do not notice. Another node takes the new one from the database.
 func TestACMERenewal(t *testing.T) {
+	t.Parallel()
 	port := testkit.FreePort(t)
 	a := testkit.NewAuthority(t, testkit.AuthorityConfig{HTTPPort: testkit.FreePort(t), TLSPort: port, Life: 60 * time.Second})
 	d, master := testkit.SQLite(t), filepath.Join(t.TempDir(), "master.key")
@@ -320,6 +322,7 @@ func TestACMERenewal(t *testing.T) {
 // A renewed certificate that cannot be stored is served all the same: the
 // authority would not give another for the asking.
 func TestACMERenewalWithoutTheDatabase(t *testing.T) {
+	t.Parallel()
 	port := testkit.FreePort(t)
 	a := testkit.NewAuthority(t, testkit.AuthorityConfig{HTTPPort: testkit.FreePort(t), TLSPort: port, Life: 60 * time.Second})
 	d := testkit.SQLite(t)
@@ -348,6 +351,7 @@ func TestACMERenewalWithoutTheDatabase(t *testing.T) {
 
 // Of several nodes that start at once one asks.
 func TestACMEOneNodeAsks(t *testing.T) {
+	t.Parallel()
 	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
 		port := testkit.FreePort(t)
 		a := testkit.NewAuthority(t, testkit.AuthorityConfig{HTTPPort: testkit.FreePort(t), TLSPort: port, Life: time.Hour})

@@ -507,6 +507,7 @@ func TestT_FastAPIUsersSecondFactor(t *testing.T) {
 // TestT_FastAPIUsersOneRefusal: the right password of an account whose second factor is
 // due, or demanded, is refused as a wrong one: neither time nor lockout tells it.
 func TestT_FastAPIUsersOneRefusal(t *testing.T) {
+	t.Parallel()
 	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
 		w := newWorld(t, d, nil, asFastAPIUsers)
 		_, access := w.member("ada")
@@ -747,6 +748,7 @@ func TestFastAPIUsersUpdateUser(t *testing.T) {
 
 // TestE_FastAPIUsersLetters: the library's four routes that letters go with.
 func TestE_FastAPIUsersLetters(t *testing.T) {
+	t.Parallel()
 	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
 		type m = map[string]any
 		var box mailbox
@@ -949,6 +951,7 @@ func TestC_FastAPIUsersInABrowser(t *testing.T) {
 // TestV_FastAPIUsersInput: whatever stands where a text or a flag is expected, the
 // answer is a refusal or a change, in the library's form, and repeats nothing.
 func TestV_FastAPIUsersInput(t *testing.T) {
+	t.Parallel()
 	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
 		var box mailbox
 		w := newWorld(t, d, nil, asFastAPIUsers, withMail(&box), noLockout)

@@ -13,6 +13,7 @@ import (
 // TestF_ACommandLeavesLettersToTheServer: what only queues claims nothing, so that
 // no letter is stranded when it ends; and another server of the database sends it.
 func TestF_ACommandLeavesLettersToTheServer(t *testing.T) {
+	t.Parallel()
 	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
 		var none, box mailbox
 		command := newWorld(t, d, nil, withMail(&none), func(c *server.Config) { c.QueueOnly = true })

@@ -29,6 +29,7 @@ import (
 //
 //	go test ./server -run TestNeverStale -rapid.checks=10000
 func TestNeverStale(t *testing.T) {
+	t.Parallel()
 	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
 		lease := time.Millisecond
 		if d.Dialect() == db.Postgres {

@@ -301,7 +301,7 @@ func TestConfigMistakesOfKeys(t *testing.T) {
 
 // Keys rotate on schedule, in a server that runs and at the start of one.
 func TestRotationOnSchedule(t *testing.T) {
-	const every = 10 * time.Hour
+	const every = 2 * time.Hour
 	synctest.Test(t, func(t *testing.T) {
 		d := testkit.SQLite(t)
 		start := func(every time.Duration) *server.Server {

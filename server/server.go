@@ -136,6 +136,10 @@ type Config struct {
 	// It cannot stand beside Secret.
 	RotateEvery time.Duration
 
+	// OnLostHistory is what happens when a failover of PostgreSQL has lost changes
+	// that this server had seen (docs/database.md). Default EndSessions.
+	OnLostHistory LostHistory
+
 	// Mail hands letters to whoever delivers them: mail.NewSMTP, or a service's own.
 	// Nil: there is no mail, and what needs it answers 403 mail_off.
 	Mail mail.Sender
@@ -255,6 +259,11 @@ func (c *Config) check() error {
 	case "", account.Open, account.Invite, account.Closed:
 	default:
 		bad("registration", string(c.Registration), "it is not known", "Choose open, invite or closed.")
+	}
+	switch c.OnLostHistory {
+	case "", EndSessions, OnlyLog:
+	default:
+		bad("postgres.on_lost_history", string(c.OnLostHistory), "it is not known", "Choose end_sessions or log.")
 	}
 	switch c.TokenFormat {
 	case "", session.JWT, session.Opaque:
@@ -408,9 +417,11 @@ type Server struct {
 	closed     bool
 	undeclared atomic.Bool
 
-	draining atomic.Bool
-	stop     context.CancelFunc
-	stopped  sync.WaitGroup
+	draining   atomic.Bool
+	settling   bool            // what the database has brought back; under mu
+	background context.Context // of what runs behind requests; until stop
+	stop       context.CancelFunc
+	stopped    sync.WaitGroup
 }
 
 // New brings the schema up to date, reads or makes the keys, and registers the
@@ -481,7 +492,15 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.live = live.New(live.Config{DB: cfg.DB, Lease: cfg.Lease, Max: cfg.Remember})
+	s.background, s.stop = context.WithCancel(context.WithoutCancel(ctx))
+	if due, err := db.Unsettled(cfg.DB.View(ctx)); err != nil {
+		return nil, err
+	} else if due { // whoever began it has not come to the end
+		if err := s.settleHistory(nil); err != nil {
+			return nil, err
+		}
+	}
+	s.live = live.New(live.Config{DB: cfg.DB, Lease: cfg.Lease, Max: cfg.Remember, Distrusted: s.settleBehind})
 	s.Sessions = session.New(session.Config{
 		DB: cfg.DB, Keys: keys, Issuer: cfg.BaseURL, Log: cfg.Log,
 		Access: cfg.AccessTTL, Refresh: cfg.RefreshTTL, Life: cfg.SessionLife, Format: cfg.TokenFormat, Guesses: guesses, Mail: s.Mail, Now: cfg.Now,
@@ -544,8 +563,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	if err := s.routes(); err != nil {
 		return nil, err
 	}
-	background, stop := context.WithCancel(context.WithoutCancel(ctx))
-	s.stop = stop
+	background := s.background
 	s.stopped.Go(func() { repeat(background, sweepEvery, s.sweep) })
 	s.stopped.Go(func() { repeat(background, eraseEvery, s.erase) })
 	if !cfg.QueueOnly {

@@ -591,6 +591,7 @@ func TestL_CookieMode(t *testing.T) {
 // Every way to end a session ends a cookie's, at once and on every node, and
 // nothing else; a restart brings none back.
 func TestR_CookieEnding(t *testing.T) {
+	t.Parallel()
 	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
 		w, other := pair(t, d, overHTTPS)
 		id := w.register("ada")

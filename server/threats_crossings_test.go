@@ -47,6 +47,7 @@ func refusedBy4xx(r reply) string {
 // pairs are let in, nothing ends or changes by the others, and none of it comes
 // out in an answer, in the audit log or in the log.
 func TestJ_EveryCredentialEverywhere(t *testing.T) {
+	t.Parallel()
 	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
 		log := new(logBuffer)
 		static := apikey.Generate()

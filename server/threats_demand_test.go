@@ -60,6 +60,7 @@ func (w *world) restarted(change ...func(*server.Config)) *world {
 // Whoever must have a second factor and has none sets it up on the way in, by every
 // way of signing in; before that there is no session.
 func TestT_DemandedAtSignIn(t *testing.T) {
+	t.Parallel()
 	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
 		var box mailbox
 		w := newWorld(t, d, probes, withMail(&box), withMailSignIn, noLockout, overHTTPS, demanding("moderator"))
@@ -293,6 +294,7 @@ func TestT_DemandedOnOwnRoutes(t *testing.T) {
 // The token of a sign-in that must set a factor up is good for that and for nothing
 // else, and ends with what it stands on.
 func TestT_SettingUpOnTheWayIn(t *testing.T) {
+	t.Parallel()
 	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
 		w := newWorld(t, d, nil, noLockout, demanding("*"), func(c *server.Config) { c.MFATTL = 2 * time.Minute })
 		id := w.person("ada", true)
@@ -381,6 +383,7 @@ func TestT_SettingUpOnTheWayIn(t *testing.T) {
 // What somebody began who read a letter once ends with the password that is chosen
 // after it: they would set up a factor of their own, and keep its person out.
 func TestT_SettingUpByMailEnds(t *testing.T) {
+	t.Parallel()
 	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
 		var box mailbox
 		w := newWorld(t, d, nil, withMail(&box), withMailSignIn, noLockout, demanding("*"))

@@ -340,6 +340,7 @@ func (w *world) race(n int, req func() *http.Request, status int, code string) (
 
 // Of 50 who bring one token at once, one is served: each kind, on both databases.
 func TestE_LinksAreGoodOnce(t *testing.T) {
+	t.Parallel()
 	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
 		var box mailbox
 		w := newWorld(t, d, nil, withMail(&box), verifying)
@@ -516,6 +517,7 @@ func TestE_LinksAreBound(t *testing.T) {
 
 // A link leads to the configured base URL, whatever a request says.
 func TestE_LinksLeadToTheBaseURL(t *testing.T) {
+	t.Parallel()
 	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
 		var box mailbox
 		w := newWorld(t, d, nil, withMail(&box), verifying, func(c *server.Config) { c.BaseURL = "http://sallyport.test/identity" })
@@ -713,6 +715,7 @@ var everything = []string{"session", "refresh token", "API key", "second factor"
 // have verified it, by whichever letter; and keeps all that is mine if I show that
 // it is.
 func TestE_PreHijacking(t *testing.T) {
+	t.Parallel()
 	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
 		var box mailbox
 		w := newWorld(t, d, nil, withMail(&box))
@@ -1056,6 +1059,7 @@ func TestE_OwnAddressByID(t *testing.T) {
 
 // Who may make an account, by configuration.
 func TestE_RegistrationModes(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		mode            account.Registration
 		open, invitable bool
@@ -1163,6 +1167,7 @@ func TestE_Invitation(t *testing.T) {
 // An address gets three letters of a kind in a quarter of an hour, and ten a day;
 // the answer is the same.
 func TestE_LettersAreCapped(t *testing.T) {
+	t.Parallel()
 	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
 		var box mailbox
 		w := newWorld(t, d, nil, withMail(&box), verifying)
@@ -1318,6 +1323,7 @@ func (w *world) plant(n int, actor, target string) {
 
 // An export is bounded, whatever an account has done.
 func TestE_ExportIsBounded(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, testkit.SQLite(t), nil)
 	id, tk := w.user("ada")
 	w.plant(account.MaxExported, id, "x")
@@ -1333,6 +1339,7 @@ func TestE_ExportIsBounded(t *testing.T) {
 // After a deletion the audit log keeps of a person who, what and when, also of a
 // million events; of others it keeps everything.
 func TestE_DeletionErases(t *testing.T) {
+	t.Parallel()
 	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
 		var box mailbox
 		w := newWorld(t, d, nil, withMail(&box))

@@ -130,6 +130,7 @@ func TestE_PreHijackersDevice(t *testing.T) {
 // uses up those that strangers may ask for, and not those that its person may from
 // where they sign in.
 func TestE_StrangersDoNotUseUpAPersonsLetters(t *testing.T) {
+	t.Parallel()
 	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
 		var box mailbox
 		w := newWorld(t, d, nil, withMail(&box), withMailSignIn)

@@ -124,6 +124,7 @@ func TestE_SignInByMail(t *testing.T) {
 
 // What opens a session opens nothing else, and nothing else opens one.
 func TestE_LinkIsForOneThing(t *testing.T) {
+	t.Parallel()
 	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
 		var box mailbox
 		w := newWorld(t, d, nil, withMail(&box), withMailSignIn, noLockout)
@@ -197,6 +198,7 @@ func TestE_LinkIsForOneThing(t *testing.T) {
 // Nobody learns by asking, or by trying what they were given, whether an address
 // has an account that may sign in: same answers, same rows, same locks.
 func TestE_AskingTellsNothing(t *testing.T) {
+	t.Parallel()
 	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
 		var box mailbox
 		w := newWorld(t, d, nil, withMail(&box), withMailSignIn)
@@ -294,6 +296,7 @@ func TestE_AskingTellsNothing(t *testing.T) {
 
 // Everything that is not good is one answer with one event, and changes nothing.
 func TestE_LinkRefusalsAreAlike(t *testing.T) {
+	t.Parallel()
 	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
 		var box mailbox
 		w := newWorld(t, d, nil, withMail(&box), withMailSignIn, noLockout)
@@ -366,6 +369,7 @@ func TestE_LinkRefusalsAreAlike(t *testing.T) {
 // Of a hundred at once one gets a session: with one link, with one code; and of
 // wrong codes five are looked at.
 func TestE_LinkRaces(t *testing.T) {
+	t.Parallel()
 	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
 		var box mailbox
 		w := newWorld(t, d, nil, withMail(&box), withMailSignIn, noLockout)
@@ -450,6 +454,7 @@ func TestL_LockHoldsByMail(t *testing.T) {
 // A second factor is asked for after a link as after a password; what waits for it
 // is bound to the address, and not to the password.
 func TestT_LinkIsNoWayRound(t *testing.T) {
+	t.Parallel()
 	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
 		var box mailbox
 		w := newWorld(t, d, func(w *world) {
@@ -603,6 +608,7 @@ func TestMailSignInIsOff(t *testing.T) {
 // Where addresses must be verified, an account whose address is not is refused as a
 // wrong password is, by every way that takes one, and counts like one.
 func TestL_UnverifiedIsAWrongPassword(t *testing.T) {
+	t.Parallel()
 	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
 		var box mailbox
 		w := newWorld(t, d, probes, withMail(&box), withMailSignIn, func(c *server.Config) { c.VerifyAddress, c.Basic = true, true })
@@ -660,6 +666,7 @@ func TestL_UnverifiedIsAWrongPassword(t *testing.T) {
 
 // An account without a password is a wrong password to whoever tries one.
 func TestL_NoPasswordIsAWrongPassword(t *testing.T) {
+	t.Parallel()
 	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
 		var box mailbox
 		w := newWorld(t, d, nil, withMail(&box), withMailSignIn, noLockout)

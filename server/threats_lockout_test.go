@@ -106,6 +106,7 @@ func locked(t *testing.T, what string, r reply, least, most time.Duration) reply
 // A locked sign-in is one answer, whether there is such an account and whether
 // the password is right, and tests none.
 func TestL_LockedAlike(t *testing.T) {
+	t.Parallel()
 	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
 		w := newWorld(t, d, nil)
 		id := w.register("ada")
@@ -207,6 +208,7 @@ func TestL_ParallelGuesses(t *testing.T) {
 
 // All names of an account and all ways of testing its password are one bucket.
 func TestL_OneBucket(t *testing.T) {
+	t.Parallel()
 	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
 		w := newWorld(t, d, nil, func(c *server.Config) { c.Basic = true })
 		_, tk := w.user("ada")
@@ -261,6 +263,7 @@ func TestL_OneBucket(t *testing.T) {
 
 // Nobody elsewhere can keep an owner out of where they usually sign in.
 func TestL_StrangersCannotLockOut(t *testing.T) {
+	t.Parallel()
 	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
 		w := newWorld(t, d, nil)
 		w.register("ada")
@@ -304,6 +307,7 @@ func TestL_StrangersCannotLockOut(t *testing.T) {
 // One password at many names, and many addresses of one site, end in 429; other
 // networks go on, and so does who signs in.
 func TestL_Spraying(t *testing.T) {
+	t.Parallel()
 	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
 		w := newWorld(t, d, nil)
 		w.register("ada")

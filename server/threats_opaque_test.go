@@ -211,6 +211,7 @@ func TestR_OpaqueParallelRefresh(t *testing.T) {
 
 // What is expired is deleted, in steps; what is not, stays.
 func TestR_OpaqueSweep(t *testing.T) {
+	t.Parallel()
 	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
 		w := newWorld(t, d, nil, opaque)
 		_, tk := w.user("ada")

@@ -171,6 +171,7 @@ func TestT_Life(t *testing.T) {
 // Own and neighbouring steps are good, others are not, and each is good once; a
 // clock that is set back opens nothing again.
 func TestT_StepsReplayAndClock(t *testing.T) {
+	t.Parallel()
 	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
 		w := newWorld(t, d, nil, noLockout)
 		_, ada := w.user("ada")
@@ -200,6 +201,7 @@ func TestT_StepsReplayAndClock(t *testing.T) {
 // Of a hundred at once one gets a session: with one token and code, with one code
 // and as many tokens, with one recovery code.
 func TestT_Races(t *testing.T) {
+	t.Parallel()
 	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
 		w := newWorld(t, d, nil, noLockout)
 		id, ada := w.user("ada")

@@ -512,6 +512,7 @@ func TestR_FailingStore(t *testing.T) {
 
 // A refresh that races a logout leaves nothing alive, whichever is first.
 func TestR_RefreshRacingLogout(t *testing.T) {
+	t.Parallel()
 	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
 		w := newWorld(t, d, nil)
 		w.register("ada")

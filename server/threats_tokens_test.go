@@ -481,6 +481,7 @@ func forgeries(t *testing.T, w *world, alg token.Alg, genuine, elsewhere string)
 // every refusal is the same as the one of an expired token. Nothing in it makes
 // the server call somebody.
 func TestJ_Forged(t *testing.T) {
+	t.Parallel()
 	for _, alg := range []token.Alg{token.EdDSA, token.ES256} {
 		t.Run(string(alg), func(t *testing.T) {
 			w := newWorld(t, testkit.SQLite(t), nil, func(c *server.Config) { c.Algorithm = alg })
@@ -737,6 +738,7 @@ func TestJ_AuthorizationSyntax(t *testing.T) {
 
 // Ids and tokens of one kind never work as another, at no route.
 func TestJ_Crossings(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, testkit.SQLite(t), nil)
 	id, tk := w.user("ada", "admin")
 	sid := sessionOf(t, tk.access)
@@ -966,6 +968,7 @@ func TestJ_ReplacedKeyEnds(t *testing.T) {
 
 // The published keys hold nothing private, whatever the algorithm.
 func TestJ_PublishedKeys(t *testing.T) {
+	t.Parallel()
 	for alg, members := range map[token.Alg][]string{
 		token.EdDSA: {"alg", "crv", "kid", "kty", "use", "x"},
 		token.ES256: {"alg", "crv", "kid", "kty", "use", "x", "y"},

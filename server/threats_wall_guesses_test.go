@@ -90,6 +90,7 @@ func hunts(w *world, owner tokens) []hunt {
 // Who sends credentials that nobody has is refused after a few, and then told the
 // same of good ones; what a server holds in memory goes on, and so do others.
 func TestK_Scanning(t *testing.T) {
+	t.Parallel()
 	for _, format := range []string{"jwt", "opaque"} {
 		t.Run(format, func(t *testing.T) {
 			testkit.EachDB(t, func(t *testing.T, d *db.DB) {

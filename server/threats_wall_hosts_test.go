@@ -338,6 +338,7 @@ func TestH_Doctor(t *testing.T) {
 // Whether wrong passwords lock is told as it is: with the limits of passwords off,
 // lockout goes on.
 func TestH_DoctorTellsLockout(t *testing.T) {
+	t.Parallel()
 	for _, off := range []bool{false, true} {
 		w := newWorld(t, testkit.SQLite(t), nil, func(c *server.Config) { c.NoLockout = off })
 		_, root := w.user("root", "admin")
@@ -442,6 +443,7 @@ func TestH_ConfigurationMistakes(t *testing.T) {
 // Bodies of plain handlers end at the server's bound. A Guard further in allows
 // less or more, and typed operations say it by themselves.
 func TestV_BodiesOfPlainHandlers(t *testing.T) {
+	t.Parallel()
 	const mib = 1 << 20
 	guard := func(n int64) *body.Guard {
 		g, err := body.New(body.Config{Max: n})

@@ -255,6 +255,7 @@ func TestQ_ExactlyNOfAll(t *testing.T) {
 // Every password that is tested counts, right or wrong, on every way, in one
 // bucket of the address; what tests none does not.
 func TestQ_EveryPasswordCounts(t *testing.T) {
+	t.Parallel()
 	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
 		w := newClientWorld(t, d, limited(server.Limits{Login: "8/hour"}), func(c *server.Config) { c.Basic = true })
 		c := w.machine(nil)
@@ -346,6 +347,7 @@ func TestQ_EveryPasswordCounts(t *testing.T) {
 // The limit stands beside lockout, which has its own answer, and counts what
 // lockout refuses, too.
 func TestQ_PasswordsAndLockout(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, testkit.SQLite(t), nil, func(c *server.Config) {
 		c.Limits = server.Limits{Default: server.LimitOff, Login: "8/hour"}
 	})

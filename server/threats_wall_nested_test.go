@@ -64,6 +64,7 @@ func TestH_GuardInGuardAtOnce(t *testing.T) {
 // Two servers, one mounted in the other: each has the address that its own
 // configuration finds, whichever is outside, and limits by it.
 func TestH_ServerInServer(t *testing.T) {
+	t.Parallel()
 	proxies := func(c *server.Config) { c.TrustedProxies = []netip.Prefix{netip.MustParsePrefix("127.0.81.1/32")} }
 	for name, tt := range map[string]struct {
 		outer, inner func(*server.Config)

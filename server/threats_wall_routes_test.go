@@ -88,6 +88,7 @@ func each(t *testing.T, rule sallyport.Rule, limits []sallyport.Limit, f func(t 
 // By address: before a credential is looked at. Who guesses them uses the limit
 // up, and then a good one does not help; elsewhere it does.
 func TestQ_RouteByAddress(t *testing.T) {
+	t.Parallel()
 	each(t, sallyport.SignedIn(), []sallyport.Limit{{Rate: "4/hour", Name: "narrow"}}, func(t *testing.T, w *world) {
 		id, tk := w.user("ada")
 		eve, home := w.at("127.0.31.1"), w.at("127.0.31.2")

@@ -91,6 +91,7 @@ func everyWay() map[string]way {
 // is on, or demanded, an account that is not disabled, a verified address, and no
 // more guesses than there may be.
 func TestT_NoWayGoesRound(t *testing.T) {
+	t.Parallel()
 	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
 		var box mailbox
 		w := newWorld(t, d, probes, withMail(&box), withMailSignIn, overHTTPS, demanding("moderator"), func(c *server.Config) {
@@ -249,6 +250,7 @@ func TestT_ResetIsNoWayRound(t *testing.T) {
 
 // A lock holds where letters lead, and is not lifted there.
 func TestL_LockHoldsOnLetters(t *testing.T) {
+	t.Parallel()
 	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
 		var box mailbox
 		w := newWorld(t, d, nil, withMail(&box))

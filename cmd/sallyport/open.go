@@ -153,8 +153,8 @@ func serverConfig(s settings, d *db.DB, log *slog.Logger) server.Config {
 		Password: passwordConfig(s), Lease: s.duration("auth.lease"), Remember: s.int("auth.remember"),
 		NoPortal:     !s.bool("portal"),
 		APIKeyCookie: s.text("auth.api_key_cookie"), APIKeyQuery: s.text("auth.api_key_query"), APIKeys: keys,
-		FastAPIUsers: s.bool("compat.fastapi_users"),
-		CountryFile:  s.text("policy.country_file"),
+		FastAPIUsers: s.bool("compat.fastapi_users"), OnLostHistory: server.LostHistory(s.text("postgres.on_lost_history")),
+		CountryFile: s.text("policy.country_file"),
 	}
 	cfg.PolicyZone, _ = time.LoadLocation(s.text("policy.time_zone"))              // checked
 	cfg.RecordAllowed, _ = strconv.ParseFloat(s.text("policy.record_allowed"), 64) // checked
@@ -196,11 +196,11 @@ const dbPatience = 10 * time.Second
 func (a *app) openDB(ctx context.Context, s settings, mode openMode) (*db.DB, error) {
 	if url := s.text("database"); url != "" {
 		if mode == mustExist {
-			return postgres.Open(ctx, url)
+			return postgres.OpenWith(ctx, url, s.postgresOptions())
 		}
 		deadline := time.Now().Add(dbPatience)
 		for {
-			d, err := postgres.Open(ctx, url)
+			d, err := postgres.OpenWith(ctx, url, s.postgresOptions())
 			e, ok := errors.AsType[*db.OpenError](err)
 			if !ok || !e.Unreachable || time.Now().After(deadline) {
 				return d, err

@@ -1,4 +1,7 @@
 -- Policies in Cedar, and what they were before.
+--
+-- Programs of an older schema do not go on working: they would let in what a policy
+-- forbids.
 
 -- +goose Up
 ALTER TABLE sp_versions ADD COLUMN policies BIGINT NOT NULL DEFAULT 1; -- of all policies: grows with every change of one
