@@ -3,7 +3,9 @@ package server
 import (
 	"context"
 	"errors"
+	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/authz/policy"
@@ -45,6 +47,9 @@ func graph(rd db.Reader) (permissions, roles []string, err error) {
 
 // subject finds whom a policy is asked about: an account, or a machine client.
 func (s *Server) subject(ctx context.Context, name string) (id string, client bool, g *sallyport.Grants, err error) {
+	if !utf8.ValidString(name) || strings.Contains(name, "\x00") { // PostgreSQL takes no such text
+		return "", false, nil, sallyport.NotFound("user or machine client")
+	}
 	view := s.cfg.DB.View(ctx)
 	u, err := s.Accounts.Find(ctx, name)
 	id = u.ID

@@ -125,7 +125,7 @@ func (s *Service) Routes(a *api.API) {
 		d.ID = sallyport.NewDecisionID()
 		out := AnswerOf(d)
 		s.cfg.Refusals.Note(ctx, audit.Event{Action: "policy.checked", Target: id, Detail: map[string]string{
-			"action": in.Body.Action, "resource": in.Body.Resource, "decision": out.Decision, "decision_id": d.ID,
+			"action": in.Body.Action, "decision": out.Decision, "decision_id": d.ID,
 		}})
 		return &api.Body[Answer]{Body: out}, nil
 	}, api.Doc("Policies", "Ask what would be decided", "Whether somebody may do something, with all reasons: each condition, what it looked at, and what would have allowed it. With a route or no resource it decides as a rule with that permission; with a resource, as a rule with a policy."), api.Errors(404))
