@@ -16,6 +16,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -40,6 +41,8 @@ import (
 	"github.com/sallyport/sallyport/compat/fastapiusers"
 	"github.com/sallyport/sallyport/guard/clientip"
 	"github.com/sallyport/sallyport/guard/cors"
+	"github.com/sallyport/sallyport/guard/ratelimit"
+	"github.com/sallyport/sallyport/internal/cleanup"
 	"github.com/sallyport/sallyport/internal/db"
 	"github.com/sallyport/sallyport/internal/live"
 	"github.com/sallyport/sallyport/internal/measure"
@@ -140,6 +143,10 @@ type Config struct {
 	// that this server had seen (docs/database.md). Default EndSessions.
 	OnLostHistory LostHistory
 
+	// CleanEvery is how often what is old is deleted, by one server of the database at a
+	// time (docs/database.md). Default 5 minutes; 1 s to 1 h.
+	CleanEvery time.Duration
+
 	// Mail hands letters to whoever delivers them: mail.NewSMTP, or a service's own.
 	// Nil: there is no mail, and what needs it answers 403 mail_off.
 	Mail mail.Sender
@@ -153,8 +160,8 @@ type Config struct {
 	// Inbox is for development: GET /dev/inbox shows the letters that it has taken,
 	// with their links, to whoever is on this machine. It is usually Mail, too.
 	Inbox *mail.Inbox
-	// QueueOnly leaves letters to other servers of the database: for programs that end
-	// soon, such as commands. Mail is then not called.
+	// QueueOnly leaves letters, and the deletion of what is old, to other servers of the
+	// database: for programs that end soon, such as commands. Mail is then not called.
 	QueueOnly bool
 	// VerifyAddress lets nobody in before they have shown that their address is
 	// theirs, and keeps from whoever registers whether an address has an account. It
@@ -315,7 +322,11 @@ func (c *Config) check() error {
 		bad("policy.record_allowed", fmt.Sprint(c.RecordAllowed), "it must be from 0 to 1", "Choose a share in that range, or leave it out.")
 	}
 	within("tokens.mfa_ttl", c.MFATTL, signin.MinPending, signin.MaxPending)
+	within("cleanup.every", c.CleanEvery, cleanup.MinEvery, cleanup.MaxEvery)
 	within("keys.rotate_every", c.RotateEvery, MinRotateEvery, MaxRotateEvery)
+	if err := ratelimit.CheckShare(c.Limits.Nodes); err != nil {
+		bad("limits.nodes", fmt.Sprint(c.Limits.Nodes), fmt.Sprintf("it must be from 1 to %d", ratelimit.MaxShare), "Give the number of servers behind the balancer, or leave it out.")
+	}
 	for _, l := range []struct{ key, value string }{
 		{"limits.default", c.Limits.Default}, {"limits.login", c.Limits.Login}, {"limits.register", c.Limits.Register}, {"limits.mail", c.Limits.Mail}, {"limits.guesses", c.Limits.Guesses},
 	} {
@@ -422,6 +433,8 @@ type Server struct {
 	background context.Context // of what runs behind requests; until stop
 	stop       context.CancelFunc
 	stopped    sync.WaitGroup
+
+	cleaner *cleanup.Cleaner
 }
 
 // New brings the schema up to date, reads or makes the keys, and registers the
@@ -541,6 +554,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 		}
 	}
 	s.Clients = &oauth.Clients{DB: cfg.DB, Sessions: s.Sessions, Guesses: guesses, CursorKey: keys.RefreshKey(), Now: cfg.Now}
+	s.cleaner = cleanup.New(cleanup.Config{DB: cfg.DB, Steps: s.cleanup(), Every: cfg.CleanEvery, Now: cfg.Now, Log: cfg.Log})
 	s.roles = role.NewCache(cfg.DB)
 	if err := s.openPolicies(keys.RefreshKey()); err != nil {
 		return nil, err
@@ -564,10 +578,11 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 		return nil, err
 	}
 	background := s.background
-	s.stopped.Go(func() { repeat(background, sweepEvery, s.sweep) })
+	s.stopped.Go(func() { repeat(background, retireEvery, s.retireKeys) })
 	s.stopped.Go(func() { repeat(background, eraseEvery, s.erase) })
 	if !cfg.QueueOnly {
 		s.stopped.Go(func() { s.Mail.Run(background) })
+		s.stopped.Go(func() { s.cleaner.Run(background) })
 	}
 	if s.countries != nil {
 		s.stopped.Go(func() { repeat(background, countryEvery, s.refreshCountries) })
@@ -836,8 +851,8 @@ func (s *Server) declareNow() {
 }
 
 const (
-	sweepEvery = time.Hour
-	eraseEvery = time.Minute
+	retireEvery = time.Hour
+	eraseEvery  = time.Minute
 )
 
 // erase goes on with what is left to erase of accounts that were deleted.
@@ -862,30 +877,33 @@ func repeat(ctx context.Context, every time.Duration, f func(context.Context)) {
 	}
 }
 
-// sweep deletes what has been dead for long.
-func (s *Server) sweep(ctx context.Context) {
-	if n, err := s.Sessions.Sweep(ctx); err != nil {
-		s.cfg.Log.Error("expired sessions could not be deleted", "error", err)
-	} else if n > 0 {
-		s.cfg.Log.Info("deleted expired sessions", "sessions", n)
-	}
-	if err := s.Accounts.Sweep(ctx); err != nil {
-		s.cfg.Log.Error("tokens of letters that are over could not be deleted", "error", err)
-	}
-	if err := s.SignIn.Sweep(ctx); err != nil {
-		s.cfg.Log.Error("sign-ins that were not finished could not be deleted", "error", err)
-	}
-	if _, err := s.Lockout.Sweep(ctx); err != nil {
-		s.cfg.Log.Error("counts of failed sign-ins that are over could not be deleted", "error", err)
-	}
-	if err := s.DB.SweepChanges(ctx); err != nil {
-		s.cfg.Log.Error("old changes could not be deleted", "error", err)
-	}
-	if err := s.Mail.Sweep(ctx); err != nil {
-		s.cfg.Log.Error("letters that have expired could not be deleted", "error", err)
-	}
-	if n, err := s.Keys.Sweep(ctx); err != nil {
-		s.cfg.Log.Error("keys whose grace is over could not be retired", "error", err)
+// CleanUp has everything deleted that is old, if it is this server's turn or it can
+// have it, and reports whether it was (docs/database.md). The server does it by itself,
+// every Config.CleanEvery.
+func (s *Server) CleanUp(ctx context.Context) (mine bool, err error) { return s.cleaner.Round(ctx) }
+
+// keepTurns is how long it is remembered how often a certificate was asked for in
+// vain, after anybody did.
+const keepTurns = 30 * 24 * time.Hour
+
+// cleanup puts together what becomes old.
+func (s *Server) cleanup() []cleanup.Step {
+	return slices.Concat(
+		s.Sessions.Cleanup(), s.SignIn.Cleanup(), s.Accounts.Cleanup(), s.Lockout.Cleanup(), s.Mail.Cleanup(),
+		[]cleanup.Step{
+			{Table: "sp_changes", Delete: func(tx *db.Tx, _ time.Time, limit int) (int64, error) { return s.DB.DeleteChanges(tx, limit) }},
+			{Table: "sp_certificates", Delete: deleteChallenges},
+			{Table: "sp_certificate_orders", Delete: func(tx *db.Tx, before time.Time, limit int) (int64, error) {
+				return deleteTurns(tx, before.Add(-keepTurns), limit)
+			}},
+		},
+	)
+}
+
+// retireKeys forgets the private parts of keys whose grace is over.
+func (s *Server) retireKeys(ctx context.Context) {
+	if n, err := s.Keys.Sweep(ctx); err != nil && ctx.Err() == nil {
+		s.cfg.Log.Error("keys whose grace is over could not be retired; it is tried again", "error", err)
 	} else if n > 0 {
 		s.cfg.Log.Info("retired signing keys", "keys", n)
 	}

@@ -24,6 +24,8 @@ import (
 	"github.com/sallyport/sallyport/guard/clientip"
 	"github.com/sallyport/sallyport/guard/cors"
 	"github.com/sallyport/sallyport/guard/https"
+	"github.com/sallyport/sallyport/guard/ratelimit"
+	"github.com/sallyport/sallyport/internal/cleanup"
 	"github.com/sallyport/sallyport/internal/db"
 	"github.com/sallyport/sallyport/mail"
 	"github.com/sallyport/sallyport/server"
@@ -82,11 +84,13 @@ var keys = []key{
 	{name: "auth.api_key_header", def: "X-API-Key", doc: "Header of API keys.", bounds: "name of a header", check: apikey.CheckHeader},
 	{name: "auth.api_key_cookie", def: "", doc: "Cookie in which API keys are taken too. Empty: in none.", bounds: "name of a cookie", check: optional(apikey.CheckCookie)},
 	{name: "auth.api_key_query", def: "", doc: "Query parameter in which API keys are taken too. Addresses end up in logs and histories. Empty: in none, and a key in an address is refused.", bounds: "name of a parameter", check: optional(apikey.CheckQuery)},
+	{name: "cleanup.every", def: "5m", doc: "How often what is old is deleted from the database, by one server at a time.", bounds: "duration, 1s to 1h", check: duration(cleanup.MinEvery, cleanup.MaxEvery)},
 	{name: "limits.default", def: server.DefaultLimit, doc: "How many requests of any kind a client address may send; health checks are not counted.", bounds: "10/minute, 100/hour;burst=20, several with commas, or off", check: checkLimit},
 	{name: "limits.login", def: server.LoginLimit, doc: "How many passwords a client address may try, right or wrong. “off”, for tests, also switches limits.register, limits.mail, limits.guesses and lockout off.", bounds: "as limits.default", check: checkLimit},
 	{name: "limits.register", def: server.RegisterLimit, doc: "How often a client address may ask to register, whether an account comes of it or not.", bounds: "as limits.default", check: checkLimit},
 	{name: "limits.mail", def: server.MailLimit, doc: "How often a client address may ask for a letter, whether one is sent or not.", bounds: "as limits.default", check: checkLimit},
 	{name: "limits.guesses", def: server.GuessLimit, doc: "How many credentials that nobody has (API keys, tokens, client secrets) a client address may send.", bounds: "as limits.default", check: checkLimit},
+	{name: "limits.nodes", def: "1", doc: "How many servers count for themselves behind a balancer, without redis or while it is away: each then lets through its part of every limit, rounded up.", bounds: "1 to 1000", check: integer(1, ratelimit.MaxShare)},
 	{name: "keys.master", def: "", doc: "File with the master key, the base64 of 32 bytes; it is made with mode 0600 for a new database. Empty: master.key in data_dir. In the environment the variable holds the key itself.", bounds: "path", check: optional(checkKeyFile)},
 	{name: "keys.rotate_every", def: "off", doc: "How long a signing key signs before the next one takes over.", bounds: "duration, 1h to 8784h, or off", check: unlessOff(duration(server.MinRotateEvery, server.MaxRotateEvery))},
 	{name: "cors.origins", def: "", doc: "Origins whose pages may read answers.", bounds: "list of https://host, https://*.domain, or * alone", check: optional(list(nonEmpty))},
@@ -275,7 +279,7 @@ func loadSettings(file string, env []string, flags map[string]value, more ...fun
 // wallKeys are those that wallMistakes puts together.
 var wallKeys = []string{
 	"listen", "base_url", "cors.origins", "cors.credentials", "cors.methods", "cors.headers", "cors.max_age", "hosts.allowed", "proxy.trusted", "proxy.header",
-	"tls.hsts", "tls.hsts_subdomains", "tls.hsts_preload", "limits.default", "limits.login", "limits.register", "limits.mail", "limits.guesses",
+	"tls.hsts", "tls.hsts_subdomains", "tls.hsts_preload", "limits.default", "limits.login", "limits.register", "limits.mail", "limits.guesses", "limits.nodes",
 }
 
 // mistake returns what is wrong with a value, in full.
@@ -640,6 +644,7 @@ func (s settings) wall(c *server.Config) {
 	c.APIKeyHeader = s.text("auth.api_key_header")
 	c.Limits.Default, c.Limits.Login = s.text("limits.default"), s.text("limits.login")
 	c.Limits.Register, c.Limits.Mail, c.Limits.Guesses = s.text("limits.register"), s.text("limits.mail"), s.text("limits.guesses")
+	c.Limits.Nodes = s.int("limits.nodes")
 }
 
 // wallMistakes returns what is wrong with the wall where single keys are well.

@@ -239,12 +239,14 @@ const RetainChanges = time.Hour
 // of another an hour behind. What is deleted unread is never heard of.
 const keepChanges = RetainChanges + 2*time.Hour
 
-// SweepChanges deletes changes that every node has read or given up.
-func (d *DB) SweepChanges(ctx context.Context) error {
-	return d.Write(ctx, func(tx *Tx) error {
-		_, err := tx.Exec("DELETE FROM sp_changes WHERE at < $1", Micros(time.Now().Add(-keepChanges)))
-		return err
-	})
+// DeleteChanges deletes at most limit changes that every node has read or given
+// up, and returns how many.
+func (d *DB) DeleteChanges(tx *Tx, limit int) (int64, error) {
+	args := []any{Micros(time.Now().Add(-keepChanges)), limit}
+	if d.dialect == SQLite {
+		return tx.Exec("DELETE FROM sp_changes WHERE seq IN (SELECT seq FROM sp_changes WHERE at < $1 ORDER BY at LIMIT $2)", args...)
+	}
+	return tx.Exec("DELETE FROM sp_changes WHERE (tx, what) IN (SELECT tx, what FROM sp_changes WHERE at < $1 ORDER BY at LIMIT $2)", args...)
 }
 
 // NewFeed makes every node forget all that it knows: the past has come back, and
