@@ -98,7 +98,7 @@ func literal(e ast.Expr) (string, bool) {
 var statuses = map[string]int{
 	"StatusBadRequest": http.StatusBadRequest, "StatusUnauthorized": http.StatusUnauthorized, "StatusForbidden": http.StatusForbidden,
 	"StatusNotFound": http.StatusNotFound, "StatusMethodNotAllowed": http.StatusMethodNotAllowed, "StatusNotAcceptable": http.StatusNotAcceptable,
-	"StatusRequestTimeout": http.StatusRequestTimeout, "StatusConflict": http.StatusConflict, "StatusRequestEntityTooLarge": http.StatusRequestEntityTooLarge,
+	"StatusRequestTimeout": http.StatusRequestTimeout, "StatusConflict": http.StatusConflict, "StatusPreconditionFailed": http.StatusPreconditionFailed, "StatusRequestEntityTooLarge": http.StatusRequestEntityTooLarge,
 	"StatusUnsupportedMediaType": http.StatusUnsupportedMediaType, "StatusUnprocessableEntity": http.StatusUnprocessableEntity,
 	"StatusTooManyRequests": http.StatusTooManyRequests, "StatusInternalServerError": http.StatusInternalServerError, "StatusServiceUnavailable": http.StatusServiceUnavailable,
 }
@@ -168,8 +168,15 @@ func codesOf(fset *token.FileSet, path string, f *ast.File, out found) (problems
 				}
 			}
 		case *ast.CallExpr:
-			kind := ""
+			kind, at := "", 1
 			switch name := last(n.Fun); {
+			case dir == "authz/policy" && (name == "fault" || name == "faultField" || name == "bad"):
+				if last(n.Args[0]) == "code" { // one of them calls another
+					return true
+				}
+				kind, at = fieldCodes, 0
+			case dir == "authz/policy" && name == "wrong":
+				kind = fieldCodes
 			case name == "refuse" && dir == "oauth":
 				kind = oauthCodes
 			case name == "invalid" && dir == "authz/role":
@@ -177,7 +184,7 @@ func codesOf(fset *token.FileSet, path string, f *ast.File, out found) (problems
 			default:
 				return true
 			}
-			code, ok := literal(n.Args[1])
+			code, ok := literal(n.Args[at])
 			if !ok {
 				problems = append(problems, where+": write the code as a literal, so that it can be found")
 				return true

@@ -1,6 +1,7 @@
 package sallyport
 
 import (
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"net/http"
@@ -23,6 +24,10 @@ type Error struct {
 	MFA        bool          // a second factor
 	MaxAge     time.Duration // a sign-in not older than this
 	RetryAfter time.Duration // with 429 and 503
+
+	// DecisionID names the decision that this refusal is, in the audit log and in
+	// the answer. A 403 that has none is given one when it is answered.
+	DecisionID string
 
 	// Quota, with 429, is the quota that is used up until RetryAfter is over, as the
 	// header RateLimit-Policy states it: its name in quotes, how many (q), and within
@@ -103,6 +108,7 @@ type Problem struct {
 	Detail    string  `json:"detail" doc:"What happened and what to do, for a person"`
 	Code      string  `json:"code" doc:"Stable name of the error" example:"validation_failed"`
 	RequestID string  `json:"request_id,omitempty" doc:"The request's id, as in X-Request-Id"`
+	Decision  string  `json:"decision_id,omitempty" doc:"With 403: names the decision in the audit log, where an administrator finds its reasons"`
 	Errors    []Field `json:"errors,omitempty" doc:"What is wrong with each member of the request"`
 }
 
@@ -110,8 +116,41 @@ type Problem struct {
 func (e *Error) Problem(requestID string) Problem {
 	return Problem{
 		Type: "urn:sallyport:error:" + e.Code, Title: http.StatusText(e.Status), Status: e.Status,
-		Detail: e.Message, Code: e.Code, RequestID: requestID, Errors: e.Fields,
+		Detail: e.Message, Code: e.Code, RequestID: requestID, Decision: e.Decision(), Errors: e.Fields,
 	}
+}
+
+// Decision returns DecisionID, or a new one if this is a 403 without.
+func (e *Error) Decision() string {
+	if e.DecisionID == "" && e.Status == http.StatusForbidden {
+		return NewDecisionID()
+	}
+	return e.DecisionID
+}
+
+// Decided returns e with a DecisionID if it is a 403, for whoever records the
+// refusal: record and answer then name the same decision. e is not changed.
+func (e *Error) Decided() *Error {
+	id := e.Decision()
+	if id == e.DecisionID {
+		return e
+	}
+	c := *e
+	c.DecisionID = id
+	return &c
+}
+
+// NewDecisionID returns a UUID of version 7 (RFC 9562, section 5.7): ids of later
+// decisions sort later.
+func NewDecisionID() string {
+	var id [16]byte
+	_, _ = rand.Read(id[6:]) // it does not fail: crypto/rand
+	ms := uint64(time.Now().UnixMilli())
+	for i := range 6 {
+		id[i] = byte(ms >> (40 - 8*i))
+	}
+	id[6], id[8] = id[6]&0x0f|0x70, id[8]&0x3f|0x80
+	return uuidText(id)
 }
 
 // WriteError answers with e as problem details. Challenges must have been added

@@ -118,6 +118,11 @@ func (m *Mux) enter(pattern string, rule Rule, setup bool, through func(http.Han
 		through = g.Limit(pattern, enforced, through)
 	}
 	method, p := splitPattern(pattern)
+	for name := range rule.Values {
+		if !strings.Contains(p, "{"+name+"}") && !strings.Contains(p, "{"+name+"...}") {
+			panic(fmt.Sprintf("sallyport: route %q: %v names the path value %q, and the pattern has none of that name", pattern, rule, name))
+		}
+	}
 	m.add(entry{Route{Method: method, Path: p, Rule: rule, Setup: setup, Limits: slices.Clone(limits)}, through(h)})
 }
 

@@ -27,6 +27,7 @@ const (
 	OpVia
 	OpAll
 	OpAny
+	OpPolicy
 )
 
 // Rule says who may call a route. It is immutable data without functions: it
@@ -34,11 +35,12 @@ const (
 // explained (Explain). The zero Rule is not "no rule": it is refused where it
 // is declared and denies where it is asked.
 type Rule struct {
-	op    Op
-	name  string
-	age   time.Duration
-	kinds []Kind
-	of    []Rule
+	op       Op
+	name     string
+	resource string
+	age      time.Duration
+	kinds    []Kind
+	of       []Rule
 }
 
 // Public lets everybody in, signed in or not.
@@ -76,6 +78,19 @@ func Unscoped() Rule { return Rule{op: OpUnscoped} }
 // only where a rule names them (Basic also where the configuration does).
 func Via(kinds ...Kind) Rule { return Rule{op: OpVia, kinds: slices.Clone(kinds)} }
 
+// Policy requires that a stored policy permits the action on the resource, and
+// that none forbids it. Holding the permission of that name is neither needed nor
+// enough: policies see what the principal holds and decide alone. A scoped
+// credential must list the action, as for a permission.
+//
+// The resource is a type and an id: "Order::{id}" takes the id from the path
+// value of that name. An id may be of several parts with slashes between,
+// "Item::{tenant}/{id}"; then a slash within a value is written %2F, so that no
+// two resources have one id.
+func Policy(action, resource string) Rule {
+	return Rule{op: OpPolicy, name: action, resource: resource}
+}
+
 // All requires every one of the rules.
 func All(of ...Rule) Rule { return Rule{op: OpAll, of: slices.Clone(of)} }
 
@@ -85,8 +100,11 @@ func Any(of ...Rule) Rule { return Rule{op: OpAny, of: slices.Clone(of)} }
 // Op returns the kind of the rule's top node.
 func (r Rule) Op() Op { return r.op }
 
-// Name returns the role, permission or scope that the top node names.
+// Name returns the role, permission, scope or action that the top node names.
 func (r Rule) Name() string { return r.name }
+
+// Resource returns the resource of a Policy node, as it was written.
+func (r Rule) Resource() string { return r.resource }
 
 // Age returns the duration of a Fresh node.
 func (r Rule) Age() time.Duration { return r.age }
@@ -126,6 +144,14 @@ func (r Rule) check(depth int) error {
 		return nil
 	case OpRole, OpPermission, OpScope:
 		return CheckName(r.name)
+	case OpPolicy:
+		if err := CheckName(r.name); err != nil {
+			return err
+		}
+		if _, err := ParseResource(r.resource); err != nil {
+			return fmt.Errorf("%v: %w", r, err)
+		}
+		return nil
 	case OpFresh:
 		if r.age < time.Second {
 			return fmt.Errorf("fresh(%v): the duration must be at least one second", r.age)
@@ -194,6 +220,8 @@ func (r Rule) String() string {
 		return "permission(" + r.name + ")"
 	case OpScope:
 		return "scope(" + r.name + ")"
+	case OpPolicy:
+		return "policy(" + r.name + ", " + r.resource + ")"
 	case OpMFA:
 		return "mfa"
 	case OpUnscoped:
@@ -229,8 +257,9 @@ func kindNames(kinds []Kind) string {
 
 // MarshalJSON writes the rule as the OpenAPI extension x-sallyport-rule holds
 // it: "public", "signed_in", "unscoped", "mfa", {"role":"admin"}, {"permission":"a:b"},
-// {"scope":"a:b"}, {"fresh":300} (seconds), {"via":["api_key"]}, {"all":[…]} or
-// {"any":[…]}.
+// {"scope":"a:b"}, {"fresh":300} (seconds), {"via":["api_key"]},
+// {"policy":{"action":"a:b","resource":"Order::{id}"}}, {"all":[…]} or
+// {"any":[…]}. UnmarshalJSON reads it.
 func (r Rule) MarshalJSON() ([]byte, error) {
 	if err := r.Check(); err != nil {
 		return nil, err
@@ -250,6 +279,8 @@ func (r Rule) MarshalJSON() ([]byte, error) {
 		return json.Marshal(map[string]string{"permission": r.name})
 	case OpScope:
 		return json.Marshal(map[string]string{"scope": r.name})
+	case OpPolicy:
+		return json.Marshal(map[string]policyJSON{"policy": {r.name, r.resource}})
 	case OpFresh:
 		return []byte(`{"fresh":` + strconv.FormatInt(int64(r.age/time.Second), 10) + `}`), nil
 	case OpVia:
@@ -261,14 +292,142 @@ func (r Rule) MarshalJSON() ([]byte, error) {
 	}
 }
 
-// Names yields every permission and scope that the rule names, for building
-// the list of known permissions.
+type policyJSON struct {
+	Action   string `json:"action"`
+	Resource string `json:"resource"`
+}
+
+// UnmarshalJSON reads what MarshalJSON writes, and nothing else.
+func (r *Rule) UnmarshalJSON(b []byte) error {
+	read, err := ruleFromJSON(b, 0)
+	if err == nil {
+		err = read.Check()
+	}
+	if err != nil {
+		return err
+	}
+	*r = read
+	return nil
+}
+
+func ruleFromJSON(b []byte, depth int) (Rule, error) {
+	if depth > MaxRuleDepth {
+		return Rule{}, fmt.Errorf("rule is nested deeper than %d", MaxRuleDepth)
+	}
+	var word string
+	if json.Unmarshal(b, &word) == nil {
+		for _, r := range []Rule{Public(), SignedIn(), MFA(), Unscoped()} {
+			if text, err := r.MarshalJSON(); err == nil && string(text) == `"`+word+`"` {
+				return r, nil
+			}
+		}
+		return Rule{}, fmt.Errorf("%q is no rule", word)
+	}
+	var members map[string]json.RawMessage
+	if err := json.Unmarshal(b, &members); err != nil || len(members) != 1 {
+		return Rule{}, errors.New("a rule is a word, or an object of one member")
+	}
+	for kind, b := range members {
+		switch kind {
+		case "role", "permission", "scope":
+			var name string
+			err := json.Unmarshal(b, &name)
+			op := map[string]Op{"role": OpRole, "permission": OpPermission, "scope": OpScope}[kind]
+			return Rule{op: op, name: name}, err
+		case "fresh":
+			var seconds int64
+			err := json.Unmarshal(b, &seconds)
+			if err == nil && (seconds < 1 || seconds > int64(maxAge/time.Second)) {
+				err = fmt.Errorf("fresh: %d seconds are out of range", seconds)
+			}
+			return Fresh(time.Duration(seconds) * time.Second), err
+		case "via":
+			var kinds []Kind
+			err := json.Unmarshal(b, &kinds)
+			return Via(kinds...), err
+		case "policy":
+			var p policyJSON
+			err := json.Unmarshal(b, &p)
+			return Policy(p.Action, p.Resource), err
+		case "all", "any":
+			var parts []json.RawMessage
+			if err := json.Unmarshal(b, &parts); err != nil {
+				return Rule{}, err
+			}
+			r := Rule{op: OpAll}
+			if kind == "any" {
+				r.op = OpAny
+			}
+			for _, b := range parts {
+				part, err := ruleFromJSON(b, depth+1)
+				if err != nil {
+					return Rule{}, err
+				}
+				r.of = append(r.of, part)
+			}
+			return r, nil
+		}
+	}
+	return Rule{}, errors.New("the rule is of no kind that is known")
+}
+
+// maxAge bounds what UnmarshalJSON takes for Fresh: a hundred years.
+const maxAge = 100 * 366 * 24 * time.Hour
+
+// Types yields every type of resource that a Policy in the rule names.
+func (r Rule) Types(yield func(string) bool) {
+	r.eachPolicy(func(p *Rule) bool { return yield(typeOf(p.resource)) })
+}
+
+// Values yields every path value that a Policy in the rule names.
+func (r Rule) Values(yield func(string) bool) {
+	r.eachPolicy(func(p *Rule) bool {
+		res, err := ParseResource(p.resource)
+		for name := range res.Values {
+			if err == nil && !yield(name) {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+func (r *Rule) eachPolicy(yield func(*Rule) bool) bool {
+	if r.op == OpPolicy && !yield(r) {
+		return false
+	}
+	for i := range r.of {
+		if !r.of[i].eachPolicy(yield) {
+			return false
+		}
+	}
+	return true
+}
+
+// Governed reports whether stored policies apply to an action. To reading and
+// writing policies they never do: whoever holds these permissions can mend a
+// policy that shuts everybody out.
+func Governed(action string) bool { return action != "read:policies" && action != "write:policies" }
+
+// Governed reports whether stored policies can matter to the rule: it asks for a
+// permission, a scope or a policy to which they apply.
+func (r Rule) Governed() bool {
+	for name := range r.Names {
+		if Governed(name) {
+			return true
+		}
+	}
+	return false
+}
+
+// Names yields every permission, scope and action that the rule names, for
+// building the list of known permissions.
 func (r Rule) Names(yield func(string) bool) {
 	r.names(yield)
 }
 
 func (r *Rule) names(yield func(string) bool) bool {
-	if (r.op == OpPermission || r.op == OpScope) && !yield(r.name) {
+	if (r.op == OpPermission || r.op == OpScope || r.op == OpPolicy) && !yield(r.name) {
 		return false
 	}
 	for i := range r.of {

@@ -19,6 +19,8 @@ import (
 	"strings"
 	"testing"
 	"unicode"
+
+	"github.com/sallyport/sallyport/authz/policy"
 )
 
 // block is one fenced block of a page.
@@ -113,6 +115,10 @@ func TestBlocksOfPages(t *testing.T) {
 			cmd.Stdin = strings.NewReader(b.text())
 			if out, err := cmd.CombinedOutput(); err != nil {
 				t.Errorf("%s: %v\n%s", b.where(), err, out)
+			}
+		case "cedar":
+			if _, err := policy.Parse(b.text()); err != nil {
+				t.Errorf("%s: %v", b.where(), err)
 			}
 		case "toml": // cmd/sallyport
 		case "js": // server: run in a browser

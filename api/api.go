@@ -434,8 +434,7 @@ func Handle[I, O any](a *API, method, path string, rule sallyport.Rule, f func(c
 		}
 		out, err := f(ctx, in)
 		if err != nil {
-			a.noteRefusal(ctx, op.Method+" "+op.Path, err)
-			return nil, a.problem(ctx, err)
+			return nil, a.problem(ctx, a.noteRefusal(ctx, op.Method+" "+op.Path, err))
 		}
 		return out, nil
 	})
@@ -444,11 +443,18 @@ func Handle[I, O any](a *API, method, path string, rule sallyport.Rule, f func(c
 	}
 }
 
-// noteRefusal tells of an operation that refused what its rule had let in.
-func (a *API) noteRefusal(ctx context.Context, operation string, err error) {
-	if e, ok := errors.AsType[*sallyport.Error](err); ok && a.cfg.Refused != nil && (e.Status == http.StatusForbidden || e.Code == "last_administrator") {
+// noteRefusal tells of an operation that refused what its rule had let in. It returns
+// the error to answer with, which names the decision that was told of.
+func (a *API) noteRefusal(ctx context.Context, operation string, err error) error {
+	e, ok := errors.AsType[*sallyport.Error](err)
+	if !ok || e.Status != http.StatusForbidden && e.Code != "last_administrator" {
+		return err
+	}
+	e = e.Decided()
+	if a.cfg.Refused != nil {
 		a.cfg.Refused(ctx, operation, e)
 	}
+	return e
 }
 
 func hasBody[I any]() bool {
@@ -580,8 +586,7 @@ func (a *API) visible(ctx context.Context, err error) *sallyport.Error {
 // what is not for the caller is logged, and what the audit log has of operations it
 // has of this one.
 func (a *API) Refusal(w http.ResponseWriter, r *http.Request, err error) *sallyport.Error {
-	a.noteRefusal(r.Context(), r.Pattern, err)
-	e := a.visible(r.Context(), err)
+	e := a.visible(r.Context(), a.noteRefusal(r.Context(), r.Pattern, err))
 	e.SetRetryAfter(w.Header())
 	if a.cfg.Challenges != nil {
 		for _, c := range a.cfg.Challenges(e) {

@@ -112,7 +112,7 @@ func (a *API) addScope(name string) {
 // credential of this kind can satisfy it needs. There is none if it never can.
 func alternatives(r sallyport.Rule, kind sallyport.Kind) [][]string {
 	switch r.Op() {
-	case sallyport.OpScope, sallyport.OpPermission:
+	case sallyport.OpScope, sallyport.OpPermission, sallyport.OpPolicy:
 		return [][]string{{r.Name()}}
 	case sallyport.OpUnscoped, sallyport.OpMFA, sallyport.OpFresh:
 		if kind == sallyport.KindAPIKey { // always scoped, and nobody signs in with one

@@ -70,6 +70,8 @@ func (r *Refusals) Close() {
 const (
 	CredentialRefused = "credential.refused" // a request whose credential was not good
 	SignInRefused     = "signin.refused"
+	AccessDenied      = "access.denied"  // somebody known was not let in
+	AccessAllowed     = "access.allowed" // somebody was, and that was to be recorded
 )
 
 type writer struct {

@@ -57,6 +57,20 @@ func Latest(rd db.Reader, n int) (out []Record, err error) {
 	return out, err
 }
 
+// Decisions calls each for every recorded decision of a time, the oldest first: what
+// was refused, and what of the allowed was recorded.
+func Decisions(rd db.Reader, from, to time.Time, each func(Record) error) error {
+	var one []Record
+	read := appendTo(&one)
+	return rd.Rows(`SELECT `+columns+` FROM sp_audit WHERE at >= $1 AND at < $2 AND action IN ('access.denied', 'access.allowed', 'policy.checked') ORDER BY at, id`, []any{db.Micros(from), db.Micros(to)}, func(scan db.Scan) error {
+		one = one[:0]
+		if err := read(scan); err != nil {
+			return err
+		}
+		return each(one[0])
+	})
+}
+
 // About returns the last n events of what a subject did, and of what was done to
 // it, newest first.
 func About(rd db.Reader, subject string, n int) (out []Record, err error) {

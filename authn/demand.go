@@ -82,7 +82,7 @@ func demanded() *sallyport.Error {
 // refused.
 func (g *Gate) noteDemand(ctx context.Context, r *http.Request, e *sallyport.Error) {
 	g.cfg.Refusals.Note(ctx, audit.Event{
-		Action: "access.denied", Result: audit.Denied, Reason: "a second factor is demanded, and the session has none",
+		Action: audit.AccessDenied, Result: audit.Denied, Reason: "a second factor is demanded, and the session has none",
 		Detail: map[string]string{"method": r.Method, "route": reqctx.Route(r), "code": e.Code},
 	})
 }

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net/http"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -36,11 +38,20 @@ type Config struct {
 	GrantsOf func(rd db.Reader, subject string) (*sallyport.Grants, error)
 	// Demand is on whom a second factor is demanded: their sessions without one are
 	// refused everywhere but on routes that say so (RequireSetup).
-	Demand   Demand
-	Guesses  *Guesses // of credentials that have to be looked up
-	Refusals *audit.Refusals
-	Log      *slog.Logger
-	Now      func() time.Time // the clock of what is decided; nil: time.Now
+	Demand Demand
+	// Policies returns what stored policies say now, and their version; nil: there are
+	// none. It is asked where a rule needs them, after the credential was found good.
+	Policies func(ctx context.Context) (set sallyport.Policies, version int64, err error)
+	// PoliciesVersion reads their version, inside a transaction.
+	PoliciesVersion func(rd db.Reader) (int64, error)
+	// Record writes down all that a decision depends on, "" if it is too much.
+	Record func(ctx context.Context, rule sallyport.Rule, p *sallyport.Principal, f *sallyport.Facts) string
+	// RecordAllowed is how many of all requests that are let in are recorded, from 0 to 1.
+	RecordAllowed float64
+	Guesses       *Guesses // of credentials that have to be looked up
+	Refusals      *audit.Refusals
+	Log           *slog.Logger
+	Now           func() time.Time // the clock of what is decided; nil: time.Now
 }
 
 // Gate authenticates requests and enforces rules.
@@ -111,7 +122,7 @@ func (g *Gate) require(rule sallyport.Rule, setup bool) func(http.Handler) http.
 	}
 	schemes := g.schemesFor(rule)
 	return func(next http.Handler) http.Handler {
-		d := &door{g: g, rule: rule, setup: setup, schemes: schemes, next: next}
+		d := &door{g: g, rule: rule, setup: setup, schemes: schemes, next: next, governed: g.cfg.Policies != nil && rule.Governed()}
 		d.refuser, _ = next.(Refuser)
 		return d
 	}
@@ -144,6 +155,8 @@ type door struct {
 	schemes []numbered
 	next    http.Handler
 	refuser Refuser // nil: problem details
+	// governed tells that policies can matter to the rule.
+	governed bool
 }
 
 func (d *door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -155,18 +168,48 @@ func (d *door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	carrier.Admit()
-	p, facts := a.Principal(), sallyport.Facts{Now: d.g.wall(now)}
+	p, facts := a.Principal(), sallyport.Facts{Now: d.g.wall(now), Request: r}
 	if !d.setup && d.g.owes(&p) {
 		e := demanded()
 		d.g.noteDemand(r.Context(), r, e)
 		d.answer(w, r, e)
 		return
 	}
+	if d.governed && !p.Anonymous() {
+		var err error
+		if facts.Policies, a.Policies, err = d.g.cfg.Policies(r.Context()); err != nil {
+			d.unread(w, r, err)
+			return
+		}
+	}
 	if !d.rule.Allows(&p, &facts) {
 		d.deny(w, r, facts, carrier)
 		return
 	}
+	if share := d.g.cfg.RecordAllowed; share > 0 && d.governed && rand.Float64() < share {
+		d.noteAllowed(r, facts, carrier)
+	}
 	d.next.ServeHTTP(w, r)
+}
+
+// unread answers a request while the policies that might forbid it cannot be read.
+func (d *door) unread(w http.ResponseWriter, r *http.Request, err error) {
+	if r.Context().Err() == nil {
+		d.g.cfg.Log.ErrorContext(r.Context(), "the policies could not be read", "error", err)
+	}
+	d.answer(w, r, sallyport.Unavailable())
+}
+
+// noteAllowed records one of the requests that are let in, so that a draft of a
+// policy can be tried on them.
+func (d *door) noteAllowed(r *http.Request, facts sallyport.Facts, c *reqctx.Carrier) {
+	p := c.Principal()
+	d.g.cfg.Refusals.Note(r.Context(), audit.Event{
+		Action: audit.AccessAllowed, DecisionID: sallyport.NewDecisionID(), Detail: map[string]string{
+			"method": r.Method, "route": reqctx.Route(r), "rule": d.rule.String(),
+			"facts": d.g.cfg.Record(r.Context(), d.rule, &p, &facts),
+		},
+	})
 }
 
 // wall returns the time by which things expire, at the moment now. Reading the
@@ -365,6 +408,13 @@ func (g *Gate) Check(tx *db.Tx, a *reqctx.Admission, alone bool) error {
 	if !v.Expires.IsZero() && !g.wall(time.Now()).Before(v.Expires) {
 		return InvalidToken()
 	}
+	if !alone && a.Policies != 0 {
+		if v, err := g.cfg.PoliciesVersion(tx); err != nil {
+			return err
+		} else if v != a.Policies {
+			return policiesChanged()
+		}
+	}
 	if alone || uint32(st.Subject) == a.SubjectVersion && uint32(st.Roles) == a.RolesVersion {
 		return nil
 	}
@@ -377,6 +427,16 @@ func (g *Gate) Check(tx *db.Tx, a *reqctx.Admission, alone bool) error {
 	return &sallyport.Error{
 		Status: http.StatusConflict, Code: "authority_changed",
 		Message: "Your roles or permissions changed while this request was under way. Nothing was done. Send it again.",
+	}
+}
+
+// policiesChanged is the answer to a change that was let in by policies which are
+// not those of now. Whether they would let it in is not decided here: the request
+// has to be read again for that.
+func policiesChanged() *sallyport.Error {
+	return &sallyport.Error{
+		Status: http.StatusConflict, Code: "authority_changed",
+		Message: "The policies changed while this request was under way. Nothing was done. Send it again.",
 	}
 }
 
@@ -402,8 +462,9 @@ func (d *door) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	}
 	if e, ok := errors.AsType[*sallyport.Error](err); ok {
 		if e.Status == http.StatusForbidden { // where the scheme is restricted
+			e = e.Decided()
 			d.g.cfg.Refusals.Note(ctx, audit.Event{
-				Action: "access.denied", Result: audit.Denied, Reason: e.Message,
+				Action: audit.AccessDenied, Result: audit.Denied, Reason: e.Message, DecisionID: e.DecisionID,
 				Detail: map[string]string{"method": r.Method, "route": reqctx.Route(r), "code": e.Code},
 			})
 		}
@@ -438,12 +499,39 @@ func (d *door) deny(w http.ResponseWriter, r *http.Request, facts sallyport.Fact
 	decision := d.rule.Explain(&p, &facts)
 	e := decision.Refusal()
 	if e.Code != "unauthenticated" { // nobody signed in is no event
-		d.g.cfg.Refusals.Note(r.Context(), audit.Event{
-			Action: "access.denied", Result: audit.Denied, Reason: reasons(decision),
-			Detail: map[string]string{"method": r.Method, "route": reqctx.Route(r), "rule": decision.Rule, "code": e.Code},
-		})
+		e = e.Decided()
+		detail := map[string]string{"method": r.Method, "route": reqctx.Route(r), "rule": decision.Rule, "code": e.Code}
+		id := e.DecisionID
+		if id == "" { // the answer asks for another sign-in
+			id = sallyport.NewDecisionID()
+		}
+		if d.g.cfg.Record != nil {
+			detail["facts"] = d.g.cfg.Record(r.Context(), d.rule, &p, &facts)
+		}
+		if why := explanation(decision); why != "" {
+			detail["explanation"] = why
+		}
+		d.g.cfg.Refusals.Note(r.Context(), audit.Event{Action: audit.AccessDenied, Result: audit.Denied, Reason: reasons(decision), DecisionID: id, Detail: detail})
 	}
 	d.answer(w, r, e)
+}
+
+// maxExplanation bounds what the audit log keeps of one, in bytes.
+const maxExplanation = 8 << 10
+
+// explanation is what policies had to say, whole: a Reason of the audit log is short.
+func explanation(d sallyport.Decision) string {
+	var text []string
+	for _, r := range d.Reasons {
+		if !r.Met && len(r.Policies) > 0 {
+			text = append(text, r.Rule+": "+r.Why+" It would take "+r.Need+".")
+		}
+	}
+	s := strings.Join(text, " ")
+	if len(s) > maxExplanation {
+		s = strings.ToValidUTF8(s[:maxExplanation], "")
+	}
+	return s
 }
 
 func reasons(d sallyport.Decision) string {

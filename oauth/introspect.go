@@ -101,7 +101,7 @@ func asTokenError(r *http.Request, e *sallyport.Error) *TokenError {
 	case e.Status != http.StatusForbidden:
 		return ofError(e)
 	}
-	return &TokenError{Code: code, Description: e.Message, status: e.Status}
+	return &TokenError{Code: code, Description: e.Message, DecisionID: e.Decision(), status: e.Status}
 }
 
 // introspect returns nil for a token that is not good.

@@ -60,6 +60,9 @@ type TokenError struct {
 	Code        string `json:"error"`
 	Description string `json:"error_description,omitempty"`
 
+	// With 403: names the decision, as in problem details.
+	DecisionID string `json:"decision_id,omitempty" doc:"Only with 403: names the decision in the audit log"`
+
 	// With mfa_required.
 	MFAToken   string   `json:"mfa_token,omitempty" doc:"Only with mfa_required: for POST /2fa/verify, good for five minutes"`
 	MFAMethods []string `json:"mfa_methods,omitempty" doc:"Only with mfa_required: what the second factor can be proved with"`
@@ -166,7 +169,7 @@ func ofError(e *sallyport.Error) *TokenError {
 	case e.Status == http.StatusTooManyRequests: // RFC 6749 has no word for it
 		code = "too_many_attempts"
 	}
-	return &TokenError{Code: code, Description: e.Message, status: e.Status, retry: e}
+	return &TokenError{Code: code, Description: e.Message, DecisionID: e.Decision(), status: e.Status, retry: e}
 }
 
 const inAddress = "Parameters must be in the body: an address ends up in logs and histories. Take what was sent there as known to others."
@@ -222,7 +225,7 @@ func (e *Endpoint) password(r *http.Request, form map[string]string, a signin.At
 	}
 	if due, ok := errors.AsType[*signin.MFARequired](err); ok {
 		oe := refuse(http.StatusForbidden, "mfa_required", due.Refusal().Message)
-		oe.MFAToken, oe.MFAMethods = due.Token, due.Methods
+		oe.MFAToken, oe.MFAMethods, oe.DecisionID = due.Token, due.Methods, sallyport.NewDecisionID()
 		return nil, oe
 	}
 	if _, ok := errors.AsType[*signin.WrongCode](err); ok {

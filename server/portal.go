@@ -28,7 +28,7 @@ func (s *Server) pageRoutes() error {
 			if err != nil {
 				e := sallyport.AsError(err)
 				s.Refusals.Note(r.Context(), audit.Event{
-					Action: "access.denied", Result: audit.Denied, Reason: "a form came from a page of another origin",
+					Action: audit.AccessDenied, Result: audit.Denied, Reason: "a form came from a page of another origin",
 					Detail: map[string]string{"method": r.Method, "route": reqctx.Route(r), "code": e.Code},
 				})
 			}

@@ -36,6 +36,7 @@ import (
 	"github.com/sallyport/sallyport/authn/token"
 	"github.com/sallyport/sallyport/authn/token/keyring"
 	"github.com/sallyport/sallyport/authn/totp"
+	"github.com/sallyport/sallyport/authz/policy"
 	"github.com/sallyport/sallyport/authz/role"
 	"github.com/sallyport/sallyport/compat/fastapiusers"
 	"github.com/sallyport/sallyport/guard/clientip"
@@ -186,6 +187,16 @@ type Config struct {
 	// NoPortal switches the pages under /account/ and /console/ off (docs/pages.md).
 	NoPortal bool
 
+	// PolicyZone is the time zone of context.local in policies; default UTC.
+	PolicyZone *time.Location
+	// CountryFile is a file in MaxMind's format with the countries of addresses, for
+	// context.country in policies. It is read again when it changes; default none.
+	CountryFile string
+	// RecordAllowed is how many of the requests that a permission, scope or policy let
+	// in are recorded with what was decided on, from 0 (the default) to 1. Refusals
+	// always are.
+	RecordAllowed float64
+
 	// FastAPIUsers serves the routes of the Python library fastapi-users in place of
 	// the server's own on the same paths, for a front end that was written for it
 	// (docs/fastapi-users.md).
@@ -314,6 +325,9 @@ func (c *Config) check() error {
 	if err := CheckTOTPIssuer(c.TOTPIssuer); err != nil {
 		errs = append(errs, err)
 	}
+	if !(c.RecordAllowed >= 0 && c.RecordAllowed <= 1) {
+		bad("policy.record_allowed", fmt.Sprint(c.RecordAllowed), "it must be from 0 to 1", "Choose a share in that range, or leave it out.")
+	}
 	within("tokens.mfa_ttl", c.MFATTL, signin.MinPending, signin.MaxPending)
 	within("cleanup.every", c.CleanEvery, cleanup.MinEvery, cleanup.MaxEvery)
 	within("audit.retention", c.AuditRetention, audit.MinRetention, audit.MaxRetention)
@@ -400,6 +414,7 @@ type Services struct {
 	Refusals *audit.Refusals
 	Chain    *audit.Chain
 	Audit    audit.Log
+	Policies *policy.Service
 }
 
 // Server is Sallyport, ready to be mounted or served.
@@ -420,6 +435,7 @@ type Server struct {
 
 	requests  measure.Routes
 	passwords *password.Hasher
+	countries *policy.Countries // nil: there is no file
 
 	mu         sync.Mutex
 	rules      []sallyport.Rule
@@ -560,6 +576,9 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	s.Clients = &oauth.Clients{DB: cfg.DB, Sessions: s.Sessions, Guesses: guesses, CursorKey: keys.RefreshKey(), Now: cfg.Now}
 	s.cleaner = cleanup.New(cleanup.Config{DB: cfg.DB, Steps: s.cleanup(), Every: cfg.CleanEvery, Now: cfg.Now, Log: cfg.Log})
 	s.roles = role.NewCache(cfg.DB)
+	if err := s.openPolicies(keys.RefreshKey()); err != nil {
+		return nil, err
+	}
 	schemes := []authn.Scheme{authn.Bearer{Token: s.Sessions.VerifyAccess, Session: s.Sessions.Confirm}, s.APIKeys, s.cookie}
 	named := []authn.Scheme{s.Clients.Scheme()}
 	basic := authn.Basic{SameOrigin: origin, Password: s.SignIn.Basic, Account: s.Accounts.ConfirmPassword}
@@ -571,6 +590,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	s.gate = authn.NewGate(authn.Config{
 		Schemes: schemes, Named: named,
 		DB: cfg.DB, Live: s.live, Keys: keys, Resolve: s.roles.Resolve, GrantsOf: role.GrantsOf, Demand: demand,
+		Policies: s.currentPolicies, PoliciesVersion: policy.Version, Record: s.record, RecordAllowed: cfg.RecordAllowed,
 		Guesses: guesses, Refusals: s.Refusals, Log: cfg.Log, Now: clock,
 	}, s.declareLater)
 	s.mux = sallyport.NewMux(s)
@@ -587,6 +607,9 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	if !cfg.QueueOnly {
 		s.stopped.Go(func() { s.Mail.Run(background) })
 		s.stopped.Go(func() { s.cleaner.Run(background) })
+	}
+	if s.countries != nil {
+		s.stopped.Go(func() { repeat(background, countryEvery, s.refreshCountries) })
 	}
 	if cfg.RotateEvery > 0 {
 		s.stopped.Go(func() {
@@ -750,6 +773,7 @@ func (s *Server) operations(a *api.API) {
 	s.Accounts.Routes(a)
 	s.APIKeys.Routes(a)
 	role.Routes(a, s.DB)
+	s.Policies.Routes(a)
 	s.Clients.Routes(a)
 	audit.Routes(a, s.Audit, s.Chain)
 }
@@ -766,8 +790,8 @@ func (s *Server) fastAPIUsers() *fastapiusers.Endpoint {
 // grant above the caller's own rights, the last administrator.
 func (s *Server) noteRefusal(ctx context.Context, operation string, e *sallyport.Error) {
 	s.Refusals.Note(ctx, audit.Event{
-		Action: "access.denied", Result: audit.Denied, Reason: e.Message,
-		Detail: map[string]string{"route": operation, "code": e.Code},
+		Action: audit.AccessDenied, Result: audit.Denied, Reason: e.Message,
+		DecisionID: e.DecisionID, Detail: map[string]string{"route": operation, "code": e.Code},
 	})
 }
 
@@ -808,20 +832,26 @@ func (s *Server) declareLater(r sallyport.Rule) {
 }
 
 // Declare makes every permission that a rule names exist, so that it can be
-// granted. The guard does it behind the first request; a program that wants it
+// granted, and every type of resource, so that policies can be about it. The guard does it behind the first request; a program that wants it
 // done before it listens calls it once its routes are registered.
 func (s *Server) Declare(ctx context.Context) error {
 	s.undeclared.Store(false)
 	s.mu.Lock()
 	rules := s.rules
 	s.mu.Unlock()
-	var names []string
+	var names, types []string
 	for _, r := range rules {
 		for name := range r.Names {
 			names = append(names, name)
 		}
+		for name := range r.Types {
+			types = append(types, name)
+		}
 	}
 	err := role.Declare(ctx, s.DB, names)
+	if err == nil {
+		err = policy.Declare(ctx, s.DB, types)
+	}
 	if err != nil {
 		s.undeclared.Store(true)
 	}

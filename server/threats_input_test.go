@@ -65,6 +65,8 @@ func newInputs(t *testing.T, d *db.DB) *inputs {
 		"PUT /users/{id}/permissions":  {"permissions": []any{"read:users"}},
 		"PUT /roles/{name}":            {"description": "d", "permissions": []any{"read:users"}, "includes": []any{"guest"}},
 		"PUT /permissions/{name}":      {"description": "d"},
+		"PUT /policies/{id}":           {"cedar": `permit(principal, action == Action::"read:users", resource);`, "description": "d"},
+		"POST /policies/check":         {"principal": "root", "action": "read:users", "resource": "GET /users", "context": map[string]any{"ip": "192.0.2.1"}},
 		"POST /api-keys":               {"name": "n", "scopes": []any{"read:users"}, "expires_at": "2030-01-01T00:00:00Z"},
 		"PATCH /api-keys/{id}":         {"name": "n", "is_active": true},
 	}
@@ -557,6 +559,7 @@ func TestV_TypeJuggling(t *testing.T) {
 		"string":  {`1`, `-0.5`, `true`, `false`, `[]`, `["x"]`, `{}`, `{"$ne":""}`, `[[]]`},
 		"boolean": {`1`, `0`, `"true"`, `""`, `[]`, `{}`, `[true]`},
 		"array":   {`1`, `true`, `"user"`, `""`, `{}`, `{"0":"user"}`},
+		"":        {`1`, `true`, `"x"`, `[]`, `{"no_such_member":1}`, `{"ip":1}`, `{"mfa":"true"}`, `{"scopes":"x"}`}, // an object, by reference
 	}
 	tried := 0
 	in.unchanged(t, in.root, func() {
@@ -654,6 +657,9 @@ func TestV_NoEcho(t *testing.T) {
 		s := op.RequestBody.Content["application/json"].Schema
 		for name := range s.Properties {
 			for _, v := range []any{secret, []any{secret}, map[string]any{secret: secret}, map[string]any{"x": secret}, []any{[]any{secret}}, secret + "\x00", secret + " " + secret, long + long} {
+				if object, ok := v.(map[string]any); ok && object[secret] != nil && s.Properties[name].kind() == "" {
+					continue // a name that is unknown is told where it stands, as below
+				}
 				r := in.post(op, text(t, in.example(op, name, v)))
 				if r.status >= 400 {
 					refused++

@@ -319,7 +319,7 @@ func TestH_Doctor(t *testing.T) {
 		if v.Address != "127.0.72.2" || v.Peer != "127.0.72.2" || v.PeerPort == 0 || v.Forwarded != "none" || v.HTTPS || v.BaseURL != baseURL || !slices.Equal(v.Hosts, testHosts) || v.Received != "" || v.Undeclared != "" {
 			t.Errorf("directly: %+v", v)
 		}
-		if v.Limits != (server.LimitView{Default: "1000/hour", Login: "500/minute", Lockout: false, Shared: "no"}) {
+		if v.Limits != (server.LimitView{Default: "1000/hour", Login: "500/minute", Lockout: false, Shared: "no", Nodes: 1}) {
 			t.Errorf("limits: %+v", v.Limits)
 		}
 	}

@@ -201,13 +201,14 @@ func (s *Service) require(r *http.Request, rule sallyport.Rule, p sallyport.Prin
 		return nil
 	}
 	d := rule.Explain(&p, &facts)
-	if e := d.Refusal(); e.Code != "unauthenticated" { // nobody signed in is no event
+	e := d.Refusal().Decided()
+	if e.Code != "unauthenticated" { // nobody signed in is no event
 		s.cfg.Refusals.Note(r.Context(), audit.Event{
-			Action: "access.denied", Result: audit.Denied, Reason: "the caller may not use this operation without an mfa_token",
-			Detail: map[string]string{"method": r.Method, "route": reqctx.Route(r), "rule": d.Rule, "code": e.Code},
+			Action: audit.AccessDenied, Result: audit.Denied, Reason: "the caller may not use this operation without an mfa_token",
+			DecisionID: e.DecisionID, Detail: map[string]string{"method": r.Method, "route": reqctx.Route(r), "rule": d.Rule, "code": e.Code},
 		})
 	}
-	return d.Refusal()
+	return e
 }
 
 // prefersPNG reports whether an Accept header asks for a picture rather than for

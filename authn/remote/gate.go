@@ -3,6 +3,7 @@ package remote
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"strings"
 	"sync"
@@ -22,6 +23,9 @@ func (r *refused) Error() string { return "credential refused: " + r.reason }
 func (v *Verifier) Require(rule sallyport.Rule) func(http.Handler) http.Handler {
 	if err := rule.Check(); err != nil {
 		panic("sallyport: " + err.Error())
+	}
+	for range rule.Types { // it would never be met
+		panic(fmt.Sprintf("sallyport: rule %v: policies are decided by the issuer, and are not known here", rule))
 	}
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -108,8 +112,9 @@ func (v *Verifier) deny(w http.ResponseWriter, r *http.Request, rule *sallyport.
 			e = known
 		}
 	}
+	e = e.Decided()
 	if e.Code != "unauthenticated" { // nobody signed in is no event
-		v.cfg.Log.InfoContext(r.Context(), "access denied", "principal", p, "rule", d.Rule, "code", e.Code, "method", r.Method, "route", route(r))
+		v.cfg.Log.InfoContext(r.Context(), "access denied", "principal", p, "rule", d.Rule, "code", e.Code, "decision_id", e.DecisionID, "method", r.Method, "route", route(r))
 	}
 	v.answer(w, e)
 }

@@ -98,6 +98,12 @@ func subjectExists(rd db.Reader, id string) (bool, error) {
 	return rd.Row("SELECT 1 FROM sp_subjects WHERE id = $1", []any{id}, &n)
 }
 
+// IsClient reports whether there is a machine client of this id.
+func IsClient(rd db.Reader, id string) (bool, error) {
+	var n int
+	return rd.Row("SELECT 1 FROM sp_subjects WHERE id = $1 AND kind = 'client'", []any{id}, &n)
+}
+
 // isEnabledPerson reports whether the subject is a person, not a machine client,
 // and not disabled.
 func isEnabledPerson(rd db.Reader, id string) (bool, error) {

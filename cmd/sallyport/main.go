@@ -82,6 +82,7 @@ type cli struct {
 	User        userCmd        `cmd:"" help:"Accounts. USER is an id, a user name or an address."`
 	Role        roleCmd        `cmd:"" help:"Roles."`
 	Permission  permissionCmd  `cmd:"" help:"Permissions of your own."`
+	Policy      policyCmd      `cmd:"" help:"Policies in Cedar: who may do what when, and why."`
 	Grant       grantCmd       `cmd:"" help:"Give a role to a user."`
 	Revoke      revokeCmd      `cmd:"" help:"Take a role from a user."`
 	APIKey      apikeyCmd      `cmd:"" name:"apikey" help:"API keys."`

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -159,8 +160,10 @@ func serverConfig(s settings, d *db.DB, log *slog.Logger) server.Config {
 			Log: s.bool("audit.log"), File: s.text("audit.file"), Syslog: s.text("audit.syslog"),
 			Webhook: s.text("audit.webhook"), WebhookSecret: []byte(s.text("audit.webhook_secret")),
 		},
+		CountryFile: s.text("policy.country_file"),
 	}
-
+	cfg.PolicyZone, _ = time.LoadLocation(s.text("policy.time_zone"))              // checked
+	cfg.RecordAllowed, _ = strconv.ParseFloat(s.text("policy.record_allowed"), 64) // checked
 	s.wall(&cfg)
 	return cfg
 }

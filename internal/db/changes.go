@@ -13,13 +13,14 @@ import (
 
 // What a change concerns, besides the id of one subject.
 const (
-	ChangedRoles = "*roles" // what roles contain: the grants of everybody
-	ChangedKeys  = "*keys"  // the signing keys: every token must be proven again
+	ChangedRoles    = "*roles"    // what roles contain: the grants of everybody
+	ChangedKeys     = "*keys"     // the signing keys: every token must be proven again
+	ChangedPolicies = "*policies" // what policies say
 )
 
 // Changed declares that the transaction changes somebody's authority: that
 // credentials of a subject end, or what it may do. what is the subject's id,
-// ChangedRoles or ChangedKeys.
+// ChangedRoles, ChangedKeys or ChangedPolicies.
 //
 // It is stored with the change itself, and told to this process after the
 // commit and before Write returns, and to other processes soon after: see
@@ -274,7 +275,7 @@ func NewFeed(tx *Tx) error {
 	if _, err := tx.Row("SELECT feed FROM sp_versions WHERE id = 1", nil, &old); err != nil {
 		return err
 	}
-	if _, err := tx.Exec("UPDATE sp_versions SET roles = roles + $1, signing_keys = signing_keys + $1 WHERE id = 1", versionLeap); err != nil {
+	if _, err := tx.Exec("UPDATE sp_versions SET roles = roles + $1, signing_keys = signing_keys + $1, policies = policies + $1 WHERE id = 1", versionLeap); err != nil {
 		return err
 	}
 	return setFeed(tx, laterFeed(old, uuid.Must(uuid.NewV7()).String()))

@@ -81,6 +81,8 @@ type Cache struct {
 	hits, misses           measure.Often
 	polls, failed, emptied atomic.Uint64
 
+	policies atomic.Uint64 // counts what may have changed policies
+
 	deaf   func()
 	stop   context.CancelFunc
 	closed sync.WaitGroup
@@ -179,6 +181,10 @@ func (c *Cache) Fresh(ctx context.Context, now time.Time) error {
 	}
 	return c.poll(ctx)
 }
+
+// Policies counts the changes that may have changed what policies say: what was
+// read under another number is not good any more. Fresh comes first, as for Get.
+func (c *Cache) Policies() uint64 { return c.policies.Load() }
 
 // Get fills f with what is known of a credential, as store.Get, and counts
 // whether that spared the database.
@@ -307,6 +313,7 @@ func (c *Cache) read() error {
 	last, gone := c.asOf.Load(), int64(db.RetainChanges/2)
 	if all || last == never || began-last > gone || now.UnixNano()-c.wall.Load() > gone {
 		c.Forget()
+		c.policies.Add(1)
 	} else {
 		c.apply(what)
 	}
@@ -320,8 +327,11 @@ func (c *Cache) read() error {
 func (c *Cache) apply(what []string) {
 	for _, w := range what {
 		switch w {
+		case db.ChangedPolicies:
+			c.policies.Add(1)
 		case db.ChangedRoles:
 			c.store.forgetStates()
+			c.policies.Add(1) // they may name a permission that is new
 		case db.ChangedKeys:
 			c.store.forget()
 		default:

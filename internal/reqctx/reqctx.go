@@ -42,6 +42,8 @@ type Admission struct {
 	Full   *sallyport.Principal
 	By     Checker // nil: there is nothing to look at again
 	Scheme int     // the gate's number of it
+	// Policies is the version of the policies that were asked; 0: none were.
+	Policies int64
 }
 
 // Principal returns who is calling.
