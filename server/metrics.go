@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/sallyport/sallyport/authn/token/keyring"
+	"github.com/sallyport/sallyport/internal/db"
 	"github.com/sallyport/sallyport/internal/measure"
 )
 
@@ -43,9 +44,12 @@ func (s *Server) Metrics(ctx context.Context) []measure.Family {
 		all = append(all, s.requests.Families("sallyport_http_requests_total", "sallyport_http_request_seconds")...)
 	}
 	all = slices.Concat(all, s.SignIn.Measure(), s.passwords.Measure(), s.live.Measure(), s.Refusals.Measure(), s.DB.Measure())
+	var rd db.Reader
 	if up {
+		rd = s.DB.View(ctx)
 		all = slices.Concat(all, s.measureKeys(ctx), s.Mail.Measure(ctx))
 	}
+	all = append(all, s.cleaner.Measure(rd)...)
 	return all
 }
 

@@ -173,6 +173,12 @@ func deleteExpired(tx *db.Tx, before time.Time, limit int) (int64, error) {
 		db.Micros(before), limit)
 }
 
+// deleteEnded deletes sessions that were ended before a moment.
+func deleteEnded(tx *db.Tx, before time.Time, limit int) (int64, error) {
+	return tx.Exec("DELETE FROM sp_sessions WHERE id IN (SELECT id FROM sp_sessions WHERE ended_at > 0 AND ended_at < $1 ORDER BY ended_at LIMIT $2)",
+		db.Micros(before), limit)
+}
+
 // strengthen notes that a second factor was used in a session.
 func strengthen(tx *db.Tx, subject, id string, amr []string, now time.Time) (bool, error) {
 	n, err := tx.Exec("UPDATE sp_sessions SET mfa = TRUE, amr = $3, auth_time = $4 WHERE id = $1 AND subject_id = $2 AND ended_at = 0",

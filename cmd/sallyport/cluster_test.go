@@ -596,6 +596,57 @@ func (r *running) goroutines(t *testing.T) int {
 	return strings.Count(r.output(t)[before:], "\ngoroutine ")
 }
 
+// TestACommitThatIsCutOff ends the connection exactly at a COMMIT. Nobody knows then
+// whether it counts, so it is not tried again, the caller is told 503, and what is
+// there is all of it or nothing.
+func TestACommitThatIsCutOff(t *testing.T) {
+	t.Parallel()
+	p := newPostgresPlace(t)
+	p.env = append(p.env, "SALLYPORT_LIMITS_LOGIN=off")
+	through := newProxy(t, &p, false)
+	r := through.place.serve(t)
+	account := func(name string) map[string]string {
+		return map[string]string{"username": name, "email": name + "@example.com", "password": testPassword}
+	}
+	r.must(t, "POST", "/auth/register", tokens{}, account("control"))
+	for _, c := range []struct {
+		name string
+		cut  int32
+		then int // of the same request once more
+	}{
+		{"before", cutBefore, http.StatusCreated},
+		{"after", cutAfter, http.StatusConflict},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			through.cut.Store(c.cut)
+			a := r.ask(r.client, "POST", "/auth/register", "", account(c.name))
+			if a.status != http.StatusServiceUnavailable || a.retryAfter == "" {
+				t.Fatalf("%v, Retry-After %q, want 503", a, a.retryAfter)
+			}
+			if through.cut.Load() != 0 {
+				t.Fatal("no connection was cut off")
+			}
+			status, doc := r.call(t, "POST", "/token", "", passwordForm(c.name))
+			if there := status == http.StatusOK; there != (c.then == http.StatusConflict) {
+				t.Errorf("sign-in: %d %v", status, doc)
+			}
+			if a := r.ask(r.client, "POST", "/auth/register", "", account(c.name)); a.status != c.then {
+				t.Errorf("once more: %v %v, want %d", a, a.doc, c.then)
+			}
+			tk := r.signIn(t, c.name)
+			through.cut.Store(c.cut)
+			if a := r.ask(r.client, "POST", "/logout", tk.access, nil); a.status != http.StatusServiceUnavailable {
+				t.Fatalf("logout: %v, want 503", a)
+			}
+			want := http.StatusOK
+			if c.cut == cutAfter {
+				want = http.StatusUnauthorized
+			}
+			r.until(t, soon, "what was committed is what holds", func() bool { return r.get(t, "/users/me", tk) == want })
+		})
+	}
+}
+
 func newPostgresPlace(t *testing.T) place {
 	p := newPlace(t)
 	p.env = append(p.env, "SALLYPORT_DATABASE="+testkit.PostgresURL(t))
@@ -607,6 +658,7 @@ type proxy struct {
 	place    place // as the node sees it
 	deaf     bool  // connections that listen are cut off
 	deafened atomic.Int64
+	cut      atomic.Int32 // what becomes of the next COMMIT: see cutBefore
 
 	ln net.Listener
 	to string
@@ -620,6 +672,14 @@ type proxy struct {
 	closed sync.WaitGroup
 }
 
+// A connection can be cut off at a COMMIT: before the server gets it, or after it
+// has answered and before the node hears of that.
+const (
+	cutBefore = 1 + iota
+	cutAfter
+	cutNow // of cutAfter: the COMMIT is on its way
+)
+
 type proxyState int
 
 const (
@@ -631,6 +691,7 @@ const (
 type proxied struct {
 	client, server net.Conn // server is nil until it is connected
 	age            int
+	cutting        atomic.Bool
 }
 
 // newProxy puts a proxy before the database of a place.
@@ -765,6 +826,15 @@ func (x *proxy) copy(c *proxied, to, from net.Conn, deaf bool) {
 		n, err := from.Read(b)
 		if deaf && bytes.Contains(b[:n], []byte("LISTEN ")) {
 			x.deafened.Add(1)
+			return
+		}
+		if commits := bytes.Contains(b[:n], []byte("commit\x00")); commits && (x.cut.CompareAndSwap(cutBefore, 0) || x.cut.CompareAndSwap(cutAfter, cutNow)) {
+			if x.cut.Load() != cutNow {
+				return
+			}
+			c.cutting.Store(true)
+		} else if from == c.server && c.cutting.Load() {
+			x.cut.Store(0)
 			return
 		}
 		if !x.passes(c) { // neither bytes nor the end of them

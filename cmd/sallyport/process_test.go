@@ -101,12 +101,18 @@ var apiLine = regexp.MustCompile(`(?m)^  API +(https?://\S+)$`)
 // serve starts the server on a port of its own and waits until it is ready.
 func (p place) serve(t *testing.T, flags ...string) *running {
 	t.Helper()
+	return p.serveCommand(t, p.command(append([]string{"serve", "--listen", "127.0.0.1:0"}, flags...)...))
+}
+
+// serveCommand does that with a command that serves.
+func (p place) serveCommand(t *testing.T, c *exec.Cmd) *running {
+	t.Helper()
 	log, err := os.CreateTemp(t.TempDir(), "log")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer log.Close()
-	r := &running{cmd: p.command(append([]string{"serve", "--listen", "127.0.0.1:0"}, flags...)...), log: log.Name(), ended: make(chan struct{})}
+	r := &running{cmd: c, log: log.Name(), ended: make(chan struct{})}
 	r.cmd.Stderr = log
 	if err := r.cmd.Start(); err != nil {
 		t.Fatal(err)

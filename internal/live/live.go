@@ -58,6 +58,10 @@ type Config struct {
 	Max int
 	// Poll reads changes; nil means DB.Changes. Tests replace it.
 	Poll func(context.Context, db.Cursor) ([]string, bool, db.Cursor, error)
+	// Distrusted is told when a poll fails because the database went back
+	// (*db.WentBack, db.ErrUnsettled): from then on nothing is fresh until one
+	// succeeds. nil: nobody is.
+	Distrusted func(error)
 }
 
 // Cache is what this process knows. It is safe for concurrent use.
@@ -285,6 +289,12 @@ func (c *Cache) read() error {
 	c.polls.Add(1)
 	if err != nil {
 		c.failed.Add(1)
+		if _, wentBack := errors.AsType[*db.WentBack](err); wentBack || errors.Is(err, db.ErrUnsettled) {
+			c.asOf.Store(never)
+			if c.cfg.Distrusted != nil {
+				c.cfg.Distrusted(err)
+			}
+		}
 		return err
 	}
 	// By both clocks: see Fresh.
