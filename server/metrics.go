@@ -43,7 +43,10 @@ func (s *Server) Metrics(ctx context.Context) []measure.Family {
 	if s.cfg.Metrics {
 		all = append(all, s.requests.Families("sallyport_http_requests_total", "sallyport_http_request_seconds")...)
 	}
-	all = slices.Concat(all, s.SignIn.Measure(), s.passwords.Measure(), s.live.Measure(), s.Refusals.Measure(), s.DB.Measure())
+	all = slices.Concat(all, s.SignIn.Measure(), s.passwords.Measure(), s.live.Measure(), s.Refusals.Measure(), s.Chain.Measure(), s.DB.Measure())
+	if s.sinks != nil {
+		all = append(all, s.sinks.Measure()...)
+	}
 	var rd db.Reader
 	if up {
 		rd = s.DB.View(ctx)

@@ -27,8 +27,9 @@ var readWhole = map[string]string{
 	"sp_secrets":      "a fixed number of rows", "sp_versions": "one row", "sp_cleanup": "one row",
 	"sp_moves":        "one row for each move",
 	"sp_certificates": "one row for each name", "sp_certificate_orders": "one row for each name",
-	"sp_erasures": "accounts that were deleted a moment ago",
-	"sp_outbox":   "letters that wait are counted for metrics",
+	"sp_erasures":      "accounts that were deleted a moment ago",
+	"sp_outbox":        "letters that wait are counted for metrics",
+	"sp_audit_waiting": "events of the last tenth of a second",
 
 	"sp_migrations": "one row for each migration", "sqlite_master": "one row for each table",
 }

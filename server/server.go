@@ -159,8 +159,9 @@ type Config struct {
 	// Inbox is for development: GET /dev/inbox shows the letters that it has taken,
 	// with their links, to whoever is on this machine. It is usually Mail, too.
 	Inbox *mail.Inbox
-	// QueueOnly leaves letters, and the deletion of what is old, to other servers of the
-	// database: for programs that end soon, such as commands. Mail is then not called.
+	// QueueOnly leaves letters, what others have recorded, and the deletion of what is
+	// old to other servers of the database: for programs that end soon, such as
+	// commands. Mail is then not called.
 	QueueOnly bool
 	// VerifyAddress lets nobody in before they have shown that their address is
 	// theirs, and keeps from whoever registers whether an address has an account. It
@@ -189,6 +190,12 @@ type Config struct {
 	// the server's own on the same paths, for a front end that was written for it
 	// (docs/fastapi-users.md).
 	FastAPIUsers bool
+
+	// AuditSinks says where else events of the audit log go (docs/audit.md).
+	AuditSinks audit.SinksConfig
+	// AuditRetention is how long events are kept: audit.MinRetention to
+	// audit.MaxRetention. 0 is for ever.
+	AuditRetention time.Duration
 
 	// Metrics counts requests by route, for Server.Metrics. Everything else that it
 	// tells is counted or known anyway.
@@ -310,6 +317,10 @@ func (c *Config) check() error {
 	}
 	within("tokens.mfa_ttl", c.MFATTL, signin.MinPending, signin.MaxPending)
 	within("cleanup.every", c.CleanEvery, cleanup.MinEvery, cleanup.MaxEvery)
+	within("audit.retention", c.AuditRetention, audit.MinRetention, audit.MaxRetention)
+	if err := c.AuditSinks.Check(); err != nil {
+		errs = append(errs, err)
+	}
 	within("keys.rotate_every", c.RotateEvery, MinRotateEvery, MaxRotateEvery)
 	if err := ratelimit.CheckShare(c.Limits.Nodes); err != nil {
 		bad("limits.nodes", fmt.Sprint(c.Limits.Nodes), fmt.Sprintf("it must be from 1 to %d", ratelimit.MaxShare), "Give the number of servers behind the balancer, or leave it out.")
@@ -388,6 +399,8 @@ type Services struct {
 	Clients  *oauth.Clients
 	Keys     *keyring.Ring
 	Refusals *audit.Refusals
+	Chain    *audit.Chain
+	Audit    audit.Log
 }
 
 // Server is Sallyport, ready to be mounted or served.
@@ -398,6 +411,7 @@ type Server struct {
 	cookie *authn.Cookie
 	gate   *authn.Gate
 	roles  *role.Cache
+	sinks  *audit.Sinks
 	wall   *wall
 	mux    *sallyport.Mux
 	api    *api.API
@@ -484,6 +498,12 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
+	chainSeed, err := keyFor(keys, "audit chain")
+	if err != nil {
+		return nil, err
+	}
+	s.Chain = audit.NewChain(audit.ChainConfig{DB: cfg.DB, Seed: chainSeed, Log: cfg.Log})
+	s.Audit = audit.Log{DB: cfg.DB, CursorKey: keys.RefreshKey()}
 	s.Refusals = audit.NewRefusals(cfg.DB, cfg.Log)
 	outer.limits.refusals = s.Refusals
 	links, err := s.openMail()
@@ -559,6 +579,10 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 		return nil, err
 	}
 	background := s.background
+	s.Chain.Run(cfg.QueueOnly)
+	if !cfg.QueueOnly {
+		s.sinks = audit.NewSinks(cfg.AuditSinks, cfg.DB, s.Chain, cfg.Log)
+	}
 	s.stopped.Go(func() { repeat(background, retireEvery, s.retireKeys) })
 	s.stopped.Go(func() { repeat(background, eraseEvery, s.erase) })
 	if !cfg.QueueOnly {
@@ -612,6 +636,10 @@ func (s *Server) Close() {
 	s.APIKeys.Close()
 	s.Sessions.Close()
 	s.Refusals.Close()
+	s.Chain.Close() // it seals what the others have written
+	if s.sinks != nil {
+		s.sinks.Close()
+	}
 }
 
 // Require returns ordinary middleware that enforces a rule, for any router.
@@ -724,6 +752,7 @@ func (s *Server) operations(a *api.API) {
 	s.APIKeys.Routes(a)
 	role.Routes(a, s.DB)
 	s.Clients.Routes(a)
+	audit.Routes(a, s.Audit, s.Chain)
 }
 
 // fastAPIUsers returns the operations of fastapi-users.
@@ -877,7 +906,7 @@ const keepTurns = 30 * 24 * time.Hour
 // cleanup puts together what becomes old.
 func (s *Server) cleanup() []cleanup.Step {
 	return slices.Concat(
-		s.Sessions.Cleanup(), s.SignIn.Cleanup(), s.Accounts.Cleanup(), s.Lockout.Cleanup(), s.Mail.Cleanup(),
+		s.Sessions.Cleanup(), s.SignIn.Cleanup(), s.Accounts.Cleanup(), s.Lockout.Cleanup(), s.Mail.Cleanup(), s.Chain.Cleanup(s.cfg.AuditRetention),
 		[]cleanup.Step{
 			{Table: "sp_changes", Delete: func(tx *db.Tx, _ time.Time, limit int) (int64, error) { return s.DB.DeleteChanges(tx, limit) }},
 			{Table: "sp_certificates", Delete: deleteChallenges},

@@ -133,11 +133,11 @@ func insertAccess(tx *db.Tx, digest []byte, session string, scoped bool, scope [
 	return err
 }
 
-// readAccess reads what an access token of the session in c was issued as.
-func readAccess(rd db.Reader, digest []byte, c *sallyport.Claims, scope *[]string) (bool, error) {
-	return rd.Row(`SELECT s.subject_id, s.client_id, s.auth_time, a.scoped, a.scope, a.expires_at
+// readAccess reads what an access token of the session in c was issued as, and when.
+func readAccess(rd db.Reader, digest []byte, c *sallyport.Claims, scope *[]string, issued *time.Time) (bool, error) {
+	return rd.Row(`SELECT s.subject_id, s.client_id, s.auth_time, a.scoped, a.scope, a.expires_at, a.issued_at
 		FROM sp_access_tokens a JOIN sp_sessions s ON s.id = a.session_id WHERE a.digest = $1 AND a.session_id = $2`,
-		[]any{digest, c.Session}, &c.Subject, &c.Client, (*micros)(&c.AuthTime), &c.Scoped, (*words)(scope), (*micros)(&c.Expires))
+		[]any{digest, c.Session}, &c.Subject, &c.Client, (*micros)(&c.AuthTime), &c.Scoped, (*words)(scope), (*micros)(&c.Expires), (*micros)(issued))
 }
 
 // readCookie reads what the session in c was begun as, and the digest of its

@@ -17,6 +17,7 @@ import (
 	"github.com/BurntSushi/toml"
 
 	"github.com/sallyport/sallyport"
+	"github.com/sallyport/sallyport/audit"
 	"github.com/sallyport/sallyport/authn"
 	"github.com/sallyport/sallyport/authn/apikey"
 	"github.com/sallyport/sallyport/authn/password"
@@ -118,6 +119,12 @@ var keys = []key{
 	{name: "mail.from", def: "", doc: "Address that letters come from. Empty: no-reply at the host of base_url.", bounds: "name@example.com, or Name <name@example.com>", check: optional(mail.CheckFrom)},
 	{name: "mail.service", def: "", doc: "What letters call the service. Empty: the host of base_url.", bounds: "1 to 80 characters", check: optional(mail.CheckService)},
 	{name: "mail.templates", def: "", doc: "Folder with templates of letters, each in place of ours of that name.", bounds: "path", check: optional(nonEmpty)},
+	{name: "audit.retention", def: "off", doc: "How long events of the audit log are kept. Off: for ever.", bounds: "duration, 24h to 87840h, or off", check: unlessOff(duration(audit.MinRetention, audit.MaxRetention))},
+	{name: "audit.log", def: "false", doc: "Events of the audit log in the log, too.", bounds: "true, false", check: checkBool},
+	{name: "audit.file", def: "", doc: "File to which events are appended, as lines of JSON; it is made with mode 0600, and anew when it was renamed. Empty: none.", bounds: "path", check: optional(nonEmpty)},
+	{name: "audit.syslog", def: "", doc: "Syslog server that events are sent to (RFC 5424). Empty: none.", bounds: "udp://host:514, tcp://host:601, unix:///dev/log", check: optional(audit.CheckSyslog)},
+	{name: "audit.webhook", def: "", doc: "Address that events are sent to, signed with audit.webhook_secret, until it has answered 2xx. Empty: none.", bounds: "https://…, or http:// to this machine", secret: true, check: optional(audit.CheckWebhook)},
+	{name: "audit.webhook_secret", def: "", doc: "Secret that signs what goes to audit.webhook, its bytes as they are.", bounds: "32 to 512 bytes", secret: true, check: optional(func(s string) error { return audit.CheckWebhookSecret([]byte(s)) })},
 	{name: "metrics.listen", def: "", doc: "Address of a listener for Prometheus, which answers GET /metrics to everybody who reaches it. Empty: none.", bounds: "host:port", check: optional(checkListen)},
 	{name: "telemetry.otlp", def: "", doc: "Receiver of traces, by OTLP over HTTP (protobuf). Empty: nothing is traced.", bounds: "http://…, https://…", secret: true, check: optional(checkOTLP)},
 	{name: "telemetry.sample", def: "0.05", doc: "Share of the requests that are traced.", bounds: "0 to 1", check: checkSample},
@@ -261,6 +268,7 @@ func loadSettings(file string, env []string, flags map[string]value, more ...fun
 	}
 	errs = append(errs, s.tlsMistakes(wrong)...)
 	errs = append(errs, s.mailMistakes(wrong)...)
+	errs = append(errs, s.auditMistakes(wrong)...)
 	for _, f := range more {
 		errs = append(errs, f(s)...)
 	}
@@ -284,7 +292,7 @@ func (k key) mistake(v value) error {
 	if k.name == "keys.master" && strings.HasPrefix(v.source, "environment") {
 		return checkMasterKey(v)
 	}
-	if k.name == "tokens.secret" {
+	if k.name == "tokens.secret" || k.name == "audit.webhook_secret" {
 		switch {
 		case v.text != "" && strings.HasPrefix(v.source, "flag"):
 			return fmt.Errorf("%s = (not shown) (from %s): an argument can be seen by everybody on this machine. Use %s or %[3]s_FILE, and another secret", k.name, v.source, k.env())

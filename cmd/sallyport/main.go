@@ -88,6 +88,7 @@ type cli struct {
 	Client      clientCmd      `cmd:"" help:"Machine clients: programs that act for themselves."`
 	Key         keyCmd         `cmd:"" help:"Signing keys."`
 	Mail        mailCmd        `cmd:"" help:"Letters to people."`
+	Audit       auditCmd       `cmd:"" help:"The audit log: read it, follow it, hand it out, and prove that nobody has changed it."`
 	Routes      routesCmd      `cmd:"" help:"List every route and its rule."`
 	ConfigCmd   configCmd      `cmd:"" name:"config" help:"The configuration."`
 	Import      importCmd      `cmd:"" help:"Take accounts over from other systems, with their passwords."`

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/sallyport/sallyport/account"
+	"github.com/sallyport/sallyport/audit"
 	"github.com/sallyport/sallyport/authn/password"
 	"github.com/sallyport/sallyport/authn/token"
 	"github.com/sallyport/sallyport/authn/token/keyring"
@@ -153,7 +154,13 @@ func serverConfig(s settings, d *db.DB, log *slog.Logger) server.Config {
 		NoPortal:     !s.bool("portal"),
 		APIKeyCookie: s.text("auth.api_key_cookie"), APIKeyQuery: s.text("auth.api_key_query"), APIKeys: keys,
 		FastAPIUsers: s.bool("compat.fastapi_users"), OnLostHistory: server.LostHistory(s.text("postgres.on_lost_history")),
+		AuditRetention: s.duration("audit.retention"),
+		AuditSinks: audit.SinksConfig{
+			Log: s.bool("audit.log"), File: s.text("audit.file"), Syslog: s.text("audit.syslog"),
+			Webhook: s.text("audit.webhook"), WebhookSecret: []byte(s.text("audit.webhook_secret")),
+		},
 	}
+
 	s.wall(&cfg)
 	return cfg
 }

@@ -41,7 +41,17 @@ func (t *Tx) Changed(what string) error {
 // before the Write that made it returns. f must be quick, and must not write.
 // The function that is returned ends it.
 func (d *DB) OnChange(f func(what []string)) (stop func()) {
-	l := &listener{f}
+	return d.listen(&listener{changed: f})
+}
+
+// OnEvent has f told of every transaction with events of the audit log that is
+// committed through this handle, before the Write that made it returns. f must be
+// quick, and must not write. The function that is returned ends it.
+func (d *DB) OnEvent(f func()) (stop func()) {
+	return d.listen(&listener{happened: f})
+}
+
+func (d *DB) listen(l *listener) (stop func()) {
 	d.listening.Lock()
 	defer d.listening.Unlock()
 	d.replaceListeners(append(d.listenersNow(), l))
@@ -58,7 +68,11 @@ func (d *DB) OnChange(f func(what []string)) (stop func()) {
 	}
 }
 
-type listener struct{ f func([]string) }
+// listener is told of one of the two.
+type listener struct {
+	changed  func([]string)
+	happened func()
+}
 
 func (d *DB) listenersNow() []*listener {
 	if p := d.listeners.Load(); p != nil {
@@ -78,15 +92,19 @@ func (d *DB) announce(t *Tx) {
 	for _, h := range t.happened {
 		d.counts.happened.Add(h[0], h[1])
 	}
-	if len(t.changed) == 0 {
-		return
-	}
-	if d.history != nil {
+	if len(t.changed) > 0 && d.history != nil {
 		d.history.note(t.changed, t.changedAt)
 	}
-	if p := d.listeners.Load(); p != nil {
-		for _, l := range *p {
-			l.f(t.changed)
+	p := d.listeners.Load()
+	if p == nil {
+		return
+	}
+	for _, l := range *p {
+		switch {
+		case l.changed != nil && len(t.changed) > 0:
+			l.changed(t.changed)
+		case l.happened != nil && len(t.happened) > 0:
+			l.happened()
 		}
 	}
 }

@@ -349,3 +349,18 @@ func DryRun(ctx context.Context) context.Context { return context.WithValue(ctx,
 func IsDryRun(ctx context.Context) bool { return ctx.Value(dryRunKey{}) != nil }
 
 var errDryRun = errors.New("dry run")
+
+type looseKey struct{}
+
+// Loosely returns a context under which Write is READ COMMITTED on PostgreSQL, and
+// makes no other transaction run again. Its function must find out by its
+// statements alone (a key that is taken, rows that are gone) whether it comes too
+// late.
+func Loosely(ctx context.Context) context.Context { return context.WithValue(ctx, looseKey{}, true) }
+
+func isolation(ctx context.Context) sql.IsolationLevel {
+	if ctx.Value(looseKey{}) != nil {
+		return sql.LevelReadCommitted
+	}
+	return sql.LevelSerializable
+}

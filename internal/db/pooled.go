@@ -88,7 +88,7 @@ func (p *pooled) once(ctx context.Context, fn func(*Tx) error) error {
 	defer conn.Close()
 	bound, cancel := context.WithTimeout(context.WithoutCancel(ctx), p.db.limit+writeSpare)
 	defer cancel()
-	tx, err := conn.BeginTx(bound, &sql.TxOptions{Isolation: sql.LevelSerializable})
+	tx, err := conn.BeginTx(bound, &sql.TxOptions{Isolation: isolation(ctx)})
 	if err != nil {
 		return &Error{"begin", err}
 	}

@@ -192,6 +192,12 @@ func (c *Cache) Get(k *Key, now time.Time, f *Found) bool {
 	return known
 }
 
+// Forget makes every credential be proven again.
+func (c *Cache) Forget() {
+	c.store.forget()
+	c.emptied.Add(1)
+}
+
 // Measure returns how the cache does.
 func (c *Cache) Measure() []measure.Family {
 	c.lock.Lock()
@@ -219,7 +225,7 @@ func (c *Cache) Measure() []measure.Family {
 				{Labels: []string{"failed"}, Value: float64(failed)}, {Labels: []string{"read"}, Value: float64(polls - min(failed, polls))},
 			},
 		},
-		measure.One("sallyport_feed_resets_total", "How often everything in memory was forgotten because changes could have been missed: once at the start, and after a restore, a failover or a long time away.", measure.Counter, float64(c.emptied.Load())),
+		measure.One("sallyport_feed_resets_total", "How often everything in memory was forgotten because changes could have been missed: once at the start, and after a restore, a failover, a long time away or a clock that was set back.", measure.Counter, float64(c.emptied.Load())),
 	}
 }
 
@@ -300,8 +306,7 @@ func (c *Cache) read() error {
 	// By both clocks: see Fresh.
 	last, gone := c.asOf.Load(), int64(db.RetainChanges/2)
 	if all || last == never || began-last > gone || now.UnixNano()-c.wall.Load() > gone {
-		c.store.forget()
-		c.emptied.Add(1)
+		c.Forget()
 	} else {
 		c.apply(what)
 	}
