@@ -27,12 +27,18 @@ func TestDependenciesAreExplained(t *testing.T) {
 	if !found {
 		t.Fatal("docs/dependencies.md has no section “Parsers for what is in deploy”")
 	}
+	checks, routers, found := strings.Cut(checks, "\n## Routers of an example\n")
+	if !found {
+		t.Fatal("docs/dependencies.md has no section “Routers of an example”")
+	}
 	for _, part := range []struct{ mod, section string }{
 		{"go.mod", main},
 		{"tools/go.mod", tools},
 		{"deploy/check/go.mod", checks},
+		{"examples/adapters/go.mod", routers},
 	} {
 		direct, all := requirements(t, part.mod)
+		delete(direct, modulePath) // an example's own
 		for _, p := range dependencyProblems(part.mod, direct, all, part.section) {
 			t.Error(p)
 		}

@@ -43,7 +43,14 @@ type Field struct {
 	Detail  string `json:"detail" doc:"What would be right"`
 }
 
-func (e *Error) Error() string { return e.Code + ": " + e.Message }
+// Error returns the code and the message, and what is wrong with each member.
+func (e *Error) Error() string {
+	s := e.Code + ": " + e.Message
+	for _, f := range e.Fields {
+		s += "\n" + strconv.Quote(f.Pointer) + " " + f.Code + ": " + f.Detail // a caller names members
+	}
+	return s
+}
 
 // GetStatus returns the HTTP status; it lets typed operations return an Error.
 func (e *Error) GetStatus() int { return e.Status }

@@ -58,10 +58,10 @@ var house = []room{
 	{dir: "server"},
 	// What others may know of it, in their formats.
 	{dir: "telemetry", only: []string{".", "internal", "server"}},
-	// For the tests of our users.
-	{dir: "authtest", testing: true},
 	// Databases; the only room with drivers.
 	{dir: "store", only: []string{".", "guard", "internal"}, apart: true},
+	// For the tests of our users; it picks a store for them.
+	{dir: "authtest", testing: true},
 	// For our own tests.
 	{dir: "internal/testkit", testing: true},
 	// The command line; it picks a store.
@@ -331,6 +331,7 @@ func TestImportViolations(t *testing.T) {
 
 		{"the tests' tools in what is built", map[string][]string{m + "cmd/sallyport": {m + "internal/testkit"}}, "is for tests"},
 		{"our users' tests' tools in what is built", map[string][]string{m + "server": {m + "authtest"}}, "is for tests"},
+		{"our users' tests' tools with a store", map[string][]string{m + "authtest": {m + "store/sqlite", m + "server", m + "internal/db"}}, ""},
 		{"the tests' tools with a store", map[string][]string{m + "internal/testkit": {m + "store/sqlite", m + "internal/db"}}, ""},
 
 		{"SQLite outside the stores", map[string][]string{m + "internal/db": {"modernc.org/sqlite/lib"}}, "only store imports"},

@@ -3,7 +3,9 @@ package sallyport
 import (
 	"fmt"
 	"net/http"
+	"net/url"
 	"path"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -143,6 +145,77 @@ func (m *Mux) Open(pattern string, h http.Handler, limits ...Limit) {
 	m.enter(pattern, Public(), false, through, h, limits)
 }
 
+// Alias serves a route that is registered already under one more pattern, for
+// clients that know it by another path: “POST /login” for “POST /auth/login”. It is
+// the same handler behind the same gate: its rule, and what its limits have counted,
+// are one.
+//
+// It panics if there is no such route, if the patterns differ in method or in the
+// names of their wildcards, and if another route serves the path already: an alias
+// takes no requests from it.
+func (m *Mux) Alias(pattern, of string) {
+	method, p := splitPattern(pattern)
+	ofMethod, ofPath := splitPattern(of)
+	i := slices.IndexFunc(m.entries, func(e entry) bool { return e.route.Method == ofMethod && e.route.Path == ofPath })
+	switch {
+	case i < 0:
+		panic(fmt.Sprintf("sallyport: alias %q: there is no route %q on this Mux", pattern, of))
+	case method != ofMethod:
+		panic(fmt.Sprintf("sallyport: alias %q: its method is not that of %q", pattern, of))
+	case !slices.Equal(wildcards(p), wildcards(ofPath)):
+		panic(fmt.Sprintf("sallyport: alias %q: its wildcards are not those of %q", pattern, of))
+	}
+	if by := m.servedBy(method, p); by != "" {
+		panic(fmt.Sprintf("sallyport: alias %q: %q serves this path already", pattern, by))
+	}
+	e := m.entries[i]
+	e.route.Path = p
+	m.add(e)
+}
+
+var wildcard = regexp.MustCompile(`\{([^{}]*)\}`)
+
+// wildcards returns the names of a path's wildcards, sorted; {$} is none.
+func wildcards(path string) (names []string) {
+	for _, w := range wildcard.FindAllStringSubmatch(path, -1) {
+		if w[1] != "$" {
+			names = append(names, w[1])
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// servedBy returns the pattern that serves a path of this form, or "".
+func (m *Mux) servedBy(method, path string) string {
+	methods := []string{method}
+	if method == "*" {
+		methods = []string{http.MethodGet, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodOptions}
+	}
+	host, rest, _ := strings.Cut(path, "/")
+	target := &url.URL{Path: wildcard.ReplaceAllStringFunc("/"+rest, func(w string) string {
+		if w == "{$}" {
+			return ""
+		}
+		return "-"
+	})}
+	for _, method := range methods {
+		_, by := m.mux.Handler(&http.Request{Method: method, Host: host, URL: target})
+		if slices.ContainsFunc(m.entries, func(e entry) bool { return e.pattern() == by }) {
+			return by
+		}
+	}
+	return ""
+}
+
+// pattern returns what ServeMux knows the route by.
+func (e entry) pattern() string {
+	if e.route.Method == "*" {
+		return e.route.Path
+	}
+	return e.route.Method + " " + e.route.Path
+}
+
 // Mount adds every route of sub under a prefix ("/" for none). It takes a Mux
 // and nothing else, so that what is mounted has rules too. Afterwards sub is
 // closed: registering on it panics instead of being forgotten.
@@ -166,12 +239,8 @@ func (m *Mux) add(e entry) {
 	if m.mounted {
 		panic(fmt.Sprintf("sallyport: route %q: this Mux has been mounted and is closed", e.route.Path))
 	}
-	pattern := e.route.Path
-	if e.route.Method != "*" {
-		pattern = e.route.Method + " " + pattern
-	}
 	h := e.handler
-	m.mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+	m.mux.HandleFunc(e.pattern(), func(w http.ResponseWriter, r *http.Request) {
 		h.ServeHTTP(w.(*missWriter).ResponseWriter, r)
 	})
 	m.entries = append(m.entries, e)

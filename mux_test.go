@@ -2,6 +2,7 @@ package sallyport_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -186,4 +187,107 @@ func TestFromWithoutAPrincipal(t *testing.T) {
 	if p := sallyport.From(t.Context()); !p.Anonymous() || p.Can("x") || p.HasRole("x") {
 		t.Errorf("%v", p)
 	}
+}
+
+// An alias is the same route: its rule decides, its limits count together.
+func TestMuxAlias(t *testing.T) {
+	g := &countingGate{}
+	m := sallyport.NewMux(g)
+	m.HandleFunc("POST /auth/login", sallyport.Public(), hello, sallyport.Limit{Rate: "5/minute"})
+	m.HandleFunc("DELETE /things/{id}", sallyport.Role("user"), hello)
+	m.HandleFunc("GET /admin", sallyport.Role("admin"), hello)
+	m.Alias("POST /login", "POST /auth/login")
+	m.Alias("POST /login/{$}", "POST /login")
+	m.Alias("DELETE /old/{id}/thing", "DELETE /things/{id}")
+	m.Alias("GET /boss", "GET /admin")
+	for _, c := range []struct {
+		method, path, user string
+		status             int
+		body               string
+	}{
+		{"POST", "/login", "", 200, "hello "},
+		{"POST", "/login/", "", 200, "hello "},
+		{"POST", "/login/x", "", 404, "not_found"},
+		{"GET", "/login", "", 405, "method_not_allowed"},
+		{"DELETE", "/old/7/thing", "ada", 200, "hello ada7"},
+		{"DELETE", "/old/7/thing", "", 401, "unauthenticated"},
+		{"GET", "/boss", "ada", 403, "insufficient_permission"},
+	} {
+		w := call(m, c.method, c.path, c.user)
+		if w.Code != c.status || !strings.Contains(w.Body.String(), c.body) {
+			t.Errorf("%s %s as %q: %d %s", c.method, c.path, c.user, w.Code, w.Body)
+		}
+	}
+	if g.limiters != 1 {
+		t.Errorf("%d limiters were made for one route and its aliases", g.limiters)
+	}
+	listed := map[string]string{}
+	for _, r := range m.Routes() {
+		listed[r.Method+" "+r.Path] = r.Rule.String()
+		if strings.Contains(r.Path, "login") && len(r.Limits) != 1 {
+			t.Errorf("%s %s is listed with limits %v", r.Method, r.Path, r.Limits)
+		}
+	}
+	for pattern, rule := range map[string]string{"POST /login": "public", "POST /login/{$}": "public", "DELETE /old/{id}/thing": "role(user)", "GET /boss": "role(admin)"} {
+		if listed[pattern] != rule {
+			t.Errorf("%s is listed with rule %q, want %q", pattern, listed[pattern], rule)
+		}
+	}
+}
+
+// countingGate enforces limits by counting that they were made.
+type countingGate struct {
+	gate
+	limiters int
+}
+
+func (g *countingGate) Limit(_ string, _ []sallyport.Limit, through func(http.Handler) http.Handler) func(http.Handler) http.Handler {
+	g.limiters++
+	return through
+}
+
+func TestMuxRefusesAliases(t *testing.T) {
+	for name, c := range map[string]struct{ pattern, of, says string }{
+		"of nothing":                {"POST /login", "POST /auth/nowhere", "there is no route"},
+		"of another method":         {"GET /login", "POST /auth/login", "its method"},
+		"without the wildcard":      {"GET /person", "GET /users/{id}", "its wildcards"},
+		"with another wildcard":     {"GET /people/{name}", "GET /users/{id}", "its wildcards"},
+		"with one more":             {"GET /people/{id}/{x}", "GET /users/{id}", "its wildcards"},
+		"of itself":                 {"POST /auth/login", "POST /auth/login", "serves this path already"},
+		"in front of a wildcard":    {"GET /users/me", "GET /hello", "GET /users/{id}"},
+		"below a folder":            {"GET /files/secret", "GET /hello", "GET /files/"},
+		"below a folder, rest":      {"GET /tree/{id}", "GET /users/{id}", "GET /tree/{rest...}"},
+		"on a path for all methods": {"GET /any", "GET /hello", "/any"},
+		"on another host's path":    {"GET example.com/on/host", "GET /hello", "GET example.com/on/"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := sallyport.NewMux(gate{})
+			m.HandleFunc("POST /auth/login", sallyport.Public(), hello)
+			m.HandleFunc("GET /hello", sallyport.Public(), hello)
+			m.HandleFunc("GET /users/{id}", sallyport.SignedIn(), hello)
+			m.HandleFunc("GET /files/", sallyport.SignedIn(), hello)
+			m.HandleFunc("GET /tree/{rest...}", sallyport.SignedIn(), hello)
+			m.HandleFunc("GET example.com/on/", sallyport.SignedIn(), hello)
+			m.HandleFunc("/any", sallyport.SignedIn(), hello)
+			if got := panicOf(func() { m.Alias(c.pattern, c.of) }); !strings.Contains(got, c.says) {
+				t.Errorf("says %q, want %q", got, c.says)
+			}
+			if n := len(m.Routes()); n != 7 {
+				t.Errorf("%d routes afterwards", n)
+			}
+			m.Alias("GET /greeting", "GET /hello") // what stands beside it passes
+		})
+	}
+	m, outer := sallyport.NewMux(gate{}), sallyport.NewMux(gate{})
+	m.HandleFunc("GET /hello", sallyport.Public(), hello)
+	outer.Mount("/", m)
+	if got := panicOf(func() { m.Alias("GET /late", "GET /hello") }); !strings.Contains(got, "closed") {
+		t.Errorf("on a Mux that is mounted: %q", got)
+	}
+}
+
+func panicOf(f func()) (said string) {
+	defer func() { said = fmt.Sprint(recover()) }()
+	f()
+	return ""
 }

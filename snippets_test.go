@@ -149,7 +149,7 @@ var wrappers = map[string][2]string{
 // them.
 var snippetImports = []string{
 	"context", "errors", "fmt", "log", "log/slog", "net/http", "net/http/httptest", "os", "path/filepath", "testing", "time",
-	modulePath, modulePath + "/account", modulePath + "/api", modulePath + "/audit", modulePath + "/authn/password", modulePath + "/authn/remote", modulePath + "/authn/token",
+	modulePath, modulePath + "/account", modulePath + "/api", modulePath + "/audit", modulePath + "/authtest", modulePath + "/authn/password", modulePath + "/authn/remote", modulePath + "/authn/token",
 	modulePath + "/authz/role", modulePath + "/guard/body", modulePath + "/guard/cors", modulePath + "/guard/ratelimit", modulePath + "/mail", modulePath + "/server", modulePath + "/store/postgres", modulePath + "/store/redis", modulePath + "/store/sqlite",
 }
 

@@ -301,6 +301,15 @@ func (s *Service) Get(ctx context.Context, id string) (User, error) {
 	return u, err
 }
 
+// byName returns the account with this id, or else with this user name. An address
+// is none: addresses of people do not belong into those of requests, which others log.
+func (s *Service) byName(ctx context.Context, name string) (User, error) {
+	if strings.Contains(name, "@") {
+		return User{}, sallyport.NotFound("user")
+	}
+	return s.Find(ctx, name)
+}
+
 // Find returns the account with this id, user name or address.
 func (s *Service) Find(ctx context.Context, name string) (User, error) {
 	view := s.cfg.DB.View(ctx)

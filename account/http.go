@@ -95,6 +95,10 @@ type idInput struct {
 	ID string `path:"id" maxLength:"64" doc:"Id of the account"`
 }
 
+type nameInput struct {
+	ID string `path:"id" maxLength:"64" doc:"Id of the account, or its user name"`
+}
+
 type listInput struct {
 	Query    string `query:"q" maxLength:"254" doc:"Part of the address or user name"`
 	Role     string `query:"role" maxLength:"64" doc:"Only those who were given this role"`
@@ -334,8 +338,8 @@ func (s *Service) adminRoutes(a *api.API) {
 	}, api.Doc("Accounts", "Create an account", "With a password that the person should change; or as an invitation, with a letter whose link lets the person choose it within 30 minutes. Roles can be given by who may assign them."),
 		api.Status(201), api.BodyLimit(api.MaxAuthBody), api.Errors(409, 429, 503))
 
-	api.Get(a, "/users/{id}", read, func(ctx context.Context, in *idInput) (*userOutput, error) {
-		return output(s.Get(ctx, in.ID))
+	api.Get(a, "/users/{id}", read, func(ctx context.Context, in *nameInput) (*userOutput, error) {
+		return output(s.byName(ctx, in.ID))
 	}, api.Doc("Accounts", "An account", "As its person sees it at /users/me."), api.Errors(404))
 
 	api.Patch(a, "/users/{id}", write, func(ctx context.Context, in *patchInput) (*userOutput, error) {

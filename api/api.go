@@ -192,10 +192,46 @@ func (a *API) Without(operations []string, f func()) {
 	f()
 }
 
+// Alias serves an operation under one more path, for clients that know it by that:
+// a.Alias("POST /login", "POST /auth/login"). Both are written as method and path. It
+// is the same operation, with the rule, the limits and the counts of the first, and
+// stands in the document beside it. It panics as sallyport.Mux.Alias does.
+func (a *API) Alias(pattern, of string) {
+	a.mux.Alias(exactly(pattern), exactly(of))
+	method, path, _ := strings.Cut(pattern, " ")
+	ofMethod, ofPath, _ := strings.Cut(of, " ")
+	found := operationOf(a.huma.OpenAPI().Paths[ofPath], ofMethod)
+	if found == nil {
+		return // a page, which stands in no document
+	}
+	op := *found
+	op.Path, op.OperationID = path, operationID(method, path)
+	op.Description = strings.TrimSuffix("The same as "+of+". "+op.Description, " ")
+	a.huma.OpenAPI().AddOperation(&op)
+}
+
+// exactly is an operation's pattern on the Mux: a path that ends in a slash is that
+// path, and not everything below it.
+func exactly(pattern string) string {
+	if strings.HasSuffix(pattern, "/") {
+		return pattern + "{$}"
+	}
+	return pattern
+}
+
+func operationOf(p *huma.PathItem, method string) *huma.Operation {
+	if p == nil {
+		return nil
+	}
+	return map[string]*huma.Operation{
+		http.MethodGet: p.Get, http.MethodPost: p.Post, http.MethodPut: p.Put, http.MethodPatch: p.Patch, http.MethodDelete: p.Delete,
+	}[method]
+}
+
 // register puts an operation on the Mux, behind its gate unless it looks at no
 // credentials.
 func (a *API) register(op *huma.Operation, rule sallyport.Rule, h http.HandlerFunc) {
-	pattern := op.Method + " " + op.Path
+	pattern := exactly(op.Method + " " + op.Path)
 	limits := limitsOf(op)
 	var handler http.Handler = h
 	if refuse, ok := op.Metadata[refuseKey].(refusal); ok {
@@ -387,7 +423,8 @@ func Errors(statuses ...int) Option {
 	return func(op *huma.Operation) { op.Errors = append(op.Errors, statuses...) }
 }
 
-// Handle registers a typed operation. Like Mux.Handle it panics on a mistake in
+// Handle registers a typed operation. A path that ends in a slash is that path, and
+// not everything below it. Like Mux.Handle it panics on a mistake in
 // the program: no rule, a conflicting path, a type without a schema.
 //
 // Text of the input that is tagged sanitize:"text" or sanitize:"rich" loses its
@@ -519,7 +556,8 @@ func Schema[T any](a *API) *huma.Schema {
 	return a.huma.OpenAPI().Components.Schemas.Schema(reflect.TypeFor[T](), true, reflect.TypeFor[T]().Name())
 }
 
-// operationID makes get-users-by-id of GET /users/{id}.
+// operationID makes get-users-by-id of GET /users/{id}, and get-items-index of
+// GET /items/.
 func operationID(method, path string) string {
 	var parts []string
 	for p := range strings.SplitSeq(strings.Trim(path, "/"), "/") {
@@ -529,6 +567,9 @@ func operationID(method, path string) string {
 		if p = strings.Trim(p, "{}."); p != "" {
 			parts = append(parts, strings.NewReplacer(".", "-", "_", "-").Replace(p))
 		}
+	}
+	if strings.HasSuffix(path, "/") {
+		parts = append(parts, "index")
 	}
 	return strings.ToLower(method) + "-" + strings.Join(parts, "-")
 }

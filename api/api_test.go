@@ -10,6 +10,7 @@ import (
 	"maps"
 	"net/http"
 	"net/http/httptest"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -405,6 +406,70 @@ func TestUnknownQueryParameters(t *testing.T) {
 	}
 }
 
+// A path that ends in a slash is that path and nothing below it, and is documented as
+// it is called.
+func TestPathsThatEndInASlash(t *testing.T) {
+	a, mux := newAPI()
+	Get(a, "/", sallyport.Public(), nothing[None])
+	Post(a, "/items/", sallyport.Public(), nothing[None])
+	for target, want := range map[string]int{"GET /": 204, "GET /x": 404, "POST /items/": 204, "POST /items/1": 404} {
+		method, path, _ := strings.Cut(target, " ")
+		if got := ask(t, mux, method, path, "").ResponseRecorder.Code; got != want {
+			t.Errorf("%s: %d, want %d", target, got, want)
+		}
+	}
+	doc := parse(t, a)
+	if dig(doc, "paths", "/", "get", "operationId") != "get-index" || dig(doc, "paths", "/items/", "post", "operationId") != "post-items-index" {
+		t.Errorf("documented: %v", doc["paths"])
+	}
+}
+
+// An alias is the same operation, documented beside the first.
+func TestAlias(t *testing.T) {
+	a, mux := newAPI()
+	Post(a, "/auth/login", sallyport.SignedIn(), func(_ context.Context, in *nameInput) (*Body[Message], error) {
+		return &Body[Message]{Body: Message{in.Body.Name}}, nil
+	}, Doc("Own account", "Sign in", "It begins a session."))
+	a.Alias("POST /login", "POST /auth/login")
+	a.Alias("POST /login/", "POST /login")
+	for _, path := range []string{"/auth/login", "/login", "/login/"} {
+		if got := ask(t, mux, "POST", path, `{"name":"ada"}`); got.ResponseRecorder.Code != 401 {
+			t.Errorf("%s without a credential: %s", path, got)
+		}
+		if got := ask(t, mux, "POST", path, `{"name":"ada"}`, "Authorization", "x"); got.ResponseRecorder.Code != 200 || !strings.Contains(got.Body.String(), `"message":"ada"`) {
+			t.Errorf("%s: %s %s", path, got, got.Body)
+		}
+		if got := ask(t, mux, "POST", path, `{"name":"ada","x":1}`, "Authorization", "x"); got.ResponseRecorder.Code != 422 {
+			t.Errorf("%s with an unknown member: %s", path, got)
+		}
+	}
+	if got := ask(t, mux, "POST", "/login/x", `{"name":"ada"}`, "Authorization", "x").ResponseRecorder.Code; got != 404 {
+		t.Errorf("below an alias: %d", got)
+	}
+	if panicked := recovered(func() { a.Alias("POST /x", "POST /nowhere") }); !strings.Contains(panicked, "there is no route") {
+		t.Errorf("an alias of nothing: %q", panicked)
+	}
+	doc := parse(t, a)
+	first, _ := dig(doc, "paths", "/auth/login", "post").(map[string]any)
+	for path, id := range map[string]string{"/login": "post-login", "/login/": "post-login-index"} {
+		op, _ := dig(doc, "paths", path, "post").(map[string]any)
+		if op["operationId"] != id || !strings.HasPrefix(fmt.Sprint(op["description"]), "The same as POST /") {
+			t.Errorf("%s: %v, %v", path, op["operationId"], op["description"])
+		}
+		for _, name := range []string{"x-sallyport-rule", "security", "requestBody", "responses", "tags"} {
+			if want := first[name]; want == nil || !reflect.DeepEqual(op[name], want) {
+				t.Errorf("%s: %s is %v, want %v", path, name, op[name], want)
+			}
+		}
+	}
+}
+
+func recovered(f func()) (said string) {
+	defer func() { said = fmt.Sprint(recover()) }()
+	f()
+	return ""
+}
+
 // What a body must be before anything looks at its meaning.
 func TestBodies(t *testing.T) {
 	a, mux := newAPI()
@@ -764,6 +829,8 @@ func TestOperationID(t *testing.T) {
 		{"DELETE", "/users/{id}/sessions/{session_id}", "delete-users-by-id-sessions-by-session-id"},
 		{"GET", "/.well-known/jwks.json", "get-well-known-jwks-json"},
 		{"GET", "/files/{path...}", "get-files-by-path"},
+		{"GET", "/items/", "get-items-index"},
+		{"GET", "/", "get-index"},
 	} {
 		if got := operationID(tt[0], tt[1]); got != tt[2] {
 			t.Errorf("%s %s: %s, want %s", tt[0], tt[1], got, tt[2])

@@ -91,8 +91,9 @@ type namedLimit struct {
 	limiter *ratelimit.Limiter
 }
 
-// newLimits takes limits that have been checked, and a secret for Share.
-func newLimits(cfg Limits, secret []byte) (*limits, error) {
+// newLimits takes limits that have been checked, a secret for Share, and the clock;
+// nil is the machine's.
+func newLimits(cfg Limits, secret []byte, now func() time.Time) (*limits, error) {
 	fill := func(text *string, def string) {
 		switch {
 		case cfg.Login == LimitOff && text != &cfg.Default:
@@ -113,14 +114,14 @@ func newLimits(cfg Limits, secret []byte) (*limits, error) {
 		l.store = l.shared
 	} else {
 		var memory *ratelimit.Memory
-		if memory, err = ratelimit.NewMemory(ratelimit.MemoryConfig{}); err == nil {
+		if memory, err = ratelimit.NewMemory(ratelimit.MemoryConfig{Now: now}); err == nil {
 			l.store, err = ratelimit.Share(memory, cfg.Nodes)
 		}
 	}
 	if err != nil {
 		return nil, err
 	}
-	seen, err := ratelimit.NewMemory(ratelimit.MemoryConfig{MaxKeys: 10_000})
+	seen, err := ratelimit.NewMemory(ratelimit.MemoryConfig{MaxKeys: 10_000, Now: now})
 	if err != nil {
 		return nil, err
 	}

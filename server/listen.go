@@ -1,8 +1,10 @@
 package server
 
 import (
+	"context"
 	"log"
 	"log/slog"
+	"net"
 	"net/http"
 	"strings"
 	"sync/atomic"
@@ -16,6 +18,7 @@ const (
 	writeTimeout      = 60 * time.Second
 	idleTimeout       = 120 * time.Second
 	maxHeaderBytes    = 32 << 10
+	shutdownTimeout   = 30 * time.Second
 )
 
 // HTTPServer returns an http.Server for h whose limits are fit for the open
@@ -30,6 +33,23 @@ func HTTPServer(h http.Handler, log *slog.Logger) *http.Server {
 		// “OPTIONS *” is answered by h, with the headers that every answer has.
 		DisableGeneralOptionsHandler: true,
 	}
+}
+
+// Serve answers on ln, with the limits of HTTPServer, until ctx ends. Then it accepts
+// nothing more, answers what has begun, within 30 seconds, and returns nil. It closes
+// ln.
+func Serve(ctx context.Context, ln net.Listener, h http.Handler, log *slog.Logger) error {
+	srv := HTTPServer(h, log)
+	ended := make(chan error, 1)
+	go func() { ended <- srv.Serve(ln) }()
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
+	defer cancel()
+	return srv.Shutdown(ctx)
 }
 
 // acceptErrors is how often it is told that no connection can be taken: net/http

@@ -1,11 +1,14 @@
 package server
 
 import (
+	"context"
+	"errors"
 	"net/http"
 
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/audit"
 	"github.com/sallyport/sallyport/authn"
+	"github.com/sallyport/sallyport/internal/db"
 	"github.com/sallyport/sallyport/internal/reqctx"
 	"github.com/sallyport/sallyport/web/portal"
 )
@@ -41,6 +44,29 @@ func (s *Server) pageRoutes() error {
 	pages.Routes(s.mux)
 	return nil
 }
+
+// SetupLink returns a link to the page where the first administrator is made, for the
+// operator of a program to be shown at its start: it is good once, for 30 minutes. It
+// is "" while there is an administrator, and where Config.NoPortal is set. On SQLite links that were made before are
+// worthless then; on PostgreSQL they stay good, since several servers may start
+// together.
+func (s *Server) SetupLink(ctx context.Context) (string, error) {
+	if s.cfg.NoPortal {
+		return "", nil
+	}
+	token, _, err := s.Accounts.OfferSetup(ctx, s.DB.Dialect() == db.SQLite)
+	if e, ok := errors.AsType[*sallyport.Error](err); ok && e.Code == "administrator_exists" {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	return SetupURL(s.cfg.BaseURL, token), nil
+}
+
+// SetupURL is where a token of account.OfferSetup is used. What follows # is not sent,
+// so it is in no log of a proxy.
+func SetupURL(base, token string) string { return base + "/console/setup#k=" + token }
 
 // serviceName is what letters and pages call the service.
 func (s *Server) serviceName() string {

@@ -218,6 +218,7 @@ type Config struct {
 	Trace func(r *http.Request, fromProxy bool) (ctx context.Context, end func(route string, status int))
 
 	Log     *slog.Logger // default: discarded
+	Title   string       // of the OpenAPI document and the docs page; default Sallyport
 	Version string       // shown in the OpenAPI document
 
 	// Now is the clock; tests set it. Default time.Now.
@@ -487,7 +488,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	if outer.limits, err = newLimits(cfg.Limits, secret); err != nil {
+	if outer.limits, err = newLimits(cfg.Limits, secret, clock); err != nil {
 		return nil, err
 	}
 	s := &Server{cfg: cfg, wall: outer, passwords: hasher}
@@ -749,7 +750,7 @@ func (s *Server) routes() error {
 func (s *Server) newAPI(mux *sallyport.Mux) *api.API {
 	schemes, kinds := s.schemes()
 	return api.New(mux, api.Config{
-		Title: "Sallyport", Version: s.cfg.Version,
+		Title: cmp.Or(s.cfg.Title, "Sallyport"), Version: s.cfg.Version,
 		Description: "Two doors for an API: who are you, and may you.", Path: s.path(""),
 		Schemes: schemes, Kinds: kinds, Named: s.named(),
 		CredentialQuery: s.cfg.APIKeyQuery, Limited: s.wall.limits.all != nil || s.wall.limits.guesses != nil,
@@ -856,6 +857,23 @@ func (s *Server) Declare(ctx context.Context) error {
 		s.undeclared.Store(true)
 	}
 	return err
+}
+
+// PutRole makes a role, or makes the role of this name hold exactly this: for roles
+// that a program has in its code, at every start once its routes are registered. The
+// code then decides; what somebody changed of the role meanwhile is undone. A role
+// that is as it should be is left alone. The permissions of all rules are declared
+// before.
+//
+// It refuses with a *sallyport.Error what PUT /roles/{name} refuses an administrator:
+// an unknown permission or role, a cycle, the role admin.
+func (s *Server) PutRole(ctx context.Context, r role.Role) error {
+	if s.undeclared.Load() {
+		if err := s.Declare(ctx); err != nil {
+			return err
+		}
+	}
+	return s.DB.Write(ctx, func(tx *db.Tx) error { return role.Put(ctx, tx, role.Operator(), r) })
 }
 
 // declareTimeout bounds the work behind a request.

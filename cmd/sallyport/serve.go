@@ -331,7 +331,7 @@ func (a *app) offerSetup(s settings, o *opened, base string) bool {
 		a.info("warning: the link to set the first administrator up could not be made: %v", err)
 		return false
 	}
-	a.info("  Set-up     %s   one use, 30 minutes", setupURL(base, token))
+	a.info("  Set-up     %s   one use, 30 minutes", server.SetupURL(base, token))
 	return true
 }
 

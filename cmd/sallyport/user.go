@@ -19,6 +19,7 @@ import (
 	"github.com/sallyport/sallyport/authz/role"
 	"github.com/sallyport/sallyport/internal/db"
 	"github.com/sallyport/sallyport/lockout"
+	"github.com/sallyport/sallyport/server"
 	"github.com/sallyport/sallyport/store/sqlite"
 )
 
@@ -104,14 +105,10 @@ func (adminSetupLinkCmd) Run(a *app) error {
 			a.done("made a link to set the first administrator up")
 			return nil
 		}
-		l := setupLink{setupURL(s.baseURL(), token), until.UTC()}
+		l := setupLink{server.SetupURL(s.baseURL(), token), until.UTC()}
 		return a.answer("setup_link/v1", l, func(w io.Writer) { fmt.Fprintln(w, l.URL) })
 	})
 }
-
-// setupURL is where a token of account.OfferSetup is used. What follows # is not
-// sent, so it is in no log of a proxy.
-func setupURL(base, token string) string { return base + "/console/setup#k=" + token }
 
 type userCmd struct {
 	List     userListCmd     `cmd:"" help:"List accounts."`

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log"
 	"log/slog"
+	"net"
 	"net/http"
 	"os"
 	"os/signal"
@@ -45,16 +46,11 @@ func run(ctx context.Context, addr, file string) error {
 	if err := sp.Declare(ctx); err != nil { // the permissions that rules name can be granted from now on
 		return err
 	}
-	srv := server.HTTPServer(h, slog.Default()) // with time limits
-	srv.Addr = addr
-	ended := make(chan error, 1)
-	go func() { ended <- srv.ListenAndServe() }()
-	select {
-	case err := <-ended:
+	ln, err := net.Listen("tcp", addr)
+	if err != nil {
 		return err
-	case <-ctx.Done():
-		return srv.Shutdown(context.WithoutCancel(ctx)) // requests that have begun are answered
 	}
+	return server.Serve(ctx, ln, h, slog.Default()) // with time limits; what has begun is answered at the end
 }
 
 // handler is the whole service.
