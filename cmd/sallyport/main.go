@@ -89,6 +89,7 @@ type cli struct {
 	Key         keyCmd         `cmd:"" help:"Signing keys."`
 	Mail        mailCmd        `cmd:"" help:"Letters to people."`
 	Routes      routesCmd      `cmd:"" help:"List every route and its rule."`
+	Prove       proveCmd       `cmd:"" help:"Call every documented operation with credentials that fit and that do not, and say where the answer is not what is declared."`
 	ConfigCmd   configCmd      `cmd:"" name:"config" help:"The configuration."`
 	Import      importCmd      `cmd:"" help:"Take accounts over from other systems, with their passwords."`
 	Backup      backupCmd      `cmd:"" help:"Copies of the database: made while it is served, checked, and brought back."`
