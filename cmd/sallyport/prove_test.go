@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -20,7 +21,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/sallyport/sallyport"
+	"github.com/sallyport/sallyport/api"
+	"github.com/sallyport/sallyport/authz/role"
 	"github.com/sallyport/sallyport/prove"
+	"github.com/sallyport/sallyport/server"
+	"github.com/sallyport/sallyport/store/sqlite"
 )
 
 // proof is what prove --json prints.
@@ -305,4 +313,66 @@ func stalling(t *testing.T, base string) (address string, reached <-chan struct{
 	}))
 	t.Cleanup(func() { close(end); ts.Close() })
 	return ts.URL, full
+}
+
+// A service that mounts the server, with rules of its own: roles, a second factor,
+// alternatives, credentials of one kind, and an operation that nothing would stop.
+func TestProveALibrarysService(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t)
+	if err := os.Mkdir(p.data, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	d, err := sqlite.Open(filepath.Join(p.data, "sallyport.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	sp, err := server.New(t.Context(), server.Config{
+		DB: d, BaseURL: calledItself, Version: version, MasterKeyFile: filepath.Join(p.data, "master.key"),
+		Limits: server.Limits{Default: server.LimitOff, Login: server.LimitOff},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sp.Close()
+	var called atomic.Int32
+	do := func(context.Context, *api.None) (*api.None, error) { called.Add(1); return nil, nil }
+	administers := sallyport.Role("admin")
+	api.Post(sp.API(), "/reports", administers, do)
+	api.Post(sp.API(), "/purge", sallyport.All(administers, sallyport.MFA(), sallyport.Fresh(5*time.Minute)), do)
+	api.Post(sp.API(), "/edit", sallyport.Any(sallyport.All(sallyport.Permission("write:items"), sallyport.Scope("read:items")), sallyport.Role("moderator")), do)
+	api.Post(sp.API(), "/machines", sallyport.All(sallyport.Via(sallyport.KindClient, sallyport.KindAPIKey), sallyport.Permission("read:items")), do)
+	sp.API().Raw(huma.Operation{Method: "POST", Path: "/rebuild"}, sallyport.SignedIn(), func(http.ResponseWriter, *http.Request) { called.Add(1) })
+	if err := sp.Declare(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	ts := httptest.NewServer(sp.Guard(sp.Routes()))
+	defer ts.Close()
+
+	p.env = append(p.env, "SALLYPORT_LIMITS_LOGIN=off")
+	got, stderr := p.prove(t, exitPartly, "--url", ts.URL)
+	if len(got.Differences) > 0 || len(got.Untried) == 0 {
+		t.Errorf("%+v\n%s", got, stderr)
+	}
+	for _, u := range got.Untried {
+		if u.Operation != "POST /rebuild" && !strings.Contains(u.Why, "an API key of an administrator") {
+			t.Errorf("not tried: %+v", u)
+		}
+	}
+	if n := called.Load(); n > 0 {
+		t.Errorf("operations ran %d times", n)
+	}
+	administered, err := role.HasAdministrator(d.View(t.Context()))
+	if err != nil || administered {
+		t.Errorf("there is an administrator: %v %v", administered, err)
+	}
+	if left := p.left(t); len(left) > 0 {
+		t.Errorf("left behind: %q", left)
+	}
+	// What may be called is called, by principals that nobody misses.
+	p.prove(t, exitPartly, "--url", ts.URL, "--call", "POST /rebuild")
+	if called.Load() == 0 {
+		t.Error("what may be called was not")
+	}
 }
