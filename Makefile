@@ -10,7 +10,7 @@ export CGO_ENABLED = 0
 TOOL = go tool -modfile=tools/go.mod
 
 .DEFAULT_GOAL := help
-.PHONY: help test check fmt build bench vuln clean
+.PHONY: help test check fmt build bench chaos vuln clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ build: ## the static binary, bin/sallyport
 
 bench: ## the benchmarks, as ratios
 	./bench/run
+
+chaos: ## what breaks, broken under load: half an hour; CHAOS_KILLS=200 CHAOS_SOAK=1h for longer
+	go run ./bench/chaos
 
 vuln: ## known vulnerabilities in what we depend on
 	@scripts/vuln

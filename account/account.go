@@ -23,6 +23,7 @@ import (
 	"github.com/sallyport/sallyport/authn/link"
 	"github.com/sallyport/sallyport/authn/password"
 	"github.com/sallyport/sallyport/authz/role"
+	"github.com/sallyport/sallyport/internal/cleanup"
 	"github.com/sallyport/sallyport/internal/db"
 	"github.com/sallyport/sallyport/lockout"
 	"github.com/sallyport/sallyport/mail"
@@ -615,18 +616,8 @@ func (s *Service) setPassword(ctx context.Context, write func(context.Context, f
 	})
 }
 
-// Sweep deletes tokens of letters that are not needed any more.
-func (s *Service) Sweep(ctx context.Context) error {
-	for more := true; more; {
-		if err := s.cfg.DB.Write(ctx, func(tx *db.Tx) (err error) {
-			more, err = s.cfg.Links.Sweep(tx)
-			return err
-		}); err != nil {
-			return err
-		}
-	}
-	return nil
-}
+// Cleanup says what is old of letters' tokens.
+func (s *Service) Cleanup() []cleanup.Step { return s.cfg.Links.Cleanup() }
 
 // Erase goes on with what deletions have left to erase from the audit log.
 func (s *Service) Erase(ctx context.Context) error {

@@ -83,15 +83,18 @@ type ExportedLetter struct {
 // ExportedEvent is an event in an Export. Where somebody else did it, it does not say
 // who, or from where.
 type ExportedEvent struct {
-	At        time.Time         `json:"at"`
-	Action    string            `json:"action"`
-	Result    string            `json:"result"`
-	By        string            `json:"by" enum:"person,other,unknown" doc:"person: whoever acted as the person, or tried to; unknown: the server, or somebody who was not signed in"`
-	Target    string            `json:"target"`
-	Reason    string            `json:"reason,omitempty"`
-	Address   string            `json:"address,omitempty"`
-	RequestID string            `json:"request_id,omitempty"`
-	Detail    map[string]string `json:"detail,omitempty"`
+	At         time.Time         `json:"at"`
+	Action     string            `json:"action"`
+	Result     string            `json:"result"`
+	By         string            `json:"by" enum:"person,other,unknown" doc:"person: whoever acted as the person, or tried to; unknown: the server, or somebody who was not signed in"`
+	Target     string            `json:"target"`
+	Reason     string            `json:"reason,omitempty"`
+	Session    string            `json:"session,omitempty"`
+	Address    string            `json:"address,omitempty"`
+	UserAgent  string            `json:"user_agent,omitempty"`
+	RequestID  string            `json:"request_id,omitempty"`
+	DecisionID string            `json:"decision_id,omitempty"`
+	Detail     map[string]string `json:"detail,omitempty"`
 }
 
 // Export returns everything that is held about a person. That it was asked for is
@@ -205,13 +208,14 @@ func exportEvents(_ context.Context, view db.View, id string, out *Export) error
 	}
 	out.EventsComplete = len(all) <= MaxExported
 	for _, e := range all[:min(len(all), MaxExported)] {
-		x := ExportedEvent{At: e.At, Action: e.Action, Result: string(e.Result), By: "person", Target: e.Target, Reason: e.Reason, Address: e.Address, RequestID: e.RequestID, Detail: e.Detail}
+		x := ExportedEvent{At: e.At, Action: e.Action, Result: string(e.Result), By: "person", Target: e.Target, Reason: e.Reason, Session: e.Session, Address: e.Address, UserAgent: e.UserAgent, RequestID: e.RequestID, DecisionID: e.DecisionID, Detail: e.Detail}
 		switch e.Actor {
 		case id:
 		case "":
 			x.By = "unknown"
 		default:
-			x.By, x.Address, x.RequestID = "other", "", "" // those are theirs
+			// Where they came from is theirs.
+			x.By, x.Session, x.Address, x.UserAgent, x.RequestID, x.DecisionID = "other", "", "", "", "", ""
 		}
 		out.Events = append(out.Events, x)
 	}

@@ -39,24 +39,29 @@ type Event struct {
 	Target string // id or name of what it was done to
 	Reason string // why it was refused, for the operator's eyes
 	Detail map[string]string
-	Actor  string // set where the context cannot know it: a sign-in's account
+	// DecisionID names the decision that refused, as the answer did.
+	DecisionID string
+	Actor      string // set where the context cannot know it: a sign-in's account
 	// ActorKind is the kind of Actor; "user" if empty.
 	ActorKind string
 }
 
 // Record is a stored event.
 type Record struct {
-	ID        string            `json:"id"`
-	At        time.Time         `json:"at"`
-	Action    string            `json:"action"`
-	Result    Result            `json:"result"`
-	Actor     string            `json:"actor"`
-	ActorKind string            `json:"actor_kind"`
-	Target    string            `json:"target"`
-	Reason    string            `json:"reason,omitempty"`
-	Address   string            `json:"address,omitempty"`
-	RequestID string            `json:"request_id,omitempty"`
-	Detail    map[string]string `json:"detail,omitempty"`
+	ID         string            `json:"id" doc:"UUIDv7"`
+	At         time.Time         `json:"at"`
+	Action     string            `json:"action" doc:"What was done, for example session.started"`
+	Result     Result            `json:"result" enum:"success,failure,denied" doc:"failure: did not prove who they are; denied: known, and not allowed"`
+	Actor      string            `json:"actor" doc:"Id of who did it, or the name of an operator"`
+	ActorKind  string            `json:"actor_kind" doc:"user, api_key, client, anonymous, operator"`
+	Target     string            `json:"target" doc:"Id or name of what it was done to"`
+	Reason     string            `json:"reason,omitempty" doc:"Why, for the operator's eyes"`
+	Session    string            `json:"session,omitempty" doc:"Session that the request came with"`
+	Address    string            `json:"address,omitempty" doc:"The client's IP address"`
+	UserAgent  string            `json:"user_agent,omitempty" doc:"Program, version and system that the client names, if they are known ones"`
+	RequestID  string            `json:"request_id,omitempty"`
+	DecisionID string            `json:"decision_id,omitempty" doc:"The decision that refused, as the answer named it"`
+	Detail     map[string]string `json:"detail,omitempty"`
 }
 
 // Bounds of texts in bytes. Details are names that the code puts there: of all
@@ -71,7 +76,7 @@ func record(ctx context.Context, e Event, now time.Time) Record {
 	r := Record{
 		ID: uuid.Must(uuid.NewV7()).String(), At: now, Action: e.Action, Result: e.Result,
 		Actor: i.Actor, ActorKind: i.ActorKind, Target: clip(e.Target, maxText), Reason: clip(e.Reason, maxText),
-		Address: i.Address, RequestID: i.RequestID, Detail: e.Detail,
+		Session: i.Session, Address: i.Address, UserAgent: agent(i.UserAgent), RequestID: i.RequestID, DecisionID: clip(e.DecisionID, maxText), Detail: e.Detail,
 	}
 	if r.Result == "" {
 		r.Result = Success
@@ -109,7 +114,8 @@ func Append(ctx context.Context, tx *db.Tx, e Event) error {
 	return insert(tx, record(ctx, e, time.Now()))
 }
 
-func (r Record) detail() string {
+// encoded is Detail as it is stored.
+func (r Record) encoded() string {
 	if len(r.Detail) == 0 {
 		return "{}"
 	}

@@ -14,6 +14,8 @@ const (
 	// late is how long an event may be written after it happened. Until that is over
 	// an erasure is not done.
 	late = 2 * time.Minute
+	// accountDeleted is the event that an erasure must have.
+	accountDeleted = "account.deleted"
 )
 
 // erasure is the events of a subject that is gone, as far as they have been
@@ -25,7 +27,9 @@ type erasure struct {
 }
 
 // Erase takes from the events of a subject that is being deleted everything but
-// who, what and when: addresses, request ids, reasons, details. What others did to
+// who, what and when: addresses, user agents, sessions, request ids, reasons,
+// details. The chain keeps a commitment to them, which tells nothing without its
+// salt, and that goes too. What others did to
 // it stays as it is: that is about them. A first batch is erased in this
 // transaction; if there is more, EraseNext goes on with it, after a crash too.
 func Erase(tx *db.Tx, subject string) error {

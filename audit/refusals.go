@@ -12,12 +12,13 @@ import (
 	"github.com/sallyport/sallyport/internal/measure"
 )
 
-// Bounds: at most maxBatch events are written every pause, so that somebody
-// who is refused all day cannot fill the disk at the rate of the network.
+// Bounds: at once maxBurst events are taken, and perSecond of them again and again, so
+// that somebody who is refused all day cannot fill the disk at the rate of the
+// network. What is taken is written when the pause is over.
 const (
-	maxWaiting = 64
-	maxBatch   = 64
-	pause      = 250 * time.Millisecond
+	maxBurst  = 128
+	perSecond = 256
+	pause     = 50 * time.Millisecond
 )
 
 // Refusals writes events that belong to no change. Note never blocks: when
@@ -75,6 +76,9 @@ type writer struct {
 	db      *db.DB
 	log     *slog.Logger
 	queue   chan Record
+	mu      sync.Mutex
+	budget  float64   // how many may be taken now
+	since   time.Time // when that was so
 	dropped atomic.Int64
 	stop    chan struct{}
 	done    chan struct{}
@@ -82,12 +86,30 @@ type writer struct {
 }
 
 func newWriter(d *db.DB, log *slog.Logger) *writer {
-	w := &writer{db: d, log: log, queue: make(chan Record, maxWaiting), stop: make(chan struct{}), done: make(chan struct{})}
+	w := &writer{db: d, log: log, queue: make(chan Record, 2*maxBurst), budget: maxBurst, since: time.Now(), stop: make(chan struct{}), done: make(chan struct{})}
 	go w.loop()
 	return w
 }
 
+// take reports whether another event may be taken.
+func (w *writer) take(now time.Time) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if passed := now.Sub(w.since).Seconds(); passed > 0 {
+		w.budget, w.since = min(maxBurst, w.budget+passed*perSecond), now
+	}
+	if w.budget < 1 {
+		return false
+	}
+	w.budget--
+	return true
+}
+
 func (w *writer) note(e Record) bool {
+	if !w.take(time.Now()) {
+		w.dropped.Add(1)
+		return false
+	}
 	select {
 	case w.queue <- e:
 		return true
@@ -116,6 +138,9 @@ func (w *writer) loop() {
 				case first := <-w.queue:
 					w.write(w.collect(first, nil))
 				default:
+					if w.dropped.Load() > 0 {
+						w.write(nil)
+					}
 					return
 				}
 			}
@@ -124,32 +149,24 @@ func (w *writer) loop() {
 }
 
 // collect gathers a batch until the pause is over or, while stopping (no
-// pause), the queue is empty. A full batch waits for the pause too.
+// pause), the queue is empty.
 func (w *writer) collect(first Record, over <-chan time.Time) []Record {
 	batch := append(make([]Record, 0, 16), first)
-	for {
-		queue := w.queue
-		if len(batch) == maxBatch {
-			queue = nil
-		}
-		if over == nil {
-			select {
-			case e := <-queue:
-				batch = append(batch, e)
-				continue
-			default:
-				return batch
-			}
-		}
+	if over != nil {
 		select {
-		case e := <-queue:
-			batch = append(batch, e)
 		case <-over:
-			return batch
 		case <-w.stop:
+		}
+	}
+	for len(batch) < 2*maxBurst {
+		select {
+		case e := <-w.queue:
+			batch = append(batch, e)
+		default:
 			return batch
 		}
 	}
+	return batch
 }
 
 func (w *writer) write(batch []Record) {

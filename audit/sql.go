@@ -2,17 +2,37 @@ package audit
 
 import (
 	"encoding/json"
+	"slices"
+	"strings"
 	"time"
+
+	"github.com/google/uuid"
 
 	"github.com/sallyport/sallyport/internal/db"
 )
 
+// chained is whether what is recorded is announced to the chain: always, but in the
+// measurement of what that costs.
+var chained = true
+
+const columns = "id, at, action, result, actor, actor_kind, target, reason, session, address, user_agent, request_id, decision_id, detail"
+
 func insert(tx *db.Tx, r Record) error {
 	tx.Happened(r.Action, string(r.Result))
-	_, err := tx.Exec(`INSERT INTO sp_audit
-		(id, at, action, result, actor, actor_kind, target, reason, address, request_id, detail)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`,
-		r.ID, db.Micros(r.At), r.Action, string(r.Result), r.Actor, r.ActorKind, r.Target, r.Reason, r.Address, r.RequestID, r.detail())
+	e := row{Record: r, at: db.Micros(r.At), detail: r.encoded()}
+	e.commit()
+	args := []any{
+		e.ID, e.at, e.Action, string(e.Result), e.Actor, e.ActorKind, e.Target,
+		e.Reason, e.Session, e.Address, e.UserAgent, e.RequestID, e.DecisionID, e.detail, e.salt, e.commitment,
+	}
+	if !chained || tx.Unsealed(e.ID) {
+		_, err := tx.Exec("INSERT INTO sp_audit ("+columns+`, salt, commitment)
+			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)`, args...)
+		return err
+	}
+	_, err := tx.Exec("WITH e AS (INSERT INTO sp_audit ("+columns+`, salt, commitment)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16) RETURNING id)
+		INSERT INTO sp_audit_waiting (id, more) SELECT id, '' FROM e`, args...)
 	return err
 }
 
@@ -33,8 +53,7 @@ func Watch(tx *db.Tx, actor string, now time.Time) error {
 
 // Latest returns the last n events, newest first.
 func Latest(rd db.Reader, n int) (out []Record, err error) {
-	err = rd.Rows(`SELECT id, at, action, result, actor, actor_kind, target, reason, address, request_id, detail
-		FROM sp_audit ORDER BY at DESC, id DESC LIMIT $1`, []any{n}, appendTo(&out))
+	err = rd.Rows(`SELECT `+columns+` FROM sp_audit ORDER BY at DESC, id DESC LIMIT $1`, []any{n}, appendTo(&out))
 	return out, err
 }
 
@@ -42,7 +61,7 @@ func Latest(rd db.Reader, n int) (out []Record, err error) {
 // it, newest first.
 func About(rd db.Reader, subject string, n int) (out []Record, err error) {
 	// Each half reads its own index, and no more of it than is wanted.
-	err = rd.Rows(`SELECT id, at, action, result, actor, actor_kind, target, reason, address, request_id, detail FROM sp_audit WHERE id IN (
+	err = rd.Rows(`SELECT `+columns+` FROM sp_audit WHERE id IN (
 			SELECT id FROM (SELECT id FROM sp_audit WHERE actor = $1 ORDER BY at DESC, id DESC LIMIT $2) a
 			UNION SELECT id FROM (SELECT id FROM sp_audit WHERE target = $1 ORDER BY at DESC, id DESC LIMIT $2) b)
 		ORDER BY at DESC, id DESC LIMIT $2`, []any{subject, n}, appendTo(&out))
@@ -51,19 +70,30 @@ func About(rd db.Reader, subject string, n int) (out []Record, err error) {
 
 func appendTo(out *[]Record) func(db.Scan) error {
 	return func(scan db.Scan) error {
-		var r Record
-		var at int64
-		var result, detail string
-		if err := scan(&r.ID, &at, &r.Action, &result, &r.Actor, &r.ActorKind, &r.Target, &r.Reason, &r.Address, &r.RequestID, &detail); err != nil {
+		var r row
+		if err := scan(r.fields()...); err != nil {
 			return err
 		}
-		r.At, r.Result = db.Time(at), Result(result)
-		if err := json.Unmarshal([]byte(detail), &r.Detail); err != nil {
+		if err := r.decode(); err != nil {
 			return err
 		}
-		*out = append(*out, r)
+		*out = append(*out, r.Record)
 		return nil
 	}
+}
+
+// fields are where columns are scanned to; what is stored otherwise than a Record has
+// it, decode puts there.
+func (r *row) fields() []any {
+	return []any{
+		&r.ID, &r.at, &r.Action, (*string)(&r.Result), &r.Actor, &r.ActorKind, &r.Target,
+		&r.Reason, &r.Session, &r.Address, &r.UserAgent, &r.RequestID, &r.DecisionID, &r.detail,
+	}
+}
+
+func (r *row) decode() error {
+	r.At = db.Time(r.at)
+	return json.Unmarshal([]byte(r.detail), &r.Detail)
 }
 
 func insertErasure(tx *db.Tx, subject string, now time.Time) error {
@@ -98,10 +128,10 @@ func batchEnd(rd db.Reader, e erasure, size int) (to int64, whole bool, err erro
 // erase leaves of a subject's events within a time who, what and when: of those
 // that it caused, and of those about it that nobody known did.
 func erase(tx *db.Tx, subject string, from, to int64) error {
-	if _, err := tx.Exec("UPDATE sp_audit SET reason = '', address = '', request_id = '', detail = '{}' WHERE actor = $1 AND at > $2 AND at <= $3", subject, from, to); err != nil {
+	if _, err := tx.Exec("UPDATE sp_audit SET reason = '', session = '', address = '', user_agent = '', request_id = '', decision_id = '', detail = '{}', salt = $4 WHERE actor = $1 AND at > $2 AND at <= $3", subject, from, to, []byte{}); err != nil {
 		return err
 	}
-	_, err := tx.Exec("UPDATE sp_audit SET reason = '', address = '', request_id = '', detail = '{}' WHERE target = $1 AND actor = '' AND at > $2 AND at <= $3", subject, from, to)
+	_, err := tx.Exec("UPDATE sp_audit SET reason = '', session = '', address = '', user_agent = '', request_id = '', decision_id = '', detail = '{}', salt = $4 WHERE target = $1 AND actor = '' AND at > $2 AND at <= $3", subject, from, to, []byte{})
 	return err
 }
 
@@ -126,4 +156,307 @@ func Since(rd db.Reader, after time.Time) (counts map[string]int64, err error) {
 		return err
 	})
 	return counts, err
+}
+
+// announced is a row of the list of events that wait.
+type announced struct {
+	key string   // the first of them
+	ids []string // nil: it is none of ours
+}
+
+// waiting returns rows of that list, the oldest first, up to about n events.
+func waiting(rd db.Reader, n int) (out []announced, err error) {
+	events := 0
+	err = rd.Rows("SELECT id, more FROM sp_audit_waiting ORDER BY id LIMIT $1", []any{n}, func(scan db.Scan) error {
+		var id, more string
+		if err := scan(&id, &more); err != nil {
+			return err
+		}
+		a := announced{key: id}
+		for all := id + more; len(all) > 0; all = all[min(len(all), idSize):] {
+			one := all[:min(len(all), idSize)]
+			if _, ours := parseID(one); !ours || len(id) != idSize {
+				a.ids = nil
+				break
+			}
+			a.ids = append(a.ids, one)
+		}
+		if events < n {
+			out = append(out, a)
+		}
+		events += len(a.ids)
+		return nil
+	})
+	return out, err
+}
+
+func parseID(s string) (id uuid.UUID, ours bool) {
+	id, err := uuid.Parse(s)
+	return id, err == nil && id.String() == s
+}
+
+func forgetWaiting(tx *db.Tx, id string) error {
+	_, err := tx.Exec("DELETE FROM sp_audit_waiting WHERE id = $1", id)
+	return err
+}
+
+// rowsOf returns events by their ids, as far as they are there.
+func rowsOf(rd db.Reader, ids []string) (out []row, err error) {
+	for some := range slices.Chunk(ids, listSize) {
+		err := rd.Rows(splitID+"SELECT "+columns+", salt, commitment FROM sp_audit WHERE id"+inIDs, []any{strings.Join(some, ""), len(some)}, appendRow(&out))
+		if err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+func readRow(rd db.Reader, id string) (r row, found bool, err error) {
+	found, err = rd.Row("SELECT "+columns+", salt, commitment FROM sp_audit WHERE id = $1", []any{id}, append(r.fields(), &r.salt, &r.commitment)...)
+	return r, found, err
+}
+
+func appendRow(out *[]row) func(db.Scan) error {
+	return func(scan db.Scan) error {
+		var r row
+		err := scan(append(r.fields(), &r.salt, &r.commitment)...)
+		*out = append(*out, r)
+		return err
+	}
+}
+
+// commitOld makes the commitments of events that were recorded by a release that
+// made none.
+func commitOld(tx *db.Tx, ids []string) error {
+	rows, err := rowsOf(tx, ids)
+	if err != nil {
+		return err
+	}
+	for _, r := range rows {
+		if len(r.commitment) > 0 {
+			continue
+		}
+		r.commit()
+		if _, err := tx.Exec("UPDATE sp_audit SET salt = $2, commitment = $3 WHERE id = $1", r.ID, r.salt, r.commitment); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+const sealColumns = "number, first, events, sealed_at, node, hash, signature"
+
+func (s *seal) fields() []any {
+	return []any{&s.number, &s.first, &s.events, &s.sealedAt, &s.node, &s.hash, &s.signature}
+}
+
+func lastSeal(rd db.Reader) (s seal, found bool, err error) {
+	found, err = rd.Row("SELECT "+sealColumns+" FROM sp_audit_seals WHERE number = (SELECT MAX(number) FROM sp_audit_seals)", nil, s.fields()...)
+	return s, found, err
+}
+
+// seals returns n seals after a number, in order.
+func seals(rd db.Reader, after int64, n int) (out []seal, err error) {
+	err = rd.Rows("SELECT "+sealColumns+" FROM sp_audit_seals WHERE number > $1 ORDER BY number LIMIT $2", []any{after, n}, func(scan db.Scan) error {
+		var s seal
+		err := scan(s.fields()...)
+		out = append(out, s)
+		return err
+	})
+	return out, err
+}
+
+func insertSeal(tx *db.Tx, s seal) (free bool, err error) {
+	n, err := tx.Exec("INSERT INTO sp_audit_seals ("+sealColumns+") VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING",
+		s.number, s.first, s.events, s.sealedAt, s.node, s.hash, s.signature)
+	return n == 1, err
+}
+
+// ids are of one length, so that a list of them can go over as one text, and be
+// taken apart in SQL that both databases have. Cutting out the last of them takes as
+// long as the text is: so it is not long.
+const (
+	idSize   = 36
+	listSize = 100
+	splitID  = `WITH RECURSIVE list (i) AS (SELECT CAST(0 AS BIGINT) UNION ALL SELECT i + 1 FROM list WHERE i + 1 < CAST($2 AS BIGINT)) `
+	inIDs    = ` IN (SELECT substr(CAST($1 AS TEXT), CAST(i * 36 + 1 AS INTEGER), 36) FROM list)`
+)
+
+// inLists calls f for some ids at a time, as what splitID takes, and adds up.
+func inLists(ids []string, f func(list string, n int) (int64, error)) (all int64, err error) {
+	for some := range slices.Chunk(ids, listSize) {
+		n, err := f(strings.Join(some, ""), len(some))
+		if err != nil {
+			return all, err
+		}
+		all += n
+	}
+	return all, nil
+}
+
+func endWaiting(tx *db.Tx, keys []string) (int64, error) {
+	return inLists(keys, func(list string, n int) (int64, error) {
+		return tx.Exec(splitID+"DELETE FROM sp_audit_waiting WHERE id"+inIDs, list, n)
+	})
+}
+
+func readCut(rd db.Reader) (c cut, found bool, err error) {
+	found, err = rd.Row("SELECT number, position, sealed_at, hash, signature FROM sp_audit_cuts WHERE id = 1", nil, &c.number, &c.position, &c.sealedAt, &c.hash, &c.signature)
+	return c, found, err
+}
+
+// rowsAfter reads events in the order of their ids.
+func rowsAfter(rd db.Reader, id string, n int, each func(db.Scan) error) error {
+	return rd.Rows("SELECT "+columns+", salt, commitment FROM sp_audit WHERE id > $1 ORDER BY id LIMIT $2", []any{id, n}, each)
+}
+
+func eachWaiting(rd db.Reader, each func(id string)) error {
+	return rd.Rows("SELECT id, more FROM sp_audit_waiting", nil, func(scan db.Scan) error {
+		var id, more string
+		if err := scan(&id, &more); err != nil {
+			return err
+		}
+		each(id)
+		for ; len(more) >= idSize; more = more[idSize:] {
+			each(more[:idSize])
+		}
+		return nil
+	})
+}
+
+// Events that a filter lets pass. One of its parts leads: the one that its index
+// makes the fewest of. Everything else is compared then.
+const (
+	selectEvents = "SELECT " + columns + " FROM sp_audit WHERE "
+	downwards    = "(at, id) < ($1, $2) AND at >= $3"
+	upwards      = "(at, id) > ($1, $2) AND at < $3"
+	compared     = ` AND ($4 = '' OR action = $4) AND ($5 = '' OR actor = $5) AND ($6 = '' OR target = $6) AND ($7 = '' OR result = $7)
+		AND ($8 = '' OR address = $8) AND ($9 = '' OR request_id = $9) AND ($10 = '' OR decision_id = $10)`
+	newestFirst = " ORDER BY at DESC, id DESC LIMIT $11"
+	oldestFirst = " ORDER BY at, id LIMIT $11"
+
+	byRequest  = " AND request_id = $9 AND request_id <> ''"
+	byDecision = " AND decision_id = $10 AND decision_id <> ''"
+	byActor    = " AND actor = $5"
+	byTarget   = " AND target = $6"
+	byAddress  = " AND address = $8 AND address <> ''"
+	byAction   = " AND action = $4"
+	byRefusal  = " AND result = $7 AND result <> 'success'"
+)
+
+func (f Filter) args(from position, bound int64, limit int) []any {
+	return []any{from.At, from.ID, bound, f.Action, f.Actor, f.Target, string(f.Result), f.Address, f.RequestID, f.DecisionID, limit}
+}
+
+// list returns events below a position, and not before a time, newest first.
+func list(rd db.Reader, f Filter, from position, since int64, limit int, out *[]Record) error {
+	args, each := f.args(from, since, limit), appendTo(out)
+	const with, end = selectEvents + downwards, compared + newestFirst
+	switch {
+	case f.RequestID != "":
+		return rd.Rows(with+byRequest+end, args, each)
+	case f.DecisionID != "":
+		return rd.Rows(with+byDecision+end, args, each)
+	case f.Actor != "":
+		return rd.Rows(with+byActor+end, args, each)
+	case f.Target != "":
+		return rd.Rows(with+byTarget+end, args, each)
+	case f.Address != "":
+		return rd.Rows(with+byAddress+end, args, each)
+	case f.Action != "":
+		return rd.Rows(with+byAction+end, args, each)
+	case f.Result != "" && f.Result != Success:
+		return rd.Rows(with+byRefusal+end, args, each)
+	}
+	return rd.Rows(with+end, args, each)
+}
+
+// listUp returns events above a position, and before a time, oldest first.
+func listUp(rd db.Reader, f Filter, from position, until int64, limit int, out *[]Record) error {
+	args, each := f.args(from, until, limit), appendTo(out)
+	const with, end = selectEvents + upwards, compared + oldestFirst
+	switch {
+	case f.RequestID != "":
+		return rd.Rows(with+byRequest+end, args, each)
+	case f.DecisionID != "":
+		return rd.Rows(with+byDecision+end, args, each)
+	case f.Actor != "":
+		return rd.Rows(with+byActor+end, args, each)
+	case f.Target != "":
+		return rd.Rows(with+byTarget+end, args, each)
+	case f.Address != "":
+		return rd.Rows(with+byAddress+end, args, each)
+	case f.Action != "":
+		return rd.Rows(with+byAction+end, args, each)
+	case f.Result != "" && f.Result != Success:
+		return rd.Rows(with+byRefusal+end, args, each)
+	}
+	return rd.Rows(with+end, args, each)
+}
+
+// listed returns the events of a seal in its order; one that is gone is left out.
+func listed(rd db.Reader, s seal) (out []Record, err error) {
+	for some := range slices.Chunk(s.ids(), listSize) {
+		err := rd.Rows(splitID+"SELECT "+columns+" FROM sp_audit WHERE id"+inIDs+" ORDER BY id", []any{strings.Join(some, ""), len(some)}, appendTo(&out))
+		if err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// newestOf returns the time of the newest event among ids.
+func newestOf(rd db.Reader, ids []string) (at int64, err error) {
+	_, err = inLists(ids, func(list string, n int) (int64, error) {
+		var newest int64
+		_, err := rd.Row(splitID+"SELECT COALESCE(MAX(at), 0) FROM sp_audit WHERE id"+inIDs, []any{list, n}, &newest)
+		at = max(at, newest)
+		return 0, err
+	})
+	return at, err
+}
+
+func deleteEvents(tx *db.Tx, ids []string) (int64, error) {
+	return inLists(ids, func(list string, n int) (int64, error) {
+		return tx.Exec(splitID+"DELETE FROM sp_audit WHERE id"+inIDs, list, n)
+	})
+}
+
+func deleteSeals(tx *db.Tx, after, to int64) (int64, error) {
+	return tx.Exec("DELETE FROM sp_audit_seals WHERE number > $1 AND number <= $2", after, to)
+}
+
+// putCut replaces the cut if it is still the one before.
+func putCut(tx *db.Tx, before int64, c cut) (bool, error) {
+	n, err := tx.Exec(`INSERT INTO sp_audit_cuts (id, number, position, hash, sealed_at, signature) VALUES (1, $2, $3, $4, $5, $6)
+		ON CONFLICT (id) DO UPDATE SET number = excluded.number, position = excluded.position, hash = excluded.hash,
+			sealed_at = excluded.sealed_at, signature = excluded.signature WHERE sp_audit_cuts.number = $1`,
+		before, c.number, c.position, c.hash, c.sealedAt, c.signature)
+	return n == 1, err
+}
+
+func sinkAt(rd db.Reader, name string) (number int64, found bool, err error) {
+	found, err = rd.Row("SELECT number FROM sp_audit_sinks WHERE name = $1", []any{name}, &number)
+	return number, found, err
+}
+
+// holdSink reports whether a node hands on, which it does until it has not for a
+// while. number is where a sink begins that is new.
+func holdSink(tx *db.Tx, name, node string, number int64, now time.Time) (bool, error) {
+	n, err := tx.Exec(`INSERT INTO sp_audit_sinks (name, number, holder, held_until) VALUES ($1, $2, $3, $4)
+		ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, held_until = excluded.held_until
+			WHERE sp_audit_sinks.holder = excluded.holder OR sp_audit_sinks.held_until < $5`,
+		name, number, node, db.Micros(now.Add(sinkHold)), db.Micros(now))
+	return n == 1, err
+}
+
+func moveSink(tx *db.Tx, name, node string, number int64, now time.Time) error {
+	_, err := tx.Exec("UPDATE sp_audit_sinks SET number = $3, held_until = $4 WHERE name = $1 AND holder = $2 AND number < $3",
+		name, node, number, db.Micros(now.Add(sinkHold)))
+	return err
+}
+
+func releaseSinks(tx *db.Tx, node string) error {
+	_, err := tx.Exec("UPDATE sp_audit_sinks SET held_until = 0 WHERE holder = $1", node)
+	return err
 }

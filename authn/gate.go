@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/http"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -47,6 +48,7 @@ type Gate struct {
 	cfg     Config
 	schemes []numbered // all
 	onRules func(sallyport.Rule)
+	latest  atomic.Int64 // by which anything was decided so far, in Unix seconds
 }
 
 // numbered is a scheme with its number in the cache.
@@ -176,6 +178,26 @@ func (g *Gate) wall(now time.Time) time.Time {
 	return now
 }
 
+// stepBack is by how many seconds the clock may go back unnoticed: those by which
+// clocks of nodes may differ (token.DefaultLeeway).
+const stepBack = 5
+
+// noteTime makes everything be proven again when the clock was set back. What was
+// proven by a later time would be good until then, and for its whole life after
+// that; a token that was issued in a time that is yet to come is refused.
+func (g *Gate) noteTime(wall time.Time) {
+	now, latest := wall.Unix(), g.latest.Load()
+	switch {
+	case now > latest:
+		g.latest.CompareAndSwap(latest, now)
+	case latest-now > stepBack:
+		g.cfg.Live.Forget() // before anybody can think that it was done
+		if g.latest.CompareAndSwap(latest, now) {
+			g.cfg.Log.Warn("the clock was set back; every credential is proven again, and tokens from later than now are refused", "seconds", latest-now)
+		}
+	}
+}
+
 // Open leads to a handler that looks at no credentials: its principal is
 // anonymous, also below middleware that has admitted somebody.
 func (g *Gate) Open(next http.Handler) http.Handler {
@@ -250,8 +272,10 @@ func (g *Gate) find(ctx context.Context, guesses *Guesses, s *numbered, cred str
 	if err := g.cfg.Live.Fresh(ctx, now); err != nil {
 		return err
 	}
+	wall := g.wall(now)
+	g.noteTime(wall)
 	key := g.cfg.Live.KeyOf(s.n, cred, s.guessable)
-	if g.cfg.Live.Get(&key, g.wall(now), &a.Found) && a.Known.Kind == s.Kind() {
+	if g.cfg.Live.Get(&key, wall, &a.Found) && a.Known.Kind == s.Kind() {
 		a.By, a.Scheme = g, s.n
 		if a.Alive {
 			return nil

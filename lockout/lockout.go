@@ -27,6 +27,7 @@ import (
 
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/audit"
+	"github.com/sallyport/sallyport/internal/cleanup"
 	"github.com/sallyport/sallyport/internal/db"
 	"github.com/sallyport/sallyport/internal/reqctx"
 )
@@ -481,21 +482,7 @@ func withoutGuard(ctx context.Context) context.Context {
 	return context.WithValue(ctx, db.GuardKey{}, nil)
 }
 
-// maxSweep bounds one step of Sweep, so that it never holds the writer long.
-const maxSweep = 500
-
-// Sweep deletes what does not matter any more, up to a day after it ceased to,
-// and reports how many rows.
-func (g *Guard) Sweep(ctx context.Context) (total int64, err error) {
-	for {
-		var n int64
-		err := g.cfg.DB.Write(ctx, func(tx *db.Tx) (err error) {
-			n, err = deleteOver(tx, g.now(), maxSweep)
-			return err
-		})
-		total += n
-		if err != nil || n < maxSweep {
-			return total, err
-		}
-	}
+// Cleanup says what of attempts is old: what has not mattered for up to a day.
+func (g *Guard) Cleanup() []cleanup.Step {
+	return []cleanup.Step{{Table: "sp_attempts", Delete: deleteOver}}
 }

@@ -123,9 +123,9 @@ func forgetOldest(tx *db.Tx, account string, now time.Time) error {
 }
 
 // deleteOver deletes rows of which nothing matters any more.
-func deleteOver(tx *db.Tx, now time.Time, limit int) (int64, error) {
+func deleteOver(tx *db.Tx, before time.Time, limit int) (int64, error) {
 	return tx.Exec(`DELETE FROM sp_attempts WHERE (account, network) IN
-		(SELECT account, network FROM sp_attempts WHERE forget_at <= $1 ORDER BY forget_at LIMIT $2)`, micros(now), limit)
+		(SELECT account, network FROM sp_attempts WHERE forget_at <= $1 ORDER BY forget_at LIMIT $2)`, micros(before), limit)
 }
 
 // pairsOf reads the networks from which an account's password was tried in vain.

@@ -15,6 +15,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/sallyport/sallyport/audit"
+	"github.com/sallyport/sallyport/internal/cleanup"
 	"github.com/sallyport/sallyport/internal/db"
 	"github.com/sallyport/sallyport/internal/measure"
 	"github.com/sallyport/sallyport/internal/reqctx"
@@ -253,7 +254,7 @@ func (o *Outbox) Deliver(ctx context.Context) error {
 	if !o.Enabled() {
 		return nil
 	}
-	if err := o.Sweep(ctx); err != nil {
+	if _, err := o.Sweep(ctx); err != nil {
 		return err
 	}
 	for ctx.Err() == nil {
@@ -428,21 +429,25 @@ func (o *Outbox) remove(ctx context.Context, r row, e *audit.Event) error {
 	})
 }
 
-// Sweep gives up what has expired, also where there is no mail any more. Deliver
-// does it, too.
-func (o *Outbox) Sweep(ctx context.Context) error {
+// Sweep gives up what has expired, also where there is no mail any more, and
+// returns how many letters. Deliver does it, too, and any number of nodes may at once.
+func (o *Outbox) Sweep(ctx context.Context) (total int64, err error) {
 	for {
 		old, err := readExpired(o.cfg.DB.View(ctx), o.cfg.Now(), batch)
 		if err != nil || len(old) == 0 {
-			return err
+			return total, err
 		}
 		var lost []row
+		var n int64
 		err = o.cfg.DB.Write(ctx, func(tx *db.Tx) error {
-			lost = lost[:0]
+			lost, n = lost[:0], 0
 			for _, r := range old {
 				ok, err := remove(tx, r.id)
 				if err != nil {
 					return err
+				}
+				if ok {
+					n++
 				}
 				if l, err := o.open(r); !ok || err == nil && l.To == "" {
 					continue
@@ -455,13 +460,17 @@ func (o *Outbox) Sweep(ctx context.Context) error {
 			return nil
 		})
 		if err != nil {
-			return err
+			return total, err
 		}
+		total += n
 		for _, r := range lost {
 			o.logLost(r, expired)
 		}
 	}
 }
+
+// Cleanup says what of letters is old.
+func (o *Outbox) Cleanup() []cleanup.Step { return []cleanup.Step{{Table: "sp_outbox", Run: o.Sweep}} }
 
 // Retry makes all letters due that wait for another attempt, and returns how many.
 // Those that are being sent are left alone.

@@ -540,11 +540,11 @@ func TestLettersOfTransactionsThatFail(t *testing.T) {
 		t.Errorf("%+v %v", s, p.got)
 	}
 	queue(t, d, o, mail.Letter{Kind: mail.NewDevice, To: person(2)})
-	if err := off.Sweep(t.Context()); err != nil || status(t, o).Waiting != 1 {
+	if _, err := off.Sweep(t.Context()); err != nil || status(t, o).Waiting != 1 {
 		t.Fatal(err)
 	}
 	c.advance(4 * 24 * time.Hour) // and what waits where mail was switched off ends, too
-	if err := off.Sweep(t.Context()); err != nil || status(t, o).Waiting != 0 || len(events(t, d, "mail.lost")) != 1 {
+	if _, err := off.Sweep(t.Context()); err != nil || status(t, o).Waiting != 0 || len(events(t, d, "mail.lost")) != 1 {
 		t.Fatal(err)
 	}
 }

@@ -12,11 +12,7 @@ func sealedCertificate(rd db.Reader, directory, name string) (sealed []byte, fou
 	return sealed, found, err
 }
 
-// putCertificate also forgets challenges that a crash left behind.
 func putCertificate(tx *db.Tx, directory, name string, sealed []byte, transient bool, now time.Time) error {
-	if _, err := tx.Exec("DELETE FROM sp_certificates WHERE transient AND updated_at < $1", db.Micros(now.Add(-time.Hour))); err != nil {
-		return err
-	}
 	_, err := tx.Exec(`INSERT INTO sp_certificates (directory, name, sealed, transient, updated_at) VALUES ($1, $2, $3, $4, $5)
 		ON CONFLICT (directory, name) DO UPDATE SET sealed = excluded.sealed, transient = excluded.transient, updated_at = excluded.updated_at`,
 		directory, name, sealed, transient, db.Micros(now))
@@ -26,6 +22,18 @@ func putCertificate(tx *db.Tx, directory, name string, sealed []byte, transient 
 func deleteCertificate(tx *db.Tx, directory, name string) error {
 	_, err := tx.Exec("DELETE FROM sp_certificates WHERE directory = $1 AND name = $2", directory, name)
 	return err
+}
+
+// deleteChallenges deletes those that a crash left behind. There are few rows.
+func deleteChallenges(tx *db.Tx, before time.Time, limit int) (int64, error) {
+	return tx.Exec(`DELETE FROM sp_certificates WHERE (directory, name) IN (
+		SELECT directory, name FROM sp_certificates WHERE transient AND updated_at < $1 ORDER BY updated_at LIMIT $2)`, db.Micros(before), limit)
+}
+
+// deleteTurns deletes what is known of hosts for which nobody has asked for long.
+func deleteTurns(tx *db.Tx, before time.Time, limit int) (int64, error) {
+	return tx.Exec(`DELETE FROM sp_certificate_orders WHERE (directory, host) IN (
+		SELECT directory, host FROM sp_certificate_orders WHERE until < $1 ORDER BY until LIMIT $2)`, db.Micros(before), limit)
 }
 
 // resealCertificates takes part in a rotation of the master key. What cannot be

@@ -44,6 +44,7 @@ type LimitView struct {
 	Login   string `json:"login" doc:"Of sign-ins with a password of a client address, or off"`
 	Lockout bool   `json:"lockout" doc:"Whether wrong passwords lock"`
 	Shared  string `json:"shared" enum:"no,yes,away" doc:"Whether nodes count together; away: the store does not answer, and each counts for itself"`
+	Nodes   int    `json:"nodes" doc:"Among how many a limit is divided where each counts for itself"`
 }
 
 const maxReceived = 512

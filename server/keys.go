@@ -162,7 +162,15 @@ func (s *Server) rotateIfDue(ctx context.Context) error {
 	return err
 }
 
-// keyRoutes publishes the public keys (RFC 7517).
+// jwksAge is for how long others may use the public keys without asking again, and
+// jwksWait how long the database is waited for to say whether they still are the keys.
+const (
+	jwksAge  = 5 * time.Minute
+	jwksWait = time.Second
+)
+
+// keyRoutes publishes the public keys (RFC 7517). While the database is away they
+// are answered from memory, for no longer than any cache between could have done it.
 func (s *Server) keyRoutes() {
 	s.api.Raw(huma.Operation{
 		Method: http.MethodGet, Path: "/.well-known/jwks.json", Tags: []string{"Tokens"}, Summary: "Public keys",
@@ -173,17 +181,25 @@ func (s *Server) keyRoutes() {
 			}}},
 		}}, "503": api.ErrorResponses(s.api, 503)["503"]},
 	}, sallyport.Public(), func(w http.ResponseWriter, r *http.Request) {
-		_, err := s.Keys.SyncNow(r.Context())
+		ctx, cancel := context.WithTimeout(r.Context(), jwksWait)
+		defer cancel()
+		age := jwksAge
+		_, err := s.Keys.SyncNow(ctx)
+		if err != nil {
+			if age -= s.cfg.Now().Sub(s.Keys.AsOf()); age >= time.Second && age <= jwksAge {
+				err = nil
+			}
+		}
 		var set *token.Set
 		if err == nil {
-			set, err = s.Keys.Set(r.Context())
+			set, err = s.Keys.Set(ctx)
 		}
 		if err != nil {
 			s.api.WriteError(w, r, err)
 			return
 		}
 		w.Header().Set("Content-Type", "application/jwk-set+json")
-		w.Header().Set("Cache-Control", "public, max-age=300")
+		w.Header().Set("Cache-Control", fmt.Sprintf("public, max-age=%d", int(age.Seconds())))
 		_, _ = w.Write(set.JWKS())
 	}, api.IgnoreCredentials())
 }

@@ -39,6 +39,10 @@ type Limits struct {
 	// client secrets) a client address may send. Beyond it, what is not held in memory
 	// is refused unseen. Default GuessLimit.
 	Guesses string
+	// Nodes is how many servers count for themselves behind one balancer, where Share is
+	// nil: each then lets through its part of every limit (ratelimit.Share). Default 1.
+	// A ratelimit.Fallback has a Share of its own, which should be the same.
+	Nodes int
 	// Share, if not nil, opens a store in which nodes count together, such as that of
 	// store/redis behind a ratelimit.Fallback. secret is 32 bytes that all servers of
 	// the database have, for what should not be read there. Default: the memory of
@@ -108,7 +112,10 @@ func newLimits(cfg Limits, secret []byte) (*limits, error) {
 		l.shared, err = cfg.Share(secret)
 		l.store = l.shared
 	} else {
-		l.store, err = ratelimit.NewMemory(ratelimit.MemoryConfig{})
+		var memory *ratelimit.Memory
+		if memory, err = ratelimit.NewMemory(ratelimit.MemoryConfig{}); err == nil {
+			l.store, err = ratelimit.Share(memory, cfg.Nodes)
+		}
 	}
 	if err != nil {
 		return nil, err
@@ -211,7 +218,7 @@ func nameOf(route string, number, again int) string {
 }
 
 func (l *limits) view(lockout bool) LimitView {
-	v := LimitView{Default: l.cfg.Default, Login: l.cfg.Login, Lockout: lockout, Shared: "no"}
+	v := LimitView{Default: l.cfg.Default, Login: l.cfg.Login, Lockout: lockout, Shared: "no", Nodes: max(l.cfg.Nodes, 1)}
 	if l.shared != nil {
 		v.Shared = "yes"
 		if f, ok := l.shared.(interface{ Down() bool }); ok && f.Down() {

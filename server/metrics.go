@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/sallyport/sallyport/authn/token/keyring"
+	"github.com/sallyport/sallyport/internal/db"
 	"github.com/sallyport/sallyport/internal/measure"
 )
 
@@ -42,10 +43,16 @@ func (s *Server) Metrics(ctx context.Context) []measure.Family {
 	if s.cfg.Metrics {
 		all = append(all, s.requests.Families("sallyport_http_requests_total", "sallyport_http_request_seconds")...)
 	}
-	all = slices.Concat(all, s.SignIn.Measure(), s.passwords.Measure(), s.live.Measure(), s.Refusals.Measure(), s.DB.Measure())
+	all = slices.Concat(all, s.SignIn.Measure(), s.passwords.Measure(), s.live.Measure(), s.Refusals.Measure(), s.Chain.Measure(), s.DB.Measure())
+	if s.sinks != nil {
+		all = append(all, s.sinks.Measure()...)
+	}
+	var rd db.Reader
 	if up {
+		rd = s.DB.View(ctx)
 		all = slices.Concat(all, s.measureKeys(ctx), s.Mail.Measure(ctx))
 	}
+	all = append(all, s.cleaner.Measure(rd)...)
 	return all
 }
 

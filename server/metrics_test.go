@@ -345,6 +345,7 @@ func TestMetricsThatAreAskedFor(t *testing.T) {
 	w.do("POST", "/2fa/setup", tk.access, "{}").want(t, 200, "")
 	w.do("POST", "/2fa/verify", tk.access, map[string]string{"code": "000000"}).want(t, 400, "")
 	w.events("signin.refused", 1)
+	w.cleanUp()
 	s := w.scrape(openMetrics)
 
 	// The labels of each metric, and their values.

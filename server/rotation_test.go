@@ -364,3 +364,40 @@ func TestRotationOnSchedule(t *testing.T) {
 		}
 	})
 }
+
+// TestKeysWithoutADatabase: who verifies tokens gets the keys for as long as a cache
+// would have had them, and not longer.
+func TestKeysWithoutADatabase(t *testing.T) {
+	t.Parallel()
+	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
+		w := newWorld(t, d, nil)
+		ask := func() (reply, int) {
+			t.Helper()
+			r := w.do("GET", "/.well-known/jwks.json", "", nil)
+			age := -1
+			if _, err := fmt.Sscanf(r.header.Get("Cache-Control"), "public, max-age=%d", &age); err != nil {
+				age = -1
+			}
+			return r, age
+		}
+		w.clock.advance(time.Hour)
+		good, age := ask()
+		good.want(t, 200, "")
+		if age != 300 {
+			t.Errorf("with a database, max-age is %d", age)
+		}
+		if err := d.Close(); err != nil {
+			t.Fatal(err)
+		}
+		w.clock.advance(3 * time.Minute)
+		r, age := ask()
+		if r.want(t, 200, ""); string(r.body) != string(good.body) || age > 120 || age < 60 { // the clock moves on
+			t.Errorf("three minutes without a database: max-age=%d, %s", age, r.body)
+		}
+		w.clock.advance(2 * time.Minute)
+		r, _ = ask()
+		if r.want(t, 503, "unavailable"); r.header.Get("Retry-After") == "" || strings.Contains(r.header.Get("Cache-Control"), "public") {
+			t.Errorf("five minutes without a database: %v", r.header)
+		}
+	})
+}

@@ -16,6 +16,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -39,6 +40,8 @@ import (
 	"github.com/sallyport/sallyport/compat/fastapiusers"
 	"github.com/sallyport/sallyport/guard/clientip"
 	"github.com/sallyport/sallyport/guard/cors"
+	"github.com/sallyport/sallyport/guard/ratelimit"
+	"github.com/sallyport/sallyport/internal/cleanup"
 	"github.com/sallyport/sallyport/internal/db"
 	"github.com/sallyport/sallyport/internal/live"
 	"github.com/sallyport/sallyport/internal/measure"
@@ -135,6 +138,14 @@ type Config struct {
 	// It cannot stand beside Secret.
 	RotateEvery time.Duration
 
+	// OnLostHistory is what happens when a failover of PostgreSQL has lost changes
+	// that this server had seen (docs/database.md). Default EndSessions.
+	OnLostHistory LostHistory
+
+	// CleanEvery is how often what is old is deleted, by one server of the database at a
+	// time (docs/database.md). Default 5 minutes; 1 s to 1 h.
+	CleanEvery time.Duration
+
 	// Mail hands letters to whoever delivers them: mail.NewSMTP, or a service's own.
 	// Nil: there is no mail, and what needs it answers 403 mail_off.
 	Mail mail.Sender
@@ -148,8 +159,9 @@ type Config struct {
 	// Inbox is for development: GET /dev/inbox shows the letters that it has taken,
 	// with their links, to whoever is on this machine. It is usually Mail, too.
 	Inbox *mail.Inbox
-	// QueueOnly leaves letters to other servers of the database: for programs that end
-	// soon, such as commands. Mail is then not called.
+	// QueueOnly leaves letters, what others have recorded, and the deletion of what is
+	// old to other servers of the database: for programs that end soon, such as
+	// commands. Mail is then not called.
 	QueueOnly bool
 	// VerifyAddress lets nobody in before they have shown that their address is
 	// theirs, and keeps from whoever registers whether an address has an account. It
@@ -178,6 +190,12 @@ type Config struct {
 	// the server's own on the same paths, for a front end that was written for it
 	// (docs/fastapi-users.md).
 	FastAPIUsers bool
+
+	// AuditSinks says where else events of the audit log go (docs/audit.md).
+	AuditSinks audit.SinksConfig
+	// AuditRetention is how long events are kept: audit.MinRetention to
+	// audit.MaxRetention. 0 is for ever.
+	AuditRetention time.Duration
 
 	// Metrics counts requests by route, for Server.Metrics. Everything else that it
 	// tells is counted or known anyway.
@@ -245,6 +263,11 @@ func (c *Config) check() error {
 	default:
 		bad("registration", string(c.Registration), "it is not known", "Choose open, invite or closed.")
 	}
+	switch c.OnLostHistory {
+	case "", EndSessions, OnlyLog:
+	default:
+		bad("postgres.on_lost_history", string(c.OnLostHistory), "it is not known", "Choose end_sessions or log.")
+	}
 	switch c.TokenFormat {
 	case "", session.JWT, session.Opaque:
 	default:
@@ -292,7 +315,15 @@ func (c *Config) check() error {
 		errs = append(errs, err)
 	}
 	within("tokens.mfa_ttl", c.MFATTL, signin.MinPending, signin.MaxPending)
+	within("cleanup.every", c.CleanEvery, cleanup.MinEvery, cleanup.MaxEvery)
+	within("audit.retention", c.AuditRetention, audit.MinRetention, audit.MaxRetention)
+	if err := c.AuditSinks.Check(); err != nil {
+		errs = append(errs, err)
+	}
 	within("keys.rotate_every", c.RotateEvery, MinRotateEvery, MaxRotateEvery)
+	if err := ratelimit.CheckShare(c.Limits.Nodes); err != nil {
+		bad("limits.nodes", fmt.Sprint(c.Limits.Nodes), fmt.Sprintf("it must be from 1 to %d", ratelimit.MaxShare), "Give the number of servers behind the balancer, or leave it out.")
+	}
 	for _, l := range []struct{ key, value string }{
 		{"limits.default", c.Limits.Default}, {"limits.login", c.Limits.Login}, {"limits.register", c.Limits.Register}, {"limits.mail", c.Limits.Mail}, {"limits.guesses", c.Limits.Guesses},
 	} {
@@ -367,6 +398,8 @@ type Services struct {
 	Clients  *oauth.Clients
 	Keys     *keyring.Ring
 	Refusals *audit.Refusals
+	Chain    *audit.Chain
+	Audit    audit.Log
 }
 
 // Server is Sallyport, ready to be mounted or served.
@@ -377,6 +410,7 @@ type Server struct {
 	cookie *authn.Cookie
 	gate   *authn.Gate
 	roles  *role.Cache
+	sinks  *audit.Sinks
 	wall   *wall
 	mux    *sallyport.Mux
 	api    *api.API
@@ -392,9 +426,13 @@ type Server struct {
 	closed     bool
 	undeclared atomic.Bool
 
-	draining atomic.Bool
-	stop     context.CancelFunc
-	stopped  sync.WaitGroup
+	draining   atomic.Bool
+	settling   bool            // what the database has brought back; under mu
+	background context.Context // of what runs behind requests; until stop
+	stop       context.CancelFunc
+	stopped    sync.WaitGroup
+
+	cleaner *cleanup.Cleaner
 }
 
 // New brings the schema up to date, reads or makes the keys, and registers the
@@ -459,13 +497,27 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
+	chainSeed, err := keyFor(keys, "audit chain")
+	if err != nil {
+		return nil, err
+	}
+	s.Chain = audit.NewChain(audit.ChainConfig{DB: cfg.DB, Seed: chainSeed, Log: cfg.Log})
+	s.Audit = audit.Log{DB: cfg.DB, CursorKey: keys.RefreshKey()}
 	s.Refusals = audit.NewRefusals(cfg.DB, cfg.Log)
 	outer.limits.refusals = s.Refusals
 	links, err := s.openMail()
 	if err != nil {
 		return nil, err
 	}
-	s.live = live.New(live.Config{DB: cfg.DB, Lease: cfg.Lease, Max: cfg.Remember})
+	s.background, s.stop = context.WithCancel(context.WithoutCancel(ctx))
+	if due, err := db.Unsettled(cfg.DB.View(ctx)); err != nil {
+		return nil, err
+	} else if due { // whoever began it has not come to the end
+		if err := s.settleHistory(nil); err != nil {
+			return nil, err
+		}
+	}
+	s.live = live.New(live.Config{DB: cfg.DB, Lease: cfg.Lease, Max: cfg.Remember, Distrusted: s.settleBehind})
 	s.Sessions = session.New(session.Config{
 		DB: cfg.DB, Keys: keys, Issuer: cfg.BaseURL, Log: cfg.Log,
 		Access: cfg.AccessTTL, Refresh: cfg.RefreshTTL, Life: cfg.SessionLife, Format: cfg.TokenFormat, Guesses: guesses, Mail: s.Mail, Now: cfg.Now,
@@ -506,6 +558,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 		}
 	}
 	s.Clients = &oauth.Clients{DB: cfg.DB, Sessions: s.Sessions, Guesses: guesses, CursorKey: keys.RefreshKey(), Now: cfg.Now}
+	s.cleaner = cleanup.New(cleanup.Config{DB: cfg.DB, Steps: s.cleanup(), Every: cfg.CleanEvery, Now: cfg.Now, Log: cfg.Log})
 	s.roles = role.NewCache(cfg.DB)
 	schemes := []authn.Scheme{authn.Bearer{Token: s.Sessions.VerifyAccess, Session: s.Sessions.Confirm}, s.APIKeys, s.cookie}
 	named := []authn.Scheme{s.Clients.Scheme()}
@@ -524,12 +577,16 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	if err := s.routes(); err != nil {
 		return nil, err
 	}
-	background, stop := context.WithCancel(context.WithoutCancel(ctx))
-	s.stop = stop
-	s.stopped.Go(func() { repeat(background, sweepEvery, s.sweep) })
+	background := s.background
+	s.Chain.Run(cfg.QueueOnly)
+	if !cfg.QueueOnly {
+		s.sinks = audit.NewSinks(cfg.AuditSinks, cfg.DB, s.Chain, cfg.Log)
+	}
+	s.stopped.Go(func() { repeat(background, retireEvery, s.retireKeys) })
 	s.stopped.Go(func() { repeat(background, eraseEvery, s.erase) })
 	if !cfg.QueueOnly {
 		s.stopped.Go(func() { s.Mail.Run(background) })
+		s.stopped.Go(func() { s.cleaner.Run(background) })
 	}
 	if cfg.RotateEvery > 0 {
 		s.stopped.Go(func() {
@@ -578,6 +635,10 @@ func (s *Server) Close() {
 	s.APIKeys.Close()
 	s.Sessions.Close()
 	s.Refusals.Close()
+	s.Chain.Close() // it seals what the others have written
+	if s.sinks != nil {
+		s.sinks.Close()
+	}
 }
 
 // Require returns ordinary middleware that enforces a rule, for any router.
@@ -690,6 +751,7 @@ func (s *Server) operations(a *api.API) {
 	s.APIKeys.Routes(a)
 	role.Routes(a, s.DB)
 	s.Clients.Routes(a)
+	audit.Routes(a, s.Audit, s.Chain)
 }
 
 // fastAPIUsers returns the operations of fastapi-users.
@@ -788,8 +850,8 @@ func (s *Server) declareNow() {
 }
 
 const (
-	sweepEvery = time.Hour
-	eraseEvery = time.Minute
+	retireEvery = time.Hour
+	eraseEvery  = time.Minute
 )
 
 // erase goes on with what is left to erase of accounts that were deleted.
@@ -814,30 +876,33 @@ func repeat(ctx context.Context, every time.Duration, f func(context.Context)) {
 	}
 }
 
-// sweep deletes what has been dead for long.
-func (s *Server) sweep(ctx context.Context) {
-	if n, err := s.Sessions.Sweep(ctx); err != nil {
-		s.cfg.Log.Error("expired sessions could not be deleted", "error", err)
-	} else if n > 0 {
-		s.cfg.Log.Info("deleted expired sessions", "sessions", n)
-	}
-	if err := s.Accounts.Sweep(ctx); err != nil {
-		s.cfg.Log.Error("tokens of letters that are over could not be deleted", "error", err)
-	}
-	if err := s.SignIn.Sweep(ctx); err != nil {
-		s.cfg.Log.Error("sign-ins that were not finished could not be deleted", "error", err)
-	}
-	if _, err := s.Lockout.Sweep(ctx); err != nil {
-		s.cfg.Log.Error("counts of failed sign-ins that are over could not be deleted", "error", err)
-	}
-	if err := s.DB.SweepChanges(ctx); err != nil {
-		s.cfg.Log.Error("old changes could not be deleted", "error", err)
-	}
-	if err := s.Mail.Sweep(ctx); err != nil {
-		s.cfg.Log.Error("letters that have expired could not be deleted", "error", err)
-	}
-	if n, err := s.Keys.Sweep(ctx); err != nil {
-		s.cfg.Log.Error("keys whose grace is over could not be retired", "error", err)
+// CleanUp has everything deleted that is old, if it is this server's turn or it can
+// have it, and reports whether it was (docs/database.md). The server does it by itself,
+// every Config.CleanEvery.
+func (s *Server) CleanUp(ctx context.Context) (mine bool, err error) { return s.cleaner.Round(ctx) }
+
+// keepTurns is how long it is remembered how often a certificate was asked for in
+// vain, after anybody did.
+const keepTurns = 30 * 24 * time.Hour
+
+// cleanup puts together what becomes old.
+func (s *Server) cleanup() []cleanup.Step {
+	return slices.Concat(
+		s.Sessions.Cleanup(), s.SignIn.Cleanup(), s.Accounts.Cleanup(), s.Lockout.Cleanup(), s.Mail.Cleanup(), s.Chain.Cleanup(s.cfg.AuditRetention),
+		[]cleanup.Step{
+			{Table: "sp_changes", Delete: func(tx *db.Tx, _ time.Time, limit int) (int64, error) { return s.DB.DeleteChanges(tx, limit) }},
+			{Table: "sp_certificates", Delete: deleteChallenges},
+			{Table: "sp_certificate_orders", Delete: func(tx *db.Tx, before time.Time, limit int) (int64, error) {
+				return deleteTurns(tx, before.Add(-keepTurns), limit)
+			}},
+		},
+	)
+}
+
+// retireKeys forgets the private parts of keys whose grace is over.
+func (s *Server) retireKeys(ctx context.Context) {
+	if n, err := s.Keys.Sweep(ctx); err != nil && ctx.Err() == nil {
+		s.cfg.Log.Error("keys whose grace is over could not be retired; it is tried again", "error", err)
 	} else if n > 0 {
 		s.cfg.Log.Info("retired signing keys", "keys", n)
 	}

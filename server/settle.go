@@ -61,7 +61,7 @@ func Settle(ctx context.Context, cfg Config, keep []string, detail map[string]st
 	if err := cfg.DB.Write(ctx, db.NewFeed); err != nil {
 		return nil, err
 	}
-	if _, err := inBatches(ctx, cfg.DB, func(tx *db.Tx) (int64, error) { return db.DropChanges(tx, settleBatch) }); err != nil {
+	if _, err := inBatches(ctx, cfg.DB.Write, func(tx *db.Tx) (int64, error) { return db.DropChanges(tx, settleBatch) }); err != nil {
 		return nil, err
 	}
 	var done []Settled
@@ -83,7 +83,7 @@ func Settle(ctx context.Context, cfg Config, keep []string, detail map[string]st
 		at := Settled{What: s.what, Done: "ended", Why: s.why}
 		if s.name != "" && slices.Contains(keep, s.name) {
 			at.Done = "kept"
-		} else if at.Count, err = inBatches(ctx, cfg.DB, s.end); err != nil {
+		} else if at.Count, err = inBatches(ctx, cfg.DB.Write, s.end); err != nil {
 			return nil, err
 		}
 		done = append(done, at)
@@ -110,7 +110,7 @@ func Settle(ctx context.Context, cfg Config, keep []string, detail map[string]st
 	}
 	done = append(done, signing)
 	return done, cfg.DB.Write(ctx, func(tx *db.Tx) error {
-		if err := db.NewFeed(tx); err != nil {
+		if _, err := db.Settled(tx); err != nil {
 			return err
 		}
 		e := audit.Event{Action: "database.restored", Detail: map[string]string{}}
@@ -129,10 +129,10 @@ func Settle(ctx context.Context, cfg Config, keep []string, detail map[string]st
 
 // inBatches repeats a step until it finds less than a batch, and returns how many
 // there were.
-func inBatches(ctx context.Context, d *db.DB, step func(tx *db.Tx) (int64, error)) (all int64, err error) {
+func inBatches(ctx context.Context, write func(context.Context, func(*db.Tx) error) error, step func(tx *db.Tx) (int64, error)) (all int64, err error) {
 	for {
 		var n int64
-		err := d.Write(ctx, func(tx *db.Tx) (err error) {
+		err := write(ctx, func(tx *db.Tx) (err error) {
 			n, err = step(tx)
 			return err
 		})

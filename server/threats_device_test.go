@@ -98,9 +98,7 @@ func TestL_NewDevice(t *testing.T) {
 		told("used all the time", 0)
 		far.with(firefox, "ada", goodPassword, "otp", a.next()).want(t, 200, "")
 		told("after 300 days", 1)
-		if err := w.sv.SignIn.Sweep(t.Context()); err != nil {
-			t.Fatal(err)
-		}
+		w.cleanUp()
 		var left int
 		if _, err := d.View(t.Context()).Row("SELECT count(*) FROM sp_devices", nil, &left); err != nil || left != 2 {
 			t.Errorf("%d devices are remembered: %v", left, err)

@@ -21,6 +21,7 @@ import (
 
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/authn/totp"
+	"github.com/sallyport/sallyport/internal/cleanup"
 	"github.com/sallyport/sallyport/internal/db"
 	"github.com/sallyport/sallyport/internal/testkit"
 )
@@ -399,7 +400,8 @@ func TestT_PendingEnds(t *testing.T) {
 			if r := w.verify(mfa, a.code(0)); r.status != 401 {
 				t.Errorf("%s: %d %s", c.name, r.status, r.body)
 			}
-			w.sv.SignIn.Sweep(t.Context())
+			w.clock.advance(cleanup.Skew)
+			w.cleanUp()
 		}
 		var left int
 		if _, err := d.View(t.Context()).Row("SELECT count(*) FROM sp_pending_signins WHERE expires_at < $1", []any{db.Micros(w.clock.now())}, &left); err != nil || left != 0 {

@@ -19,6 +19,7 @@ import (
 	"github.com/sallyport/sallyport/audit"
 	"github.com/sallyport/sallyport/authn/password"
 	"github.com/sallyport/sallyport/authz/role"
+	"github.com/sallyport/sallyport/internal/cleanup"
 	"github.com/sallyport/sallyport/internal/db"
 	"github.com/sallyport/sallyport/mail"
 	"github.com/sallyport/sallyport/server"
@@ -97,6 +98,7 @@ func newWorld(t *testing.T, d *db.DB, extra func(w *world), change ...func(*serv
 		DB: d, BaseURL: baseURL, MasterKeyFile: filepath.Join(t.TempDir(), "master.key"),
 		Password: weakHashes, Now: w.clock.now,
 		Hosts: testHosts, Limits: noLimits,
+		CleanEvery: cleanup.MaxEvery, // not meanwhile: cleanUp does
 	}
 	for _, f := range change {
 		f(&cfg)
@@ -121,6 +123,14 @@ func newWorld(t *testing.T, d *db.DB, extra func(w *world), change ...func(*serv
 	w.http = httptest.NewServer(behindTLS(cfg.BaseURL, w.sv.Guard(w.mux)))
 	t.Cleanup(w.http.Close)
 	return w
+}
+
+// cleanUp deletes what is old.
+func (w *world) cleanUp() {
+	w.t.Helper()
+	if mine, err := w.sv.CleanUp(w.t.Context()); err != nil || !mine {
+		w.t.Fatalf("what is old was not deleted: %v (its turn: %v)", err, mine)
+	}
 }
 
 // reply is a response that has been read.

@@ -34,8 +34,10 @@ func (s *Service) VerifyAccess(ctx context.Context, text string) (authn.Verified
 	}
 	if e, ok := errors.AsType[*token.Error](err); ok {
 		// A key that is not known may have been one of ours that is retired: its tokens
-		// were good once, and inventing another is no guess at anything.
-		return authn.Verified{}, &authn.Refused{Reason: string(e.Reason), Guess: e.Reason != token.Expired && e.Reason != token.UnknownKey}
+		// were good once, and inventing another is no guess at anything. One that was
+		// issued in a time that is yet to come is genuine: the clock was set back.
+		known := e.Reason == token.Expired || e.Reason == token.NotYetValid || e.Reason == token.UnknownKey
+		return authn.Verified{}, &authn.Refused{Reason: string(e.Reason), Guess: !known}
 	}
 	return v, err
 }

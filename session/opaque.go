@@ -14,6 +14,7 @@ import (
 
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/authn"
+	"github.com/sallyport/sallyport/authn/token"
 	"github.com/sallyport/sallyport/internal/db"
 )
 
@@ -117,14 +118,18 @@ func (s *Service) verifyOpaque(ctx context.Context, text string) (authn.Verified
 	}
 	c := sallyport.Claims{Session: id.String(), Kind: sallyport.KindBearer}
 	var scope []string
-	found, err := readAccess(s.cfg.DB.View(ctx), digestOf(text), &c, &scope)
+	var issued time.Time
+	found, err := readAccess(s.cfg.DB.View(ctx), digestOf(text), &c, &scope, &issued)
+	now := s.cfg.Now()
 	switch {
 	case err != nil:
 		return authn.Verified{}, err
 	case !found:
 		return authn.Verified{}, &authn.Refused{Reason: "the access token is not there any more", Guess: true}
-	case !s.cfg.Now().Before(c.Expires):
-		return authn.Verified{}, &authn.Refused{Reason: "expired", Subject: c.Subject}
+	case !now.Before(c.Expires):
+		return authn.Verified{}, &authn.Refused{Reason: string(token.Expired), Subject: c.Subject}
+	case issued.After(now.Add(token.DefaultLeeway)): // the clock was set back: as with a JWT
+		return authn.Verified{}, &authn.Refused{Reason: string(token.NotYetValid), Subject: c.Subject}
 	}
 	c.Scopes = sallyport.NewSet(scope...)
 	return authn.Verified{Claims: c, Unit: id}, nil

@@ -23,6 +23,7 @@ import (
 	"github.com/sallyport/sallyport/authn"
 	"github.com/sallyport/sallyport/authn/token"
 	"github.com/sallyport/sallyport/authn/token/keyring"
+	"github.com/sallyport/sallyport/internal/cleanup"
 	"github.com/sallyport/sallyport/internal/db"
 	"github.com/sallyport/sallyport/internal/reqctx"
 	"github.com/sallyport/sallyport/internal/touch"
@@ -374,30 +375,23 @@ func (s *Service) List(ctx context.Context, subject string) ([]Session, error) {
 	return listSessions(s.cfg.DB.View(ctx), subject, s.cfg.Now())
 }
 
-// maxSweep bounds one step of Sweep, so that it never holds the writer long.
-const maxSweep = 500
+// keepDead is how much longer than its tokens a session is kept.
+const keepDead = 24 * time.Hour
 
-// Sweep deletes sessions that expired more than a day ago, and reports how
-// many; and opaque access tokens that have expired. Ended sessions stay until
-// then, so that the reuse of their tokens is still told apart from nonsense.
-func (s *Service) Sweep(ctx context.Context) (sessions int64, err error) {
-	now := s.cfg.Now()
-	if _, err := s.sweep(ctx, deleteAccess, now); err != nil {
-		return 0, err
-	}
-	return s.sweep(ctx, deleteExpired, now.Add(-24*time.Hour))
-}
-
-func (s *Service) sweep(ctx context.Context, step func(tx *db.Tx, before time.Time, limit int) (int64, error), before time.Time) (total int64, err error) {
-	for {
-		var n int64
-		err := s.cfg.DB.Write(ctx, func(tx *db.Tx) (err error) {
-			n, err = step(tx, before, maxSweep)
-			return err
-		})
-		total += n
-		if err != nil || n < maxSweep {
-			return total, err
-		}
+// Cleanup says what of sessions is old: opaque access tokens that have expired, and
+// sessions a day after the last of their refresh tokens has expired or would have.
+// Until then the reuse of a token is told apart from nonsense. Access tokens come
+// first: a session takes its own along, however many, and by then it has none.
+func (s *Service) Cleanup() []cleanup.Step {
+	return []cleanup.Step{
+		{Table: "sp_access_tokens", Delete: deleteAccess},
+		{Table: "sp_sessions", Delete: func(tx *db.Tx, before time.Time, limit int) (int64, error) {
+			n, err := deleteExpired(tx, before.Add(-keepDead), limit)
+			if err != nil || n == int64(limit) {
+				return n, err
+			}
+			ended, err := deleteEnded(tx, before.Add(-keepDead-s.cfg.Refresh), limit-int(n))
+			return n + ended, err
+		}},
 	}
 }

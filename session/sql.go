@@ -133,11 +133,11 @@ func insertAccess(tx *db.Tx, digest []byte, session string, scoped bool, scope [
 	return err
 }
 
-// readAccess reads what an access token of the session in c was issued as.
-func readAccess(rd db.Reader, digest []byte, c *sallyport.Claims, scope *[]string) (bool, error) {
-	return rd.Row(`SELECT s.subject_id, s.client_id, s.auth_time, a.scoped, a.scope, a.expires_at
+// readAccess reads what an access token of the session in c was issued as, and when.
+func readAccess(rd db.Reader, digest []byte, c *sallyport.Claims, scope *[]string, issued *time.Time) (bool, error) {
+	return rd.Row(`SELECT s.subject_id, s.client_id, s.auth_time, a.scoped, a.scope, a.expires_at, a.issued_at
 		FROM sp_access_tokens a JOIN sp_sessions s ON s.id = a.session_id WHERE a.digest = $1 AND a.session_id = $2`,
-		[]any{digest, c.Session}, &c.Subject, &c.Client, (*micros)(&c.AuthTime), &c.Scoped, (*words)(scope), (*micros)(&c.Expires))
+		[]any{digest, c.Session}, &c.Subject, &c.Client, (*micros)(&c.AuthTime), &c.Scoped, (*words)(scope), (*micros)(&c.Expires), (*micros)(issued))
 }
 
 // readCookie reads what the session in c was begun as, and the digest of its
@@ -170,6 +170,12 @@ func readAMR(rd db.Reader, id string) (amr []string, found bool, err error) {
 
 func deleteExpired(tx *db.Tx, before time.Time, limit int) (int64, error) {
 	return tx.Exec("DELETE FROM sp_sessions WHERE id IN (SELECT id FROM sp_sessions WHERE expires_at < $1 ORDER BY expires_at LIMIT $2)",
+		db.Micros(before), limit)
+}
+
+// deleteEnded deletes sessions that were ended before a moment.
+func deleteEnded(tx *db.Tx, before time.Time, limit int) (int64, error) {
+	return tx.Exec("DELETE FROM sp_sessions WHERE id IN (SELECT id FROM sp_sessions WHERE ended_at > 0 AND ended_at < $1 ORDER BY ended_at LIMIT $2)",
 		db.Micros(before), limit)
 }
 

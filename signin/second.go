@@ -16,6 +16,7 @@ import (
 	"github.com/sallyport/sallyport/audit"
 	"github.com/sallyport/sallyport/authn"
 	"github.com/sallyport/sallyport/authn/totp"
+	"github.com/sallyport/sallyport/internal/cleanup"
 	"github.com/sallyport/sallyport/internal/db"
 	"github.com/sallyport/sallyport/lockout"
 	"github.com/sallyport/sallyport/mail"
@@ -594,31 +595,13 @@ func (s *Service) proveOwn(ctx context.Context, id, code string, settingUp bool,
 	return invalidOwnCode()
 }
 
-// maxSweep bounds one step of Sweep, so that it never holds the writer long.
-const maxSweep = 500
-
-// Sweep deletes sign-ins that were not gone on with, devices that were not seen for
-// long, and secrets that were shown and never confirmed.
-func (s *Service) Sweep(ctx context.Context) error {
-	for _, step := range []func(*db.Tx) (more bool, err error){
-		func(tx *db.Tx) (bool, error) {
-			n, err := deleteExpiredPending(tx, s.cfg.Now(), maxSweep)
-			return n == maxSweep, err
-		},
-		func(tx *db.Tx) (bool, error) {
-			n, err := deleteOldDevices(tx, s.cfg.Now().Add(-deviceFor), maxSweep)
-			return n == maxSweep, err
-		},
-	} {
-		for more := true; more; {
-			if err := s.cfg.DB.Write(ctx, func(tx *db.Tx) (err error) {
-				more, err = step(tx)
-				return err
-			}); err != nil {
-				return err
-			}
-		}
-	}
-	_, err := s.cfg.Factors.Sweep(ctx)
-	return err
+// Cleanup says what is old: sign-ins that were not gone on with, devices that were
+// not seen for long, and secrets that were shown and never confirmed.
+func (s *Service) Cleanup() []cleanup.Step {
+	return append([]cleanup.Step{
+		{Table: "sp_pending_signins", Delete: deleteExpiredPending},
+		{Table: "sp_devices", Delete: func(tx *db.Tx, before time.Time, limit int) (int64, error) {
+			return deleteOldDevices(tx, before.Add(-deviceFor), limit)
+		}},
+	}, s.cfg.Factors.Cleanup()...)
 }

@@ -18,6 +18,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/sallyport/sallyport/internal/cleanup"
 	"github.com/sallyport/sallyport/internal/db"
 )
 
@@ -341,12 +342,10 @@ func (s *Service) Void(tx *db.Tx, subject string, purposes ...Purpose) error {
 // and deletes accounts could have one written to without end.
 func (s *Service) Forget(tx *db.Tx, subject string) error { return detach(tx, subject) }
 
-// maxSweep bounds one step of Sweep.
-const maxSweep = 500
-
-// Sweep deletes a batch of rows that are not needed any more, and reports whether
-// there may be others.
-func (s *Service) Sweep(tx *db.Tx) (more bool, err error) {
-	n, err := deleteOld(tx, s.cfg.Now().Add(-remember), maxSweep)
-	return n == maxSweep, err
+// Cleanup says what is old: tokens that do not count any more as letters that were
+// sent. They were worthless before.
+func (s *Service) Cleanup() []cleanup.Step {
+	return []cleanup.Step{{Table: "sp_mail_tokens", Delete: func(tx *db.Tx, before time.Time, limit int) (int64, error) {
+		return deleteOld(tx, before.Add(-remember), limit)
+	}}}
 }

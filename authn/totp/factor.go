@@ -8,6 +8,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/sallyport/sallyport/authn/token/keyring"
+	"github.com/sallyport/sallyport/internal/cleanup"
 	"github.com/sallyport/sallyport/internal/db"
 )
 
@@ -212,11 +213,9 @@ func Delete(tx *db.Tx, subject string) (bool, error) {
 	return deleteSecret(tx, subject)
 }
 
-// Sweep forgets secrets that were shown and not confirmed in time.
-func (s *Service) Sweep(ctx context.Context) (n int64, err error) {
-	err = s.cfg.DB.Write(ctx, func(tx *db.Tx) (err error) {
-		n, err = deleteUnconfirmed(tx, s.cfg.Now().Add(-setupFor))
-		return err
-	})
-	return n, err
+// Cleanup says what is old: secrets that were shown and not confirmed in time.
+func (s *Service) Cleanup() []cleanup.Step {
+	return []cleanup.Step{{Table: "sp_totp", Delete: func(tx *db.Tx, before time.Time, limit int) (int64, error) {
+		return deleteUnconfirmed(tx, before.Add(-setupFor), limit)
+	}}}
 }

@@ -52,8 +52,9 @@ func deleteSecret(tx *db.Tx, subject string) (bool, error) {
 	return n == 1, err
 }
 
-func deleteUnconfirmed(tx *db.Tx, before time.Time) (int64, error) {
-	return tx.Exec("DELETE FROM sp_totp WHERE NOT confirmed AND created_at < $1", db.Micros(before))
+func deleteUnconfirmed(tx *db.Tx, before time.Time, limit int) (int64, error) {
+	return tx.Exec(`DELETE FROM sp_totp WHERE subject_id IN (
+		SELECT subject_id FROM sp_totp WHERE NOT confirmed AND created_at < $1 ORDER BY created_at LIMIT $2)`, db.Micros(before), limit)
 }
 
 func insertRecovery(tx *db.Tx, subject string, digest []byte) error {

@@ -56,8 +56,11 @@ func (c backupCreateCmd) Run(a *app) (err error) {
 	if err != nil {
 		return err
 	}
-	if schema.Current == 0 || schema.Current > schema.Latest {
-		return &db.OpenError{What: d.Name(), Why: fmt.Sprintf("its schema is version %d, and this program knows 1 to %d", schema.Current, schema.Latest), Fix: "Use the release that wrote it. Nothing was written."}
+	if schema.Current == 0 {
+		return &db.OpenError{What: d.Name(), Why: "it is empty", Fix: "Start the server once (sallyport serve). Nothing was written."}
+	}
+	if schema.TooNew() {
+		return schema.Newer(d.Name())
 	}
 	master, err := a.masterFor(s, "", func(m *seal.Master) error { _, err := keyring.Check(d.View(a.ctx), m); return err })
 	if err != nil {
@@ -532,7 +535,7 @@ func (c backupSettleCmd) Run(a *app) (err error) {
 // alone opens the database of the configuration for this process alone.
 func (a *app) alone(s settings) (d *db.DB, end func() error, err error) {
 	if url := s.text("database"); url != "" {
-		if d, err = postgres.OpenAlone(a.ctx, url); err != nil {
+		if d, err = postgres.OpenAlone(a.ctx, url, s.postgresOptions()); err != nil {
 			return nil, nil, err
 		}
 		return d, d.Close, nil

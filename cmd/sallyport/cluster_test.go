@@ -2,12 +2,10 @@ package main
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -19,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sallyport/sallyport/internal/netfault"
 	"github.com/sallyport/sallyport/internal/testkit"
 )
 
@@ -246,7 +245,7 @@ func TestClusterHonoursChanges(t *testing.T) {
 		p := newPostgresPlace(t)
 		through := newProxy(t, &p, true)
 		testClusterHonoursChanges(t, p, p.serve(t), through.place.serve(t))
-		if n := through.deafened.Load(); n == 0 {
+		if n := through.Deafened(); n == 0 {
 			t.Error("the node never listened: it could have been notified")
 		} else {
 			t.Logf("%d attempts to listen were cut off", n)
@@ -404,12 +403,12 @@ func TestNodeCutOff(t *testing.T) {
 		cut, heal func(*proxy)
 	}{
 		// The database is down: connections end, and new ones are not made.
-		{"refused", (*proxy).refuse, (*proxy).forward},
+		{"refused", (*proxy).Refuse, (*proxy).Forward},
 		// The network swallows everything for a while, and delivers it late.
-		{"held back", (*proxy).hold, (*proxy).forward},
+		{"held back", (*proxy).Hold, (*proxy).Forward},
 		// The database moves away, as in a failover: connections from before stay
 		// open and dead for ever, new ones work.
-		{"lost", (*proxy).hold, (*proxy).forwardNew},
+		{"lost", (*proxy).Hold, (*proxy).ForwardNew},
 	} {
 		t.Run(way.name, func(t *testing.T) {
 			t.Parallel()
@@ -440,7 +439,7 @@ func testNodeCutOff(t *testing.T, a *running, through *proxy, cut, heal func()) 
 		var clients sync.WaitGroup
 		for range 64 {
 			clients.Go(func() {
-				if a := b.ask(b.client, "GET", "/.well-known/jwks.json", "", nil); a.status != http.StatusOK {
+				if a := b.ask(b.client, "GET", "/readyz", "", nil); a.status != http.StatusOK {
 					n.Add(1)
 				}
 			})
@@ -480,7 +479,7 @@ func testNodeCutOff(t *testing.T, a *running, through *proxy, cut, heal func()) 
 	}
 	// Meanwhile, public routes without a credential.
 	for path, want := range map[string]int{
-		"/livez": 200, "/docs": 200, "/openapi.json": 200, "/.well-known/oauth-authorization-server": 200, gated: 200,
+		"/livez": 200, "/docs": 200, "/openapi.json": 200, "/.well-known/oauth-authorization-server": 200, "/.well-known/jwks.json": 200, gated: 200,
 		"/readyz": 503,
 	} {
 		if got := b.ask(b.client, "GET", path, "", nil); got.status != want {
@@ -596,6 +595,57 @@ func (r *running) goroutines(t *testing.T) int {
 	return strings.Count(r.output(t)[before:], "\ngoroutine ")
 }
 
+// TestACommitThatIsCutOff ends the connection exactly at a COMMIT. Nobody knows then
+// whether it counts, so it is not tried again, the caller is told 503, and what is
+// there is all of it or nothing.
+func TestACommitThatIsCutOff(t *testing.T) {
+	t.Parallel()
+	p := newPostgresPlace(t)
+	p.env = append(p.env, "SALLYPORT_LIMITS_LOGIN=off")
+	through := newProxy(t, &p, false)
+	r := through.place.serve(t)
+	account := func(name string) map[string]string {
+		return map[string]string{"username": name, "email": name + "@example.com", "password": testPassword}
+	}
+	r.must(t, "POST", "/auth/register", tokens{}, account("control"))
+	for _, c := range []struct {
+		name string
+		when netfault.Commit
+		then int // of the same request once more
+	}{
+		{"before", netfault.BeforeCommit, http.StatusCreated},
+		{"after", netfault.AfterCommit, http.StatusConflict},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			through.CutAt(c.when)
+			a := r.ask(r.client, "POST", "/auth/register", "", account(c.name))
+			if a.status != http.StatusServiceUnavailable || a.retryAfter == "" {
+				t.Fatalf("%v, Retry-After %q, want 503", a, a.retryAfter)
+			}
+			if through.Cuts() {
+				t.Fatal("no connection was cut off")
+			}
+			status, doc := r.call(t, "POST", "/token", "", passwordForm(c.name))
+			if there := status == http.StatusOK; there != (c.then == http.StatusConflict) {
+				t.Errorf("sign-in: %d %v", status, doc)
+			}
+			if a := r.ask(r.client, "POST", "/auth/register", "", account(c.name)); a.status != c.then {
+				t.Errorf("once more: %v %v, want %d", a, a.doc, c.then)
+			}
+			tk := r.signIn(t, c.name)
+			through.CutAt(c.when)
+			if a := r.ask(r.client, "POST", "/logout", tk.access, nil); a.status != http.StatusServiceUnavailable {
+				t.Fatalf("logout: %v, want 503", a)
+			}
+			want := http.StatusOK
+			if c.when == netfault.AfterCommit {
+				want = http.StatusUnauthorized
+			}
+			r.until(t, soon, "what was committed is what holds", func() bool { return r.get(t, "/users/me", tk) == want })
+		})
+	}
+}
+
 func newPostgresPlace(t *testing.T) place {
 	p := newPlace(t)
 	p.env = append(p.env, "SALLYPORT_DATABASE="+testkit.PostgresURL(t))
@@ -604,40 +654,15 @@ func newPostgresPlace(t *testing.T) place {
 
 // proxy stands between a node and PostgreSQL.
 type proxy struct {
-	place    place // as the node sees it
-	deaf     bool  // connections that listen are cut off
-	deafened atomic.Int64
-
-	ln net.Listener
-	to string
-
-	mu     sync.Mutex
-	state  proxyState
-	moved  chan struct{} // closed when the state changes
-	age    int           // of connections; older ones are lost
-	conns  map[*proxied]struct{}
-	ended  context.Context
-	closed sync.WaitGroup
+	*netfault.Proxy
+	place place // as the node sees it
 }
 
-type proxyState int
-
-const (
-	forwarding proxyState = iota
-	holding
-	refusing
-)
-
-type proxied struct {
-	client, server net.Conn // server is nil until it is connected
-	age            int
-}
-
-// newProxy puts a proxy before the database of a place.
+// newProxy puts a proxy before the database of a place. If it is deaf, connections
+// that listen are cut off.
 func newProxy(t *testing.T, p *place, deaf bool) *proxy {
 	t.Helper()
-	x := &proxy{deaf: deaf, conns: map[*proxied]struct{}{}, moved: make(chan struct{})}
-	x.place = *p
+	x := &proxy{place: *p}
 	x.place.env = nil
 	for _, line := range p.env {
 		if value, ok := strings.CutPrefix(line, "SALLYPORT_DATABASE="); ok {
@@ -645,133 +670,15 @@ func newProxy(t *testing.T, p *place, deaf bool) *proxy {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if x.ln, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
+			if x.Proxy, err = netfault.New(u.Host); err != nil {
 				t.Fatal(err)
 			}
-			x.to, u.Host = u.Host, x.ln.Addr().String()
+			t.Cleanup(x.Close)
+			x.Deafen(deaf)
+			u.Host = x.Addr()
 			line = "SALLYPORT_DATABASE=" + u.String()
 		}
 		x.place.env = append(x.place.env, line)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	x.ended = ctx
-	x.closed.Go(x.accept)
-	t.Cleanup(func() {
-		cancel()
-		x.ln.Close()
-		x.set(refusing, false)
-		x.closed.Wait()
-	})
 	return x
-}
-
-func (x *proxy) forward()    { x.set(forwarding, false) }
-func (x *proxy) forwardNew() { x.set(forwarding, true) }
-func (x *proxy) hold()       { x.set(holding, false) }
-func (x *proxy) refuse()     { x.set(refusing, false) }
-
-// set changes what happens to bytes. lose leaves the connections that there are
-// open and dead.
-func (x *proxy) set(s proxyState, lose bool) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	x.state = s
-	if lose {
-		x.age++
-	}
-	if s == refusing {
-		for c := range x.conns {
-			c.cut()
-		}
-	}
-	close(x.moved)
-	x.moved = make(chan struct{})
-}
-
-// cut ends a connection without a farewell.
-func (c *proxied) cut() {
-	for _, conn := range []net.Conn{c.client, c.server} {
-		if tcp, ok := conn.(*net.TCPConn); ok {
-			_ = tcp.SetLinger(0)
-			tcp.Close()
-		}
-	}
-}
-
-func (x *proxy) accept() {
-	for {
-		conn, err := x.ln.Accept()
-		if err != nil {
-			return
-		}
-		x.mu.Lock()
-		c := &proxied{client: conn, age: x.age}
-		x.conns[c] = struct{}{}
-		x.mu.Unlock()
-		x.closed.Go(func() { x.serve(c) })
-	}
-}
-
-func (x *proxy) serve(c *proxied) {
-	defer func() {
-		x.mu.Lock()
-		delete(x.conns, c)
-		c.cut()
-		x.mu.Unlock()
-	}()
-	if !x.passes(c) {
-		return
-	}
-	server, err := net.Dial("tcp", x.to)
-	if err != nil {
-		return
-	}
-	x.mu.Lock()
-	c.server = server
-	x.mu.Unlock()
-	var back sync.WaitGroup
-	back.Go(func() { x.copy(c, c.client, c.server, false) })
-	x.copy(c, c.server, c.client, x.deaf)
-	back.Wait()
-}
-
-// passes waits until what a connection sends may go on; false is never.
-func (x *proxy) passes(c *proxied) bool {
-	for {
-		x.mu.Lock()
-		state, moved, lost := x.state, x.moved, c.age < x.age
-		x.mu.Unlock()
-		switch {
-		case state == refusing || x.ended.Err() != nil:
-			return false
-		case state == forwarding && !lost:
-			return true
-		}
-		select {
-		case <-moved:
-		case <-x.ended.Done():
-		}
-	}
-}
-
-func (x *proxy) copy(c *proxied, to, from net.Conn, deaf bool) {
-	defer func() {
-		x.mu.Lock()
-		c.cut()
-		x.mu.Unlock()
-	}()
-	b := make([]byte, 64<<10)
-	for {
-		n, err := from.Read(b)
-		if deaf && bytes.Contains(b[:n], []byte("LISTEN ")) {
-			x.deafened.Add(1)
-			return
-		}
-		if !x.passes(c) { // neither bytes nor the end of them
-			return
-		}
-		if _, werr := to.Write(b[:n]); err != nil || werr != nil {
-			return
-		}
-	}
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/BurntSushi/toml"
 
 	"github.com/sallyport/sallyport"
+	"github.com/sallyport/sallyport/audit"
 	"github.com/sallyport/sallyport/authn"
 	"github.com/sallyport/sallyport/authn/apikey"
 	"github.com/sallyport/sallyport/authn/password"
@@ -24,9 +25,13 @@ import (
 	"github.com/sallyport/sallyport/guard/clientip"
 	"github.com/sallyport/sallyport/guard/cors"
 	"github.com/sallyport/sallyport/guard/https"
+	"github.com/sallyport/sallyport/guard/ratelimit"
+	"github.com/sallyport/sallyport/internal/cleanup"
+	"github.com/sallyport/sallyport/internal/db"
 	"github.com/sallyport/sallyport/mail"
 	"github.com/sallyport/sallyport/server"
 	"github.com/sallyport/sallyport/signin"
+	"github.com/sallyport/sallyport/store/postgres"
 	"github.com/sallyport/sallyport/store/redis"
 )
 
@@ -47,11 +52,17 @@ var keys = []key{
 	{name: "listen", flag: "listen", def: "127.0.0.1:8080", doc: "Address to listen on.", bounds: "host:port", check: checkListen},
 	{name: "base_url", flag: "base-url", def: "", doc: "Where clients reach the server. It is the issuer and audience of tokens. Empty: http:// (with TLS https://) and the address of “listen”.", bounds: "URL", check: optional(server.CheckBaseURL)},
 	{name: "data_dir", flag: "data", def: "./sallyport-data", doc: "Folder of the SQLite file and the master key. It is made if its parent exists.", bounds: "path", check: nonEmpty},
-	{name: "database", flag: "database", def: "", doc: "URL of a PostgreSQL database. Empty: SQLite in data_dir.", bounds: "postgres://…", secret: true, check: optional(checkPostgres)},
+	{name: "database", flag: "database", def: "", doc: "URL of a PostgreSQL database, with several hosts where there are standbys. Empty: SQLite in data_dir.", bounds: "postgres://USER:PASSWORD@HOST:5432/DATABASE, several HOST:PORT with commas", secret: true, check: optional(checkPostgres)},
 	{name: "redis", flag: "redis", def: "", doc: "URL of a Redis or Valkey server, over which nodes share their limits. Empty: each node counts for itself.", bounds: "redis://…, rediss://…, unix://…", secret: true, check: optional(redis.CheckURL)},
 	{name: "dev", flag: "dev", def: "false", doc: "Development: readable logs, an inbox page for letters at /dev/inbox, and a session cookie that is not Secure where base_url is http:// on this machine.", bounds: "true, false", check: checkBool},
 	{name: "portal", def: "true", doc: "Pages for people under /account/ and /console/: signing in, links of letters, the first administrator.", bounds: "true, false", check: checkBool},
 	{name: "registration", def: "open", doc: "Who may make an account: anyone (open), or only who may write accounts (invite, closed).", bounds: "open, invite, closed", check: oneOf("open", "invite", "closed")},
+	{name: "postgres.max_connections", def: "16", doc: "How many connections to PostgreSQL requests may use at once. A process has two more, and one while it changes the schema.", bounds: "2 to 1000", check: integer(postgres.MinConnections, postgres.MaxConnections)},
+	{name: "postgres.connect_timeout", def: "5s", doc: "When an attempt to connect to a host of PostgreSQL is given up. The URL's connect_timeout stands above it.", bounds: "duration, 100ms to 1m", check: duration(postgres.MinConnectTimeout, postgres.MaxConnectTimeout)},
+	{name: "postgres.statement_timeout", def: "10s", doc: "When PostgreSQL gives a statement up, and a node its answer; a transaction is given up 5 s later. The URL's statement_timeout stands above it on PostgreSQL's side.", bounds: "duration, 1s to 10m", check: duration(postgres.MinStatementTimeout, postgres.MaxStatementTimeout)},
+	{name: "postgres.idle_timeout", def: "5m", doc: "When a connection to PostgreSQL that nobody uses is closed.", bounds: "duration, 1s to 24h", check: duration(postgres.MinIdleTimeout, postgres.MaxIdleTimeout)},
+	{name: "postgres.max_lifetime", def: "1h", doc: "When a connection to PostgreSQL is replaced by a new one, however much it is used.", bounds: "duration, 1m to 24h", check: duration(postgres.MinMaxLifetime, postgres.MaxMaxLifetime)},
+	{name: "postgres.on_lost_history", def: "end_sessions", doc: "What happens when a failover has lost changes that a node had seen: every session is ended, because some may be back that were over (end_sessions), or it is only logged and audited (log). The same on all nodes.", bounds: "end_sessions, log", check: oneOf(string(server.EndSessions), string(server.OnlyLog))},
 	{name: "tokens.access_ttl", def: "15m", doc: "Life of an access token.", bounds: "duration, 10s to 24h", check: duration(10*time.Second, 24*time.Hour)},
 	{name: "tokens.refresh_ttl", def: "336h", doc: "Life of a refresh token that is not used.", bounds: "duration, 1m to 8784h", check: duration(time.Minute, 8784*time.Hour)},
 	{name: "tokens.session_ttl", def: "720h", doc: "Life of a session however often it is refreshed.", bounds: "duration, 1m to 8784h", check: duration(time.Minute, 8784*time.Hour)},
@@ -74,11 +85,13 @@ var keys = []key{
 	{name: "auth.api_key_header", def: "X-API-Key", doc: "Header of API keys.", bounds: "name of a header", check: apikey.CheckHeader},
 	{name: "auth.api_key_cookie", def: "", doc: "Cookie in which API keys are taken too. Empty: in none.", bounds: "name of a cookie", check: optional(apikey.CheckCookie)},
 	{name: "auth.api_key_query", def: "", doc: "Query parameter in which API keys are taken too. Addresses end up in logs and histories. Empty: in none, and a key in an address is refused.", bounds: "name of a parameter", check: optional(apikey.CheckQuery)},
+	{name: "cleanup.every", def: "5m", doc: "How often what is old is deleted from the database, by one server at a time.", bounds: "duration, 1s to 1h", check: duration(cleanup.MinEvery, cleanup.MaxEvery)},
 	{name: "limits.default", def: server.DefaultLimit, doc: "How many requests of any kind a client address may send; health checks are not counted.", bounds: "10/minute, 100/hour;burst=20, several with commas, or off", check: checkLimit},
 	{name: "limits.login", def: server.LoginLimit, doc: "How many passwords a client address may try, right or wrong. “off”, for tests, also switches limits.register, limits.mail, limits.guesses and lockout off.", bounds: "as limits.default", check: checkLimit},
 	{name: "limits.register", def: server.RegisterLimit, doc: "How often a client address may ask to register, whether an account comes of it or not.", bounds: "as limits.default", check: checkLimit},
 	{name: "limits.mail", def: server.MailLimit, doc: "How often a client address may ask for a letter, whether one is sent or not.", bounds: "as limits.default", check: checkLimit},
 	{name: "limits.guesses", def: server.GuessLimit, doc: "How many credentials that nobody has (API keys, tokens, client secrets) a client address may send.", bounds: "as limits.default", check: checkLimit},
+	{name: "limits.nodes", def: "1", doc: "How many servers count for themselves behind a balancer, without redis or while it is away: each then lets through its part of every limit, rounded up.", bounds: "1 to 1000", check: integer(1, ratelimit.MaxShare)},
 	{name: "keys.master", def: "", doc: "File with the master key, the base64 of 32 bytes; it is made with mode 0600 for a new database. Empty: master.key in data_dir. In the environment the variable holds the key itself.", bounds: "path", check: optional(checkKeyFile)},
 	{name: "keys.rotate_every", def: "off", doc: "How long a signing key signs before the next one takes over.", bounds: "duration, 1h to 8784h, or off", check: unlessOff(duration(server.MinRotateEvery, server.MaxRotateEvery))},
 	{name: "cors.origins", def: "", doc: "Origins whose pages may read answers.", bounds: "list of https://host, https://*.domain, or * alone", check: optional(list(nonEmpty))},
@@ -106,6 +119,12 @@ var keys = []key{
 	{name: "mail.from", def: "", doc: "Address that letters come from. Empty: no-reply at the host of base_url.", bounds: "name@example.com, or Name <name@example.com>", check: optional(mail.CheckFrom)},
 	{name: "mail.service", def: "", doc: "What letters call the service. Empty: the host of base_url.", bounds: "1 to 80 characters", check: optional(mail.CheckService)},
 	{name: "mail.templates", def: "", doc: "Folder with templates of letters, each in place of ours of that name.", bounds: "path", check: optional(nonEmpty)},
+	{name: "audit.retention", def: "off", doc: "How long events of the audit log are kept. Off: for ever.", bounds: "duration, 24h to 87840h, or off", check: unlessOff(duration(audit.MinRetention, audit.MaxRetention))},
+	{name: "audit.log", def: "false", doc: "Events of the audit log in the log, too.", bounds: "true, false", check: checkBool},
+	{name: "audit.file", def: "", doc: "File to which events are appended, as lines of JSON; it is made with mode 0600, and anew when it was renamed. Empty: none.", bounds: "path", check: optional(nonEmpty)},
+	{name: "audit.syslog", def: "", doc: "Syslog server that events are sent to (RFC 5424). Empty: none.", bounds: "udp://host:514, tcp://host:601, unix:///dev/log", check: optional(audit.CheckSyslog)},
+	{name: "audit.webhook", def: "", doc: "Address that events are sent to, signed with audit.webhook_secret, until it has answered 2xx. Empty: none.", bounds: "https://…, or http:// to this machine", secret: true, check: optional(audit.CheckWebhook)},
+	{name: "audit.webhook_secret", def: "", doc: "Secret that signs what goes to audit.webhook, its bytes as they are.", bounds: "32 to 512 bytes", secret: true, check: optional(func(s string) error { return audit.CheckWebhookSecret([]byte(s)) })},
 	{name: "metrics.listen", def: "", doc: "Address of a listener for Prometheus, which answers GET /metrics to everybody who reaches it. Empty: none.", bounds: "host:port", check: optional(checkListen)},
 	{name: "telemetry.otlp", def: "", doc: "Receiver of traces, by OTLP over HTTP (protobuf). Empty: nothing is traced.", bounds: "http://…, https://…", secret: true, check: optional(checkOTLP)},
 	{name: "telemetry.sample", def: "0.05", doc: "Share of the requests that are traced.", bounds: "0 to 1", check: checkSample},
@@ -249,6 +268,7 @@ func loadSettings(file string, env []string, flags map[string]value, more ...fun
 	}
 	errs = append(errs, s.tlsMistakes(wrong)...)
 	errs = append(errs, s.mailMistakes(wrong)...)
+	errs = append(errs, s.auditMistakes(wrong)...)
 	for _, f := range more {
 		errs = append(errs, f(s)...)
 	}
@@ -264,7 +284,7 @@ func loadSettings(file string, env []string, flags map[string]value, more ...fun
 // wallKeys are those that wallMistakes puts together.
 var wallKeys = []string{
 	"listen", "base_url", "cors.origins", "cors.credentials", "cors.methods", "cors.headers", "cors.max_age", "hosts.allowed", "proxy.trusted", "proxy.header",
-	"tls.hsts", "tls.hsts_subdomains", "tls.hsts_preload", "limits.default", "limits.login", "limits.register", "limits.mail", "limits.guesses",
+	"tls.hsts", "tls.hsts_subdomains", "tls.hsts_preload", "limits.default", "limits.login", "limits.register", "limits.mail", "limits.guesses", "limits.nodes",
 }
 
 // mistake returns what is wrong with a value, in full.
@@ -272,7 +292,7 @@ func (k key) mistake(v value) error {
 	if k.name == "keys.master" && strings.HasPrefix(v.source, "environment") {
 		return checkMasterKey(v)
 	}
-	if k.name == "tokens.secret" {
+	if k.name == "tokens.secret" || k.name == "audit.webhook_secret" {
 		switch {
 		case v.text != "" && strings.HasPrefix(v.source, "flag"):
 			return fmt.Errorf("%s = (not shown) (from %s): an argument can be seen by everybody on this machine. Use %s or %[3]s_FILE, and another secret", k.name, v.source, k.env())
@@ -304,8 +324,9 @@ func (k key) inFlag(v value) bool {
 		return false
 	}
 	u, err := url.Parse(v.text)
-	if err != nil {
-		return false
+	if err != nil { // several hosts of PostgreSQL, for example
+		user, _, found := strings.Cut(v.text, "@")
+		return found && strings.Count(user, ":") > 1 || strings.Contains(v.text, "password=")
 	}
 	_, has := u.User.Password()
 	return has || u.Query().Has("password") // which PostgreSQL's URLs may hold too
@@ -572,23 +593,22 @@ func checkListen(s string) error {
 	return integer(0, 65535)(port)
 }
 
-func scheme(names ...string) func(string) error {
-	return func(s string) error {
-		u, err := url.Parse(s)
-		if err != nil || u.Host == "" || !slices.Contains(names, u.Scheme) {
-			return errors.New("it is not such a URL")
-		}
-		return nil
-	}
-}
-
 // checkPostgres also takes postgres:///NAME?host=/run/postgresql, a socket.
 func checkPostgres(s string) error {
-	if u, err := url.Parse(s); err == nil && u.Host == "" && u.Query().Has("host") {
-		u.Host = "socket"
-		s = u.String()
+	err := postgres.CheckURL(s)
+	if e, ok := errors.AsType[*db.OpenError](err); ok {
+		return errors.New(e.Why)
 	}
-	return scheme("postgres", "postgresql")(s)
+	return err
+}
+
+// postgresOptions is what the configuration says of connections.
+func (s settings) postgresOptions() postgres.Options {
+	return postgres.Options{
+		MaxConnections: s.int("postgres.max_connections"),
+		ConnectTimeout: s.duration("postgres.connect_timeout"), StatementTimeout: s.duration("postgres.statement_timeout"),
+		IdleTimeout: s.duration("postgres.idle_timeout"), MaxLifetime: s.duration("postgres.max_lifetime"),
+	}
 }
 
 func checkProxy(s string) error {
@@ -629,6 +649,7 @@ func (s settings) wall(c *server.Config) {
 	c.APIKeyHeader = s.text("auth.api_key_header")
 	c.Limits.Default, c.Limits.Login = s.text("limits.default"), s.text("limits.login")
 	c.Limits.Register, c.Limits.Mail, c.Limits.Guesses = s.text("limits.register"), s.text("limits.mail"), s.text("limits.guesses")
+	c.Limits.Nodes = s.int("limits.nodes")
 }
 
 // wallMistakes returns what is wrong with the wall where single keys are well.

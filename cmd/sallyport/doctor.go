@@ -499,14 +499,22 @@ func (e *examination) limits(v server.View) {
 	case l.Login == "off" && l.Default == "off":
 		e.note("limits", problem, "limits.login and limits.default without off", "there are none")
 	case l.Shared == "away":
-		e.note("limits", problem, "redis", "Redis does not answer: each node counts for itself")
+		e.note("limits", problem, "redis", "Redis does not answer: each node counts for itself%s", part(l.Nodes))
 	default:
-		shared := "in memory of each node"
+		shared := "in memory of each node" + part(l.Nodes)
 		if l.Shared == "yes" {
 			shared = "shared by all nodes"
 		}
 		e.note("limits", fine, "", "sign-ins %s, all requests %s, %s", l.Login, l.Default, shared)
 	}
+}
+
+// part says what a node that counts for itself lets through.
+func part(nodes int) string {
+	if nodes > 1 {
+		return fmt.Sprintf(", which lets through its part, one of %d (limits.nodes)", nodes)
+	}
+	return ""
 }
 
 func quote(s string) string { return `"` + s + `"` }

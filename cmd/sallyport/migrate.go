@@ -29,14 +29,15 @@ type migrateCmd struct {
 type schemaStatus struct {
 	Database string `json:"database"`
 	Version  int64  `json:"version"`
-	Latest   int64  `json:"latest"`
-	Served   bool   `json:"served"` // not moved away, and not on the way
+	Latest   int64  `json:"latest"` // that this program knows
+	Oldest   int64  `json:"oldest"` // whose programs work with it
+	Served   bool   `json:"served"` // by this program: not moved away, not on the way, and not too new
 }
 
 func (a *app) schemaStatus(d *db.DB) (schemaStatus, error) {
 	s, err := d.Schema(a.ctx)
-	out := schemaStatus{d.Name(), s.Current, s.Latest, true}
-	if err != nil || s.Current != s.Latest {
+	out := schemaStatus{d.Name(), s.Current, s.Latest, s.Oldest, !s.TooNew()}
+	if err != nil || s.Current < s.Latest || s.TooNew() {
 		return out, err
 	}
 	err = d.Served(a.ctx)
@@ -70,7 +71,7 @@ func (migrateStatusCmd) Run(a *app) error {
 			return err
 		}
 		return a.answer("schema/v1", s, func(w io.Writer) {
-			fmt.Fprintf(w, "database\t%s\nversion\t%d\nlatest\t%d\nserved\t%v\n", printable(s.Database), s.Version, s.Latest, s.Served)
+			fmt.Fprintf(w, "database\t%s\nversion\t%d\nlatest\t%d\noldest\t%d\nserved\t%v\n", printable(s.Database), s.Version, s.Latest, s.Oldest, s.Served)
 		})
 	})
 }
@@ -134,7 +135,7 @@ func (c migrateMoveCmd) Run(a *app) (err error) {
 			return err
 		}
 	}
-	target, endTarget, err := a.openTarget(to)
+	target, endTarget, err := a.openTarget(s, to)
 	if err != nil {
 		return err
 	}
@@ -244,10 +245,10 @@ func (c migrateMoveCmd) target(a *app) (string, error) {
 
 // openTarget opens the database to move to, for this process alone. A dry run makes
 // none.
-func (a *app) openTarget(to string) (d *db.DB, end func() error, err error) {
+func (a *app) openTarget(s settings, to string) (d *db.DB, end func() error, err error) {
 	dir, isFile := strings.CutPrefix(to, "sqlite:")
 	if !isFile {
-		if d, err = postgres.OpenAlone(a.ctx, to); err != nil {
+		if d, err = postgres.OpenAlone(a.ctx, to, s.postgresOptions()); err != nil {
 			return nil, nil, err
 		}
 		return d, d.Close, nil

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/sallyport/sallyport/account"
+	"github.com/sallyport/sallyport/audit"
 	"github.com/sallyport/sallyport/authn/password"
 	"github.com/sallyport/sallyport/authn/token"
 	"github.com/sallyport/sallyport/authn/token/keyring"
@@ -149,11 +150,17 @@ func serverConfig(s settings, d *db.DB, log *slog.Logger) server.Config {
 		TokenFormat: session.Format(s.text("tokens.format")), InsecureLoopbackCookie: s.bool("dev"),
 		Algorithm: token.Alg(s.text("tokens.alg")), Secret: []byte(s.text("tokens.secret")), NoPasswordGrant: !s.bool("password.grant"), NoLockout: s.text("limits.login") == "off", Basic: s.bool("auth.basic"),
 		MailSignIn: s.bool("auth.mail_sign_in"), MFARequired: s.list("auth.mfa_required"), MFATTL: s.duration("tokens.mfa_ttl"), TOTPIssuer: s.text("auth.totp_issuer"),
-		Password: passwordConfig(s), Lease: s.duration("auth.lease"), Remember: s.int("auth.remember"),
+		Password: passwordConfig(s), Lease: s.duration("auth.lease"), Remember: s.int("auth.remember"), CleanEvery: s.duration("cleanup.every"),
 		NoPortal:     !s.bool("portal"),
 		APIKeyCookie: s.text("auth.api_key_cookie"), APIKeyQuery: s.text("auth.api_key_query"), APIKeys: keys,
-		FastAPIUsers: s.bool("compat.fastapi_users"),
+		FastAPIUsers: s.bool("compat.fastapi_users"), OnLostHistory: server.LostHistory(s.text("postgres.on_lost_history")),
+		AuditRetention: s.duration("audit.retention"),
+		AuditSinks: audit.SinksConfig{
+			Log: s.bool("audit.log"), File: s.text("audit.file"), Syslog: s.text("audit.syslog"),
+			Webhook: s.text("audit.webhook"), WebhookSecret: []byte(s.text("audit.webhook_secret")),
+		},
 	}
+
 	s.wall(&cfg)
 	return cfg
 }
@@ -165,7 +172,7 @@ func (a *app) newServer(ctx context.Context, s settings, d *db.DB, log *slog.Log
 	}
 	if a.serving {
 		if url := s.text("redis"); url != "" {
-			cfg.Limits.Share, a.endShared = sharedLimits(ctx, url, log)
+			cfg.Limits.Share, a.endShared = sharedLimits(ctx, url, s.int("limits.nodes"), log)
 		}
 		cfg.RotateEvery = s.duration("keys.rotate_every")
 		cfg.Metrics = s.text("metrics.listen") != ""
@@ -192,11 +199,11 @@ const dbPatience = 10 * time.Second
 func (a *app) openDB(ctx context.Context, s settings, mode openMode) (*db.DB, error) {
 	if url := s.text("database"); url != "" {
 		if mode == mustExist {
-			return postgres.Open(ctx, url)
+			return postgres.OpenWith(ctx, url, s.postgresOptions())
 		}
 		deadline := time.Now().Add(dbPatience)
 		for {
-			d, err := postgres.Open(ctx, url)
+			d, err := postgres.OpenWith(ctx, url, s.postgresOptions())
 			e, ok := errors.AsType[*db.OpenError](err)
 			if !ok || !e.Unreachable || time.Now().After(deadline) {
 				return d, err

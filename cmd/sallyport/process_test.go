@@ -37,6 +37,7 @@ type place struct {
 	roots *x509.CertPool // what its clients trust
 	http2 bool           // and whether they speak HTTP/2
 	at    string         // where they connect to whatever the URL says; "": as it says
+	files int            // how many files its processes may open; 0: as many as the test
 }
 
 // eachPlace runs a test with the server's data in SQLite and in PostgreSQL.
@@ -62,7 +63,11 @@ func newPlace(t *testing.T) place {
 }
 
 func (p place) command(args ...string) *exec.Cmd {
-	c := exec.Command(binary, append(args, "--data", p.data)...)
+	args = append(args, "--data", p.data)
+	c := exec.Command(binary, args...)
+	if p.files > 0 {
+		c = exec.Command("sh", append([]string{"-c", `ulimit -n "$0" && exec "$@"`, fmt.Sprint(p.files), binary}, args...)...)
+	}
 	c.Env = p.env
 	return c
 }
@@ -101,12 +106,18 @@ var apiLine = regexp.MustCompile(`(?m)^  API +(https?://\S+)$`)
 // serve starts the server on a port of its own and waits until it is ready.
 func (p place) serve(t *testing.T, flags ...string) *running {
 	t.Helper()
+	return p.serveCommand(t, p.command(append([]string{"serve", "--listen", "127.0.0.1:0"}, flags...)...))
+}
+
+// serveCommand does that with a command that serves.
+func (p place) serveCommand(t *testing.T, c *exec.Cmd) *running {
+	t.Helper()
 	log, err := os.CreateTemp(t.TempDir(), "log")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer log.Close()
-	r := &running{cmd: p.command(append([]string{"serve", "--listen", "127.0.0.1:0"}, flags...)...), log: log.Name(), ended: make(chan struct{})}
+	r := &running{cmd: c, log: log.Name(), ended: make(chan struct{})}
 	r.cmd.Stderr = log
 	if err := r.cmd.Start(); err != nil {
 		t.Fatal(err)

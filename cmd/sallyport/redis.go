@@ -14,7 +14,7 @@ import (
 // sharedLimits returns what opens the store of limits that nodes share: Redis,
 // with the memory of this process where Redis does not answer. A server starts
 // without it, too. done ends what it starts.
-func sharedLimits(ctx context.Context, url string, log *slog.Logger) (share func(secret []byte) (ratelimit.Store, error), done func()) {
+func sharedLimits(ctx context.Context, url string, nodes int, log *slog.Logger) (share func(secret []byte) (ratelimit.Store, error), done func()) {
 	ctx, done = context.WithCancel(context.WithoutCancel(ctx))
 	return func(secret []byte) (ratelimit.Store, error) {
 		c := &connecting{}
@@ -33,7 +33,7 @@ func sharedLimits(ctx context.Context, url string, log *slog.Logger) (share func
 			log.Warn("redis does not answer: limits are counted by each node for itself until it does", "error", err)
 			go c.keepTrying(ctx, open)
 		}
-		return ratelimit.NewFallback(ratelimit.FallbackConfig{Shared: c, OnChange: func(err error) {
+		return ratelimit.NewFallback(ratelimit.FallbackConfig{Shared: c, Share: nodes, OnChange: func(err error) {
 			switch {
 			case err == nil:
 				log.Info("redis answers again: limits are shared")

@@ -26,7 +26,10 @@ import (
 const (
 	// drainPause is how long the server goes on accepting after /readyz has
 	// begun to say no, so that balancers and kept connections turn away.
-	drainPause      = 500 * time.Millisecond
+	drainPause = 500 * time.Millisecond
+	// acceptPause is how long connections that have been made are still accepted
+	// then, while new ones are overlooked.
+	acceptPause     = 100 * time.Millisecond
 	shutdownTimeout = 30 * time.Second
 )
 
@@ -97,6 +100,12 @@ func (serveCmd) Run(a *app) error {
 		d.drain.begin()
 	}
 	time.Sleep(drainPause)
+	for _, d := range doors {
+		if err := d.holdNew(); err != nil {
+			log.Debug("new connections are refused, some perhaps after they were made", "error", err)
+		}
+	}
+	time.Sleep(acceptPause)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(a.ctx), shutdownTimeout)
 	defer cancel()
 	if err := closeAll(doors); err != nil {
@@ -132,6 +141,19 @@ type door struct {
 
 func (d *door) attach(srv *http.Server) {
 	d.srv, d.drain, d.withTLS = srv, drained(srv), srv.TLSConfig != nil
+}
+
+// holdNew is the door's holdNew, below the PROXY protocol if there is one.
+func (d *door) holdNew() error {
+	ln := d.Listener
+	if p, ok := ln.(*proxyListener); ok {
+		ln = p.Listener.Listener
+	}
+	tcp, ok := ln.(*net.TCPListener)
+	if !ok {
+		return fmt.Errorf("%T is no TCP listener", ln)
+	}
+	return holdNew(tcp)
 }
 
 // serve ends with the listener.
@@ -202,9 +224,17 @@ func (a *app) doors(s settings, o *opened, front *tlsFront, h http.Handler, log 
 	return doors, nil
 }
 
+// listen listens for plain TCP: the sockets of Multipath TCP, Go's default, take no
+// filters, which holdNew needs.
+func listen(addr string) (net.Listener, error) {
+	var lc net.ListenConfig
+	lc.SetMultipathTCP(false)
+	return lc.Listen(context.Background(), "tcp", addr)
+}
+
 // listenOn listens on the address that a key holds.
 func listenOn(s settings, key string, log *slog.Logger) (net.Listener, error) {
-	ln, err := net.Listen("tcp", s.text(key))
+	ln, err := listen(s.text(key))
 	if err != nil {
 		flag := ""
 		if key == "listen" {

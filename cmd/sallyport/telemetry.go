@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/netip"
 	"net/url"
@@ -33,7 +32,7 @@ import (
 
 // metricsDoor listens for whoever reads the metrics, if that is configured.
 func metricsDoor(s settings, o *opened, log *slog.Logger) (*door, error) {
-	ln, err := net.Listen("tcp", s.text("metrics.listen"))
+	ln, err := listen(s.text("metrics.listen"))
 	if err != nil {
 		return nil, &errConfig{[]error{fmt.Errorf("metrics.listen = %q: %w. Give another address, or end what listens there", s.text("metrics.listen"), err)}}
 	}

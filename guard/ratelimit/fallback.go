@@ -24,6 +24,11 @@ type FallbackConfig struct {
 	// 100 ms to 1 min, default 1 s.
 	Retry time.Duration
 
+	// Share is how many processes count for themselves while Shared is away: each lets
+	// through its part of the limit, rounded up and at least one. 1 to MaxShare,
+	// default 1: each lets through the whole.
+	Share int
+
 	// OnChange is called once when Shared fails, with its error, and once when it is
 	// back, with nil; never twice at a time. It must not block: a request waits for
 	// it.
@@ -38,13 +43,14 @@ type FallbackConfig struct {
 // follow; once in each Retry a single request tries Shared again and the others
 // do not wait for it.
 //
-// So there is never no limit. During an outage each process lets through what
-// the limit says, less what it has let through before; all together at most as
-// many times the limit as there are processes. When Shared is back, it knows
-// nothing of the outage, and at most once the limit is added.
+// So there is never no limit. During an outage each process lets through its Share
+// of what the limit says, less what it has let through before; all together at most
+// the limit, rounded up for each, if Share is how many there are, and as many times
+// the limit as there are if it is not given. When Shared is back, it knows nothing
+// of the outage, and at most once the limit is added.
 type Fallback struct {
 	shared   Store
-	local    *Memory
+	local    Store
 	retry    time.Duration
 	onChange func(error)
 
@@ -74,13 +80,14 @@ func NewFallback(cfg FallbackConfig) (*Fallback, error) {
 		}
 		cfg.Local = m
 	}
-	if err := errors.Join(errs...); err != nil {
+	local, err := Share(cfg.Local, cfg.Share)
+	if err := errors.Join(append(errs, err)...); err != nil {
 		return nil, err
 	}
 	if cfg.OnChange == nil {
 		cfg.OnChange = func(error) {}
 	}
-	return &Fallback{shared: cfg.Shared, local: cfg.Local, retry: cfg.Retry, onChange: cfg.OnChange, start: time.Now()}, nil
+	return &Fallback{shared: cfg.Shared, local: local, retry: cfg.Retry, onChange: cfg.OnChange, start: time.Now()}, nil
 }
 
 // Take implements Store. Its error is CheckTake's; there is no other.

@@ -253,11 +253,8 @@ func (m Manifest) Check(ctx context.Context, path string, d *db.DB) error {
 	if s.Current != m.Schema {
 		return damaged("its schema is version %d, and its manifest says %d", s.Current, m.Schema)
 	}
-	if s.Current > s.Latest {
-		return &db.OpenError{
-			What: path, Why: fmt.Sprintf("its schema (version %d) is newer than this program knows (version %d)", s.Current, s.Latest),
-			Fix: "Run the release that wrote it, or a later one; nothing was changed.",
-		}
+	if s.TooNew() {
+		return s.Newer(path)
 	}
 	v := d.View(ctx)
 	var first string

@@ -31,8 +31,9 @@ func (t *Tx) Changed(what string) error {
 			return nil
 		}
 	}
-	t.changed = append(t.changed, what)
-	_, err := t.Exec("INSERT INTO sp_changes (what, at) VALUES ($1, $2)", what, Micros(time.Now()))
+	at := Micros(time.Now())
+	t.changed, t.changedAt = append(t.changed, what), append(t.changedAt, at)
+	_, err := t.Exec("INSERT INTO sp_changes (what, at) VALUES ($1, $2)", what, at)
 	return err
 }
 
@@ -40,7 +41,17 @@ func (t *Tx) Changed(what string) error {
 // before the Write that made it returns. f must be quick, and must not write.
 // The function that is returned ends it.
 func (d *DB) OnChange(f func(what []string)) (stop func()) {
-	l := &listener{f}
+	return d.listen(&listener{changed: f})
+}
+
+// OnEvent has f told of every transaction with events of the audit log that is
+// committed through this handle, before the Write that made it returns. f must be
+// quick, and must not write. The function that is returned ends it.
+func (d *DB) OnEvent(f func()) (stop func()) {
+	return d.listen(&listener{happened: f})
+}
+
+func (d *DB) listen(l *listener) (stop func()) {
 	d.listening.Lock()
 	defer d.listening.Unlock()
 	d.replaceListeners(append(d.listenersNow(), l))
@@ -57,7 +68,11 @@ func (d *DB) OnChange(f func(what []string)) (stop func()) {
 	}
 }
 
-type listener struct{ f func([]string) }
+// listener is told of one of the two.
+type listener struct {
+	changed  func([]string)
+	happened func()
+}
 
 func (d *DB) listenersNow() []*listener {
 	if p := d.listeners.Load(); p != nil {
@@ -77,12 +92,19 @@ func (d *DB) announce(t *Tx) {
 	for _, h := range t.happened {
 		d.counts.happened.Add(h[0], h[1])
 	}
-	if len(t.changed) == 0 {
+	if len(t.changed) > 0 && d.history != nil {
+		d.history.note(t.changed, t.changedAt)
+	}
+	p := d.listeners.Load()
+	if p == nil {
 		return
 	}
-	if p := d.listeners.Load(); p != nil {
-		for _, l := range *p {
-			l.f(t.changed)
+	for _, l := range *p {
+		switch {
+		case l.changed != nil && len(t.changed) > 0:
+			l.changed(t.changed)
+		case l.happened != nil && len(t.happened) > 0:
+			l.happened()
 		}
 	}
 }
@@ -92,6 +114,7 @@ func (d *DB) announce(t *Tx) {
 type Cursor struct {
 	started  bool
 	feed     string // the epoch of the feed
+	server   string // PostgreSQL: when the server started
 	seq      int64  // SQLite: the last one seen
 	snapshot string // PostgreSQL: the snapshot of the last reading
 }
@@ -103,6 +126,12 @@ const maxChanges = 10_000
 // gave the cursor. all tells that everything may have changed: at the first
 // reading, when the feed has another epoch (a backup was restored) or its order
 // runs backwards, and when there is too much to read.
+//
+// It fails with a *WentBack if changes are missing that this process has seen, and
+// with ErrUnsettled until what came back has been ended: nothing that is read of
+// the database may be believed meanwhile. On PostgreSQL requests get no connection
+// then, and none to a server that was started at another time than the one read
+// last: what it has lost is found out first.
 func (d *DB) Changes(ctx context.Context, after Cursor) (what []string, all bool, next Cursor, err error) {
 	next.started = true
 	if d.dialect == SQLite {
@@ -113,7 +142,16 @@ func (d *DB) Changes(ctx context.Context, after Cursor) (what []string, all bool
 	if err != nil {
 		return nil, false, after, err
 	}
-	all = !after.started || next.feed != after.feed || next.behind(after) || len(what) > maxChanges
+	another := next.feed != after.feed || next.server != after.server || next.behind(after)
+	if after.started && another && d.history != nil {
+		if err := d.wentBack(ctx, after, next); err != nil {
+			return nil, false, after, err
+		}
+	}
+	if d.history != nil {
+		d.history.expect(next.server)
+	}
+	all = !after.started || another || len(what) > maxChanges
 	if all {
 		what = nil
 	}
@@ -128,16 +166,20 @@ func (c Cursor) behind(earlier Cursor) bool {
 
 // One writer at a time gives the numbers, so they are committed in their order.
 func (d *DB) changesSQLite(ctx context.Context, after Cursor, next *Cursor) (what []string, err error) {
-	err = d.View(ctx).Rows(`SELECT v.feed, COALESCE((SELECT s.seq FROM sqlite_sequence s WHERE s.name = 'sp_changes'), 0), c.what
+	var unsettled int64
+	err = d.View(ctx).Rows(`SELECT v.feed, v.unsettled, COALESCE((SELECT s.seq FROM sqlite_sequence s WHERE s.name = 'sp_changes'), 0), c.what
 		FROM sp_versions v LEFT JOIN sp_changes c ON c.seq > $1 AND $2
 		WHERE v.id = 1 LIMIT $3`, []any{after.seq, after.started, maxChanges + 1}, func(scan Scan) error {
 		var w *string
-		err := scan(&next.feed, &next.seq, &w)
+		err := scan(&next.feed, &unsettled, &next.seq, &w)
 		if w != nil {
 			what = append(what, *w)
 		}
 		return err
 	})
+	if err == nil && unsettled != 0 {
+		err = &Error{"read changes", ErrUnsettled}
+	}
 	return what, err
 }
 
@@ -145,32 +187,44 @@ func (d *DB) changesSQLite(ctx context.Context, after Cursor, next *Cursor) (wha
 // then (from xmax on) or if it was still in progress (xip). Both are looked up
 // by index, however long the oldest transaction has been running.
 //
-// When the server started is part of the epoch. A standby that took over without
-// the last commits gives their ids to other transactions, which would count as
-// seen.
+// When the server started is part of the epoch (Cursor.server). A standby that took
+// over without the last commits gives their ids to other transactions, which would
+// count as seen.
 func (d *DB) changesPostgres(ctx context.Context, after Cursor, next *Cursor) (what []string, err error) {
 	snapshot := after.snapshot
 	if !after.started {
 		snapshot = "1:1:" // no rows are asked for
 	}
-	err = View{d, ctx, d.changes}.Rows(`SELECT v.feed || '/' || pg_postmaster_start_time()::text, pg_current_snapshot()::text, c.what
+	var at []int64
+	var unsettled int64
+	err = View{d, ctx, d.changes}.Rows(`SELECT v.feed, v.unsettled, pg_postmaster_start_time()::text, pg_current_snapshot()::text, c.what, c.at
 		FROM sp_versions v LEFT JOIN (
-			SELECT what FROM sp_changes WHERE tx >= pg_snapshot_xmax($1::pg_snapshot)
+			SELECT what, at FROM sp_changes WHERE tx >= pg_snapshot_xmax($1::pg_snapshot)
 			UNION ALL
-			SELECT what FROM sp_changes WHERE tx IN (SELECT pg_snapshot_xip($1::pg_snapshot))
+			SELECT what, at FROM sp_changes WHERE tx IN (SELECT pg_snapshot_xip($1::pg_snapshot))
 		) c ON $2
 		WHERE v.id = 1 LIMIT $3`, []any{snapshot, after.started, maxChanges + 1}, func(scan Scan) error {
 		var w *string
-		err := scan(&next.feed, &next.snapshot, &w)
-		if w != nil {
-			what = append(what, *w)
+		var when *int64
+		err := scan(&next.feed, &unsettled, &next.server, &next.snapshot, &w, &when)
+		if w != nil && when != nil {
+			what, at = append(what, *w), append(at, *when)
 		}
 		return err
 	})
-	if err == nil && snapshotMax(next.snapshot) == 0 {
-		err = &Error{"read changes", fmt.Errorf("a snapshot of the form %q", next.snapshot)}
+	switch {
+	case err != nil:
+		return nil, err
+	case unsettled != 0:
+		d.history.distrust()
+		return nil, &Error{"read changes", ErrUnsettled}
+	case snapshotMax(next.snapshot) == 0:
+		return nil, &Error{"read changes", fmt.Errorf("a snapshot of the form %q", next.snapshot)}
 	}
-	return what, err
+	if next.server == after.server && next.feed == after.feed { // otherwise these are of another past
+		d.history.note(what, at)
+	}
+	return what, nil
 }
 
 // snapshotMax is the xmax of a snapshot, "xmin:xmax:xip,…"; 0 for none.
@@ -202,22 +256,37 @@ const RetainChanges = time.Hour
 // of another an hour behind. What is deleted unread is never heard of.
 const keepChanges = RetainChanges + 2*time.Hour
 
-// SweepChanges deletes changes that every node has read or given up.
-func (d *DB) SweepChanges(ctx context.Context) error {
-	return d.Write(ctx, func(tx *Tx) error {
-		_, err := tx.Exec("DELETE FROM sp_changes WHERE at < $1", Micros(time.Now().Add(-keepChanges)))
-		return err
-	})
+// DeleteChanges deletes at most limit changes that every node has read or given
+// up, and returns how many.
+func (d *DB) DeleteChanges(tx *Tx, limit int) (int64, error) {
+	args := []any{Micros(time.Now().Add(-keepChanges)), limit}
+	if d.dialect == SQLite {
+		return tx.Exec("DELETE FROM sp_changes WHERE seq IN (SELECT seq FROM sp_changes WHERE at < $1 ORDER BY at LIMIT $2)", args...)
+	}
+	return tx.Exec("DELETE FROM sp_changes WHERE (tx, what) IN (SELECT tx, what FROM sp_changes WHERE at < $1 ORDER BY at LIMIT $2)", args...)
 }
 
 // NewFeed makes every node forget all that it knows: the past has come back, and
 // what they know is of another one. Versions are set ahead of all that there can
 // have been since.
 func NewFeed(tx *Tx) error {
+	var old string
+	if _, err := tx.Row("SELECT feed FROM sp_versions WHERE id = 1", nil, &old); err != nil {
+		return err
+	}
 	if _, err := tx.Exec("UPDATE sp_versions SET roles = roles + $1, signing_keys = signing_keys + $1 WHERE id = 1", versionLeap); err != nil {
 		return err
 	}
-	return setFeed(tx, uuid.Must(uuid.NewV7()).String())
+	return setFeed(tx, laterFeed(old, uuid.Must(uuid.NewV7()).String()))
+}
+
+// laterFeed returns a name for a feed that sorts after the one before, whatever
+// clocks say: an earlier one is a sign that the database went back.
+func laterFeed(old, feed string) string {
+	if feed <= old {
+		return old + "+"
+	}
+	return feed
 }
 
 // versionLeap is further than versions come between two backups, and fits 4,000

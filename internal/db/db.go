@@ -68,9 +68,12 @@ type DB struct {
 	readers *sql.DB
 	changes *sql.DB // reads what has changed; nil: readers do
 	write   func(context.Context, func(*Tx) error) error
+	behind  func(context.Context, func(*Tx) error) error // nil: write
 	close   func() error
 	stmts   *stmtCache // nil: the driver caches statements itself
 	migrate migrator
+	limit   time.Duration // of a read over the network
+	history *history      // nil: the database cannot go back while it is open
 	rerun   atomic.Bool
 	trace   atomic.Pointer[func(string)]
 
@@ -138,6 +141,15 @@ func (d *DB) Write(ctx context.Context, fn func(*Tx) error) error {
 		return nil
 	}
 	return err
+}
+
+// WriteBehind is Write for what must be done before the database is believed (see
+// Changes): while requests get no connection, too.
+func (d *DB) WriteBehind(ctx context.Context, fn func(*Tx) error) error {
+	if d.behind == nil {
+		return d.Write(ctx, fn)
+	}
+	return d.counts.write(func() error { return d.behind(ctx, fn) })
 }
 
 // Rerun makes every Write run its function three times, for tests: once and
@@ -215,10 +227,6 @@ var (
 	_ Reader = (*Tx)(nil)
 )
 
-// readLimit bounds a read over the network, so that a server that hangs does
-// not take every connection with it.
-const readLimit = 10 * time.Second
-
 // query runs a read; done must be called when its rows have been read. SQLite's
 // are local and short, and a cancellable context would cost a goroutine each:
 // there the context is only checked first.
@@ -230,7 +238,7 @@ func (v View) query(q query, args []any) (rows *sql.Rows, done func(), err error
 		(*f)(string(q))
 	}
 	if v.d.stmts == nil {
-		ctx, cancel := context.WithTimeout(v.ctx, readLimit)
+		ctx, cancel := context.WithTimeout(v.ctx, v.d.limit)
 		from := v.from
 		if from == nil {
 			from = v.d.readers
@@ -341,3 +349,18 @@ func DryRun(ctx context.Context) context.Context { return context.WithValue(ctx,
 func IsDryRun(ctx context.Context) bool { return ctx.Value(dryRunKey{}) != nil }
 
 var errDryRun = errors.New("dry run")
+
+type looseKey struct{}
+
+// Loosely returns a context under which Write is READ COMMITTED on PostgreSQL, and
+// makes no other transaction run again. Its function must find out by its
+// statements alone (a key that is taken, rows that are gone) whether it comes too
+// late.
+func Loosely(ctx context.Context) context.Context { return context.WithValue(ctx, looseKey{}, true) }
+
+func isolation(ctx context.Context) sql.IsolationLevel {
+	if ctx.Value(looseKey{}) != nil {
+		return sql.LevelReadCommitted
+	}
+	return sql.LevelSerializable
+}

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"runtime"
+	"strings"
 	"sync"
 )
 
@@ -170,7 +171,11 @@ func (g *grouped) commit(group []*job) {
 		}
 		return
 	}
-	if err := g.exec("COMMIT"); err != nil {
+	err := g.unsealed(group)
+	if err == nil {
+		err = g.exec("COMMIT")
+	}
+	if err != nil {
 		_ = g.exec("ROLLBACK")
 		// All of them: an error that one found may rest on what another wrote
 		// and what is not there now.
@@ -213,12 +218,40 @@ func (g *grouped) single(j *job) {
 		return
 	}
 	if g.run(j) == nil {
-		if j.err = g.exec("COMMIT"); j.err == nil {
+		if j.err = g.unsealed([]*job{j}); j.err == nil {
+			j.err = g.exec("COMMIT")
+		}
+		if j.err == nil {
 			g.db.announce(j.tx)
 			return
 		}
 	}
 	_ = g.exec("ROLLBACK")
+}
+
+// Unsealed puts an event of the audit log on the list of those that wait to be
+// sealed, when the group commits: one row for all of them. It reports whether that
+// will be done: on PostgreSQL there are no groups, and the caller does it.
+func (t *Tx) Unsealed(id string) bool {
+	if t.stmts == nil {
+		return false
+	}
+	t.unsealed = append(t.unsealed, id)
+	return true
+}
+
+func (g *grouped) unsealed(group []*job) error {
+	var ids []string
+	for _, j := range group {
+		if j.err == nil {
+			ids = append(ids, j.tx.unsealed...)
+		}
+	}
+	if len(ids) == 0 {
+		return nil
+	}
+	_, err := g.tx().Exec("INSERT INTO sp_audit_waiting (id, more) VALUES ($1, $2)", ids[0], strings.Join(ids[1:], ""))
+	return err
 }
 
 func fail(group []*job, err error) {

@@ -12,6 +12,7 @@ import (
 type counts struct {
 	commits, again atomic.Uint64
 	failed         atomic.Uint64
+	wentBack       atomic.Uint64
 	took           *measure.Durations
 	happened       measure.Counts
 }
@@ -63,6 +64,7 @@ func (d *DB) Measure() []measure.Family {
 		measure.One("sallyport_database_write_failures_total", "Transactions that the database failed; those that were refused for what they wanted do not count.", measure.Counter, float64(d.counts.failed.Load())),
 		measure.One("sallyport_database_transactions_total", "Transactions that were begun in the database: on SQLite one for a group of writes, on PostgreSQL one for each attempt.", measure.Counter, float64(d.counts.commits.Load())),
 		measure.One("sallyport_database_retries_total", "Transactions that PostgreSQL could not serialise, and that were tried again.", measure.Counter, float64(d.counts.again.Load())),
+		measure.One("sallyport_database_went_back_total", "How often this process found that the database had lost changes which it had seen: after a failover to a standby that was behind, or a restore.", measure.Counter, float64(d.counts.wentBack.Load())),
 		{
 			Name: "sallyport_audit_events_total", Help: "Events that this process wrote to the audit log, by action and result (docs/audit.md).",
 			Kind: measure.Counter, Labels: []string{"action", "result"}, Points: d.counts.happened.Points(),

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/pressly/goose/v3"
 	"github.com/pressly/goose/v3/lock"
@@ -53,6 +54,9 @@ const migrationTable = "sp_migrations"
 type Migrations struct {
 	Pool   *sql.DB
 	Locker lock.SessionLocker
+	// Busy tells that a step gave up waiting for a table that others use; it is tried
+	// again. nil: nothing does.
+	Busy func(error) bool
 }
 
 type migrator struct{ Migrations }
@@ -72,7 +76,13 @@ func (d *DB) provider() (*goose.Provider, error) {
 type Schema struct {
 	Current int64 // 0: empty
 	Latest  int64
+	// Oldest is the oldest version whose programs work with the database as it is:
+	// Current, unless every step from there on has said so (sp_compatible).
+	Oldest int64
 }
+
+// TooNew reports whether the database needs a later program.
+func (s Schema) TooNew() bool { return s.Oldest > s.Latest }
 
 // Schema reads the version without changing anything.
 func (d *DB) Schema(ctx context.Context) (Schema, error) {
@@ -86,13 +96,20 @@ func (d *DB) Schema(ctx context.Context) (Schema, error) {
 	if err != nil || !exists {
 		return s, err
 	}
-	if _, err := d.View(ctx).Row("SELECT COALESCE(MAX(version_id), 0) FROM sp_migrations WHERE is_applied", nil, &s.Current); err != nil {
+	v := d.View(ctx)
+	if _, err := v.Row("SELECT COALESCE(MAX(version_id), 0) FROM sp_migrations WHERE is_applied", nil, &s.Current); err != nil {
 		return s, err
 	}
-	return s, nil
+	if s.Oldest = s.Current; s.Current <= s.Latest { // also where there is no sp_compatible yet
+		return s, nil
+	}
+	_, err = v.Row(`SELECT MAX(COALESCE(c.oldest, m.version_id)) FROM sp_migrations m LEFT JOIN sp_compatible c ON c.version = m.version_id
+		WHERE m.is_applied AND m.version_id > $1`, []any{s.Latest}, &s.Oldest)
+	return s, err
 }
 
-func newer(name string, s Schema) error {
+// Newer returns what to say of a database whose schema is TooNew.
+func (s Schema) Newer(name string) error {
 	return &OpenError{
 		What: name,
 		Why:  fmt.Sprintf("its schema (version %d) is newer than this program knows (version %d)", s.Current, s.Latest),
@@ -110,25 +127,47 @@ func (d *DB) hasMigrationTable(ctx context.Context) (bool, error) {
 
 // Migrate brings the schema up to date and reports whether the database was
 // empty before. Only one process does it at a time; each step is a transaction,
-// so that a crash leaves the step before it. A schema newer than this program
-// is refused and not touched.
+// so that a crash leaves the step before it. A schema newer than this program is
+// not touched, and refused unless it works with this program.
 func (d *DB) Migrate(ctx context.Context) (created bool, err error) {
 	s, err := d.Schema(ctx)
 	if err != nil {
 		return false, err
 	}
-	if s.Current > s.Latest {
-		return false, newer(d.name, s)
+	if s.TooNew() {
+		return false, s.Newer(d.name)
 	}
-	if s.Current == s.Latest {
+	if s.Current >= s.Latest {
 		return false, nil
 	}
 	p, err := d.provider()
 	if err != nil {
 		return false, err
 	}
-	if _, err := p.Up(ctx); err != nil {
-		return false, fmt.Errorf("%s: the schema could not be brought up to date: %w. The step that failed was undone; mend the cause and start again", d.name, err)
+	for began := time.Now(); ; {
+		_, err := p.Up(ctx)
+		if err == nil {
+			return s.Current == 0, nil
+		}
+		if d.migrate.Busy == nil || !d.migrate.Busy(err) || time.Since(began) > busyPatience || !sleep(ctx, busyPause) {
+			return false, fmt.Errorf("%s: the schema could not be brought up to date: %w. The step that failed was undone; mend the cause and start again", d.name, err)
+		}
 	}
-	return s.Current == 0, nil
+}
+
+// A step that does not get its table is tried again after a pause, in which those
+// who queued behind it get on.
+const (
+	busyPause    = time.Second
+	busyPatience = 5 * time.Minute
+)
+
+// sleep reports whether ctx has let it.
+func sleep(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(d):
+		return true
+	}
 }

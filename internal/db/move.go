@@ -151,8 +151,8 @@ func (m *Mover) arrived(ctx context.Context, id string) (bool, error) {
 // checkTarget refuses a target that holds anything but a part of this move, and
 // what migrations put there; they may have been interrupted too.
 func (m *Mover) checkTarget(ctx context.Context, tables []Table, id string, schema Schema) error {
-	if schema.Current > schema.Latest {
-		return newer(m.To.name, schema)
+	if schema.TooNew() {
+		return schema.Newer(m.To.name)
 	}
 	there, err := m.To.Tables(ctx)
 	if err != nil {

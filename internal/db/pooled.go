@@ -12,9 +12,10 @@ import (
 const (
 	maxAttempts = 30
 	maxBackoff  = 50 * time.Millisecond
-	// writeLimit bounds one attempt of a transaction; its statements are few
-	// and short, so this is only reached when the server hangs.
-	writeLimit = 15 * time.Second
+	// writeSpare is what one attempt of a transaction may take beyond Pooled.Limit;
+	// its statements are few and short, so this is only reached when the server
+	// hangs.
+	writeSpare = 5 * time.Second
 )
 
 // Pooled is what a store gives for a database behind a network.
@@ -26,6 +27,14 @@ type Pooled struct {
 	// Retry tells the errors after which a transaction that was rolled back may
 	// run again.
 	Retry func(error) bool
+	// Limit bounds a read, so that a server that hangs does not take every
+	// connection with it.
+	Limit time.Duration
+	// Behind is a pool of its own for ending what came back.
+	Behind *sql.DB
+	// Expect says that connections of Pool may be used if they lead to the server that
+	// was started at this time (pg_postmaster_start_time), and no others from now on.
+	Expect func(server string)
 	// Listen calls its function whenever a notification comes on NudgeChannel,
 	// until its context ends.
 	Listen     func(context.Context, func())
@@ -38,8 +47,9 @@ func NewPooled(c Pooled) *DB {
 	p := &pooled{pool: c.Pool, retry: c.Retry}
 	p.db = &DB{
 		dialect: Postgres, name: c.Name, readers: c.Pool, changes: c.Changes,
-		write: p.write, close: c.Close, migrate: migrator{c.Migrations}, nudges: c.Listen,
+		write: p.write, close: c.Close, migrate: migrator{c.Migrations}, nudges: c.Listen, limit: c.Limit, history: &history{expect: c.Expect},
 	}
+	p.db.behind = (&pooled{db: p.db, pool: c.Behind, retry: c.Retry}).write
 	p.db.counts.init()
 	return p.db
 }
@@ -76,9 +86,9 @@ func (p *pooled) once(ctx context.Context, fn func(*Tx) error) error {
 		return wrap("connect", err)
 	}
 	defer conn.Close()
-	bound, cancel := context.WithTimeout(context.WithoutCancel(ctx), writeLimit)
+	bound, cancel := context.WithTimeout(context.WithoutCancel(ctx), p.db.limit+writeSpare)
 	defer cancel()
-	tx, err := conn.BeginTx(bound, &sql.TxOptions{Isolation: sql.LevelSerializable})
+	tx, err := conn.BeginTx(bound, &sql.TxOptions{Isolation: isolation(ctx)})
 	if err != nil {
 		return &Error{"begin", err}
 	}

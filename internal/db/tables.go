@@ -41,7 +41,7 @@ const (
 
 // own are tables that say something of the database they are in and of no other:
 // they are not moved, and their columns may differ.
-var own = []string{"sp_migrations", "sp_changes", "sp_moves"}
+var own = []string{"sp_migrations", "sp_changes", "sp_moves", "sp_compatible", "sp_cleanup"}
 
 // Tables returns the tables that hold what is kept, each after those that its
 // foreign keys lead to.

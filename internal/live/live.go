@@ -58,6 +58,10 @@ type Config struct {
 	Max int
 	// Poll reads changes; nil means DB.Changes. Tests replace it.
 	Poll func(context.Context, db.Cursor) ([]string, bool, db.Cursor, error)
+	// Distrusted is told when a poll fails because the database went back
+	// (*db.WentBack, db.ErrUnsettled): from then on nothing is fresh until one
+	// succeeds. nil: nobody is.
+	Distrusted func(error)
 }
 
 // Cache is what this process knows. It is safe for concurrent use.
@@ -188,6 +192,12 @@ func (c *Cache) Get(k *Key, now time.Time, f *Found) bool {
 	return known
 }
 
+// Forget makes every credential be proven again.
+func (c *Cache) Forget() {
+	c.store.forget()
+	c.emptied.Add(1)
+}
+
 // Measure returns how the cache does.
 func (c *Cache) Measure() []measure.Family {
 	c.lock.Lock()
@@ -215,7 +225,7 @@ func (c *Cache) Measure() []measure.Family {
 				{Labels: []string{"failed"}, Value: float64(failed)}, {Labels: []string{"read"}, Value: float64(polls - min(failed, polls))},
 			},
 		},
-		measure.One("sallyport_feed_resets_total", "How often everything in memory was forgotten because changes could have been missed: once at the start, and after a restore, a failover or a long time away.", measure.Counter, float64(c.emptied.Load())),
+		measure.One("sallyport_feed_resets_total", "How often everything in memory was forgotten because changes could have been missed: once at the start, and after a restore, a failover, a long time away or a clock that was set back.", measure.Counter, float64(c.emptied.Load())),
 	}
 }
 
@@ -285,13 +295,18 @@ func (c *Cache) read() error {
 	c.polls.Add(1)
 	if err != nil {
 		c.failed.Add(1)
+		if _, wentBack := errors.AsType[*db.WentBack](err); wentBack || errors.Is(err, db.ErrUnsettled) {
+			c.asOf.Store(never)
+			if c.cfg.Distrusted != nil {
+				c.cfg.Distrusted(err)
+			}
+		}
 		return err
 	}
 	// By both clocks: see Fresh.
 	last, gone := c.asOf.Load(), int64(db.RetainChanges/2)
 	if all || last == never || began-last > gone || now.UnixNano()-c.wall.Load() > gone {
-		c.store.forget()
-		c.emptied.Add(1)
+		c.Forget()
 	} else {
 		c.apply(what)
 	}

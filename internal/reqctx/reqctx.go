@@ -181,6 +181,7 @@ type Info struct {
 	RequestID string
 	Address   string // IP without port, "" when it did not come over the network
 	UserAgent string
+	Session   string // that the request came with
 	Actor     string // id of the subject, or what else acted
 	ActorKind string // user, api_key (of that user), client, anonymous, operator
 	Key       string // id of the API key that the request came with
@@ -195,7 +196,7 @@ func InfoFrom(ctx context.Context) Info {
 		return Info{Actor: name, ActorKind: "operator"}
 	}
 	p := c.Principal()
-	i := Info{RequestID: c.ID(), Address: c.Address(), Actor: p.ID(), ActorKind: "user"}
+	i := Info{RequestID: c.ID(), Address: c.Address(), Session: p.SessionID(), Actor: p.ID(), ActorKind: "user"}
 	if ua := c.req.Header["User-Agent"]; len(ua) > 0 {
 		i.UserAgent = clip(ua[0], 256)
 	}

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/sallyport/sallyport/internal/db"
 )
@@ -17,29 +18,56 @@ const lockKey = 0x73616c6c79706f72 // “sallypor”, as a number
 
 var errAlone = errors.New("another process has the database for itself")
 
-// share takes part in the lock, without waiting.
-func share(ctx context.Context, c *pgx.Conn) error {
+// share takes part in the lock, without waiting, and returns when the server was
+// started.
+func share(ctx context.Context, c *pgx.Conn) (server string, err error) {
 	var ok bool
-	if err := c.QueryRow(ctx, "SELECT pg_try_advisory_lock_shared($1)", int64(lockKey)).Scan(&ok); err != nil {
-		return err
+	if err := c.QueryRow(ctx, "SELECT pg_try_advisory_lock_shared($1), pg_postmaster_start_time()::text", int64(lockKey)).Scan(&ok, &server); err != nil {
+		return "", err
 	}
 	if !ok {
-		return errAlone
+		return "", errAlone
+	}
+	return server, nil
+}
+
+// errAnother is why a connection is not used yet. What requests know of may be
+// missing where it leads to; the next reading of changes finds out.
+var errAnother = errors.New("the server was started anew, or is another one, and whether it has lost anything is being found out")
+
+const serverKey = "sallyport.server"
+
+// admit shares the lock, and keeps connections from being used that lead to another
+// server than the one whose changes were read.
+func (t *target) admit(ctx context.Context, c *pgx.Conn) error {
+	server, err := share(ctx, c)
+	c.PgConn().CustomData()[serverKey] = server
+	if err == nil && !t.expects(c.PgConn()) {
+		err = errAnother
+	}
+	if err != nil {
+		return errors.Join(err, end(c))
 	}
 	return nil
 }
 
-// OpenAlone does what Open does, for this process alone: while another has the
+func (t *target) expects(c *pgconn.PgConn) bool {
+	expected := t.expected.Load()
+	server, known := c.CustomData()[serverKey].(string)
+	return expected == nil || !known || *expected == server
+}
+
+// OpenAlone does what OpenWith does, for this process alone: while another has the
 // database open, it is refused with a *db.OpenError, and until Close no other
 // can open it.
-func OpenAlone(ctx context.Context, rawURL string) (*db.DB, error) {
-	cfg, name, err := parse(rawURL)
+func OpenAlone(ctx context.Context, rawURL string, o Options) (*db.DB, error) {
+	to, err := parse(rawURL, o)
 	if err != nil {
 		return nil, err
 	}
-	c, err := pgx.ConnectConfig(ctx, cfg.Copy())
+	c, err := to.connect(ctx)
 	if err != nil {
-		return nil, unreachable(name, err)
+		return nil, unreachable(to.name, err)
 	}
 	ok := false
 	// A command that ends at this moment may still be connected.
@@ -50,15 +78,15 @@ func OpenAlone(ctx context.Context, rawURL string) (*db.DB, error) {
 		}
 	}
 	if err != nil {
-		return nil, errors.Join(unreachable(name, err), end(c))
+		return nil, errors.Join(unreachable(to.name, err), end(c))
 	}
 	if !ok {
 		return nil, errors.Join(&db.OpenError{
-			What: name, Why: "another process has it open",
+			What: to.name, Why: "another process has it open",
 			Fix: "Stop every server and command that uses the database, and begin again. Nothing was changed.",
 		}, end(c))
 	}
-	return open(ctx, cfg, name, c)
+	return open(ctx, to, c)
 }
 
 // end closes the connection that holds a lock; nil is none.

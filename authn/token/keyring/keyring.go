@@ -59,6 +59,7 @@ type Ring struct {
 
 	mu      sync.Mutex // one reload at a time
 	current atomic.Pointer[snapshot]
+	asOf    atomic.Int64 // Unix nanoseconds
 }
 
 type snapshot struct {
@@ -266,6 +267,7 @@ func (k *Ring) reload(ctx context.Context) error {
 		return errSealed(refreshSecret, err)
 	}
 	k.current.Store(s)
+	k.asOf.Store(now.UnixNano())
 	return nil
 }
 
@@ -297,10 +299,14 @@ func (k *Ring) RefreshKey() []byte { return k.current.Load().refresh }
 // read at, and reports whether it did.
 func (k *Ring) Sync(ctx context.Context, version int64) (bool, error) {
 	if k.current.Load().version == version {
+		k.asOf.Store(k.now().UnixNano())
 		return false, nil
 	}
 	return true, k.Reload(ctx)
 }
+
+// AsOf returns when the keys were last known to be those of the database.
+func (k *Ring) AsOf() time.Time { return time.Unix(0, k.asOf.Load()) }
 
 // SyncNow asks the database for the version first.
 func (k *Ring) SyncNow(ctx context.Context) (bool, error) {
