@@ -64,6 +64,9 @@ var house = []room{
 	{dir: "authtest", testing: true},
 	// For our own tests.
 	{dir: "internal/testkit", testing: true},
+	// Declared and enforced, compared from outside: it knows HTTP and the document,
+	// and shares no code with what it judges.
+	{dir: "prove", only: []string{}, bare: true},
 	// The command line; it picks a store.
 	{dir: "cmd"},
 	// What our users could have written.
@@ -185,7 +188,11 @@ func violationInside(at int, pkg, target string) string {
 	case to > at:
 		return fmt.Sprintf("%s stands right of %s, and imports go left only. Take what you need as an argument, or move what both need to the left.", into.dir, from.dir)
 	case to < at && from.only != nil && !slices.Contains(from.only, into.dir):
-		return fmt.Sprintf("of this module, %s imports only %s. Take what you need as an argument.", from.dir, strings.Join(from.only, ", "))
+		what := "nothing"
+		if len(from.only) > 0 {
+			what = "only " + strings.Join(from.only, ", ")
+		}
+		return fmt.Sprintf("of this module, %s imports %s. Take what you need as an argument.", from.dir, what)
 	case to < at && slices.Contains(from.never, into.dir):
 		return fmt.Sprintf("%s does without %s. Use what is exported elsewhere, or take what you need as an argument.", from.dir, into.dir)
 	}
@@ -319,6 +326,8 @@ func TestImportViolations(t *testing.T) {
 		{"pages with operations", map[string][]string{m + "web/console": {m + "api", m + "web"}}, ""},
 		{"pages with accounts", map[string][]string{m + "web/console": {m + "account"}}, "web imports only"},
 
+		{"the proof with what it judges", map[string][]string{m + "prove": {modulePath}}, "prove imports nothing"},
+		{"the command with the proof", map[string][]string{m + "cmd/sallyport": {m + "prove"}}, ""},
 		{"the command with a store", map[string][]string{m + "cmd/sallyport": {m + "store/sqlite", m + "server"}}, ""},
 		{"an example with a store", map[string][]string{m + "examples/items": {m + "store/sqlite", m + "server"}}, ""},
 		{"a measurement with a store", map[string][]string{m + "bench": {m + "store/postgres", m + "internal/db"}}, ""},

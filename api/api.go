@@ -459,6 +459,11 @@ func Handle[I, O any](a *API, method, path string, rule sallyport.Rule, f func(c
 	op.Errors = slices.Compact(op.Errors)
 	op.Responses = map[string]*huma.Response{}
 	a.describe(&op, rule)
+	// Such a parameter is refused before f is called, which is how “sallyport prove”
+	// stops at the decision.
+	if op.Extensions != nil {
+		op.Extensions["x-sallyport-strict"] = true
+	}
 	cleaner := newCleaner(a.huma.OpenAPI().Components.Schemas, op.Method+" "+op.Path, reflect.TypeFor[I]())
 	if cleaner != nil {
 		set(&op, sanitizeKey, cleaner)

@@ -91,6 +91,7 @@ type cli struct {
 	Mail        mailCmd        `cmd:"" help:"Letters to people."`
 	Audit       auditCmd       `cmd:"" help:"The audit log: read it, follow it, hand it out, and prove that nobody has changed it."`
 	Routes      routesCmd      `cmd:"" help:"List every route and its rule."`
+	Prove       proveCmd       `cmd:"" help:"Call every documented operation with credentials that fit and that do not, and say where the answer is not what is declared."`
 	ConfigCmd   configCmd      `cmd:"" name:"config" help:"The configuration."`
 	Import      importCmd      `cmd:"" help:"Take accounts over from other systems, with their passwords."`
 	Backup      backupCmd      `cmd:"" help:"Copies of the database: made while it is served, checked, and brought back."`

@@ -19,7 +19,9 @@ import (
 
 	"github.com/alecthomas/kong"
 
+	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/guard/https"
+	"github.com/sallyport/sallyport/server"
 	"github.com/sallyport/sallyport/store/sqlite"
 )
 
@@ -55,7 +57,11 @@ func (routesCmd) Run(a *app) error {
 	}
 	return a.scratch(s, func(o *opened) error {
 		routes := o.Routes().Routes()
-		return a.answer("routes/v1", routes, func(w io.Writer) {
+		all := []sallyport.Limit{} // beside those of routes
+		if rate := s.text("limits.default"); rate != server.LimitOff {
+			all = append(all, sallyport.Limit{Rate: rate, By: sallyport.ByAddress, Name: "all"})
+		}
+		return a.answer("routes/v1", map[string]any{"items": routes, "all_routes": all}, func(w io.Writer) {
 			fmt.Fprintln(w, "METHOD\tPATH\tRULE\tLIMITS")
 			for _, r := range routes {
 				var limits []string
@@ -67,6 +73,9 @@ func (routesCmd) Run(a *app) error {
 					rule += " +setup"
 				}
 				fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", r.Method, r.Path, rule, cmp.Or(strings.Join(limits, ", "), "-"))
+			}
+			for _, l := range all {
+				fmt.Fprintf(w, "*\t*\t-\t%s\n", l)
 			}
 		})
 	})

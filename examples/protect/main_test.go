@@ -8,11 +8,13 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/sallyport/sallyport/account"
 	"github.com/sallyport/sallyport/authz/role"
+	"github.com/sallyport/sallyport/prove"
 	"github.com/sallyport/sallyport/server"
 	"github.com/sallyport/sallyport/store/sqlite"
 )
@@ -154,4 +156,56 @@ func TestService(t *testing.T) {
 	do(t, "POST", base+"/logout", token, "", http.StatusOK)
 	_, m = do(t, "GET", base+"/items", token, "", http.StatusUnauthorized)
 	code(t, m, "invalid_token")
+}
+
+// What the service declares is what it enforces, as seen from outside. The same is
+// “sallyport prove --url … --token-file …” on the command line.
+func TestDeclaredIsEnforced(t *testing.T) {
+	base := service(t)
+	do(t, "POST", base+"/auth/register", "", `{"username":"bob","email":"bob@example.com","password":"`+testPassword+`"}`, http.StatusCreated)
+	admin := signIn(t, base, "ada@example.com")
+	do(t, "PUT", base+"/roles/editor", admin, `{"permissions":["read:items","write:items"]}`, http.StatusOK)
+	_, list := do(t, "GET", base+"/users?q=bob", admin, "", http.StatusOK)
+	id := list["items"].([]any)[0].(map[string]any)["id"].(string)
+	do(t, "PUT", base+"/users/"+id+"/roles", admin, `{"roles":["user","editor"]}`, http.StatusOK)
+	form := url.Values{"grant_type": {"password"}, "username": {"bob"}, "password": {testPassword}, "scope": {"read:items"}}
+	_, scoped := do(t, "POST", base+"/token", "", form.Encode(), http.StatusOK)
+
+	document, _ := do(t, "GET", base+"/openapi.json", "", "", http.StatusOK)
+	d, err := prove.ReadDocument(strings.NewReader(document))
+	if err != nil {
+		t.Fatal(err)
+	}
+	at, err := url.Parse(base)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bob := prove.Holding{Scheme: "bearer", Kind: "bearer", Permissions: []string{"read:items", "write:items"}, Roles: []string{"user", "editor"}}
+	limited := bob
+	limited.Scoped, limited.Scopes = true, []string{"read:items"}
+	given := []prove.Given{
+		{Name: "bob", Holding: bob, Value: signIn(t, base, "bob")},
+		{Name: "bob, to read", Holding: limited, Value: scoped["access_token"].(string)},
+	}
+	proof := func() prove.Report {
+		t.Helper()
+		cases, left := prove.Plan(d, prove.Options{Given: given, Sparing: true})
+		r := prove.Runner{Base: at}
+		rep, err := r.Run(t.Context(), d, cases)
+		if err != nil {
+			t.Fatal(err)
+		}
+		rep.Merge(nil, left)
+		return rep
+	}
+	if rep := proof(); len(rep.Differences)+len(rep.Untried) > 0 || rep.Operations < 50 || rep.Admitted < 10 {
+		t.Errorf("%+v", rep)
+	}
+	// If the rule of POST /items did not let Bob in, that would show.
+	given[0].Holding.Permissions = []string{"read:items"}
+	given = given[:1]
+	d.Operations = slices.DeleteFunc(d.Operations, func(o *prove.Operation) bool { return o.Path != "/items" })
+	if rep := proof(); len(rep.Differences) != 1 || rep.Differences[0].Operation != "POST /items" || !strings.HasPrefix(rep.Differences[0].Means, "OPEN") {
+		t.Errorf("%+v", rep.Differences)
+	}
 }

@@ -111,7 +111,8 @@ func (x *Proxy) Mute(on bool) { x.mute.Store(on) }
 // Muted is how many notifications were kept back.
 func (x *Proxy) Muted() int64 { return x.kept.Load() }
 
-// CutAt ends the connection that sends the next COMMIT, at that moment.
+// CutAt ends the connection that sends the next COMMIT of a serializable transaction, at
+// that moment.
 func (x *Proxy) CutAt(c Commit) { x.commit.Store(int32(c)) }
 
 // Cuts tells whether that is still to come.
@@ -185,12 +186,17 @@ func (x *Proxy) serve(c *conn) {
 			return m.without(b, x.mute.Load(), &x.kept), true
 		})
 	})
+	serializable := false // the transaction that is open
 	x.copy(c, c.server, c.client, func(b []byte) ([]byte, bool) {
 		if x.deaf.Load() && bytes.Contains(b, []byte("LISTEN ")) {
 			x.cutOff.Add(1)
 			return nil, false
 		}
-		if bytes.Contains(b, []byte("commit\x00")) {
+		// What runs behind requests may be looser, and commits in between.
+		if bytes.Contains(b, []byte("begin isolation level ")) {
+			serializable = bytes.Contains(b, []byte("begin isolation level serializable"))
+		}
+		if serializable && bytes.Contains(b, []byte("commit\x00")) {
 			if x.commit.CompareAndSwap(int32(BeforeCommit), 0) {
 				return nil, false
 			}
