@@ -158,13 +158,16 @@ func TestCommandsInThePages(t *testing.T) {
 	for _, file := range slices.Sorted(maps.Keys(texts)) {
 		for _, m := range fencedBlock.FindAllStringSubmatch(texts[file], -1) {
 			if m[1] == "toml" {
-				if strings.HasPrefix(m[2], "[[case]]") {
-					if _, err := parseTable(m[2]); err != nil {
-						t.Errorf("%s: %v", file, err)
-					}
-					continue
+				var err error
+				switch {
+				case strings.HasPrefix(m[2], "[[case]]"): // of policy test
+					_, err = parseTable(m[2])
+				case strings.HasPrefix(m[2], "[[credentials]]"): // of prove
+					_, err = parseGiven([]byte(m[2]))
+				default:
+					err = checkTOML(m[2])
 				}
-				if err := checkTOML(m[2]); err != nil {
+				if err != nil {
 					t.Errorf("%s: %v", file, err)
 				}
 				continue

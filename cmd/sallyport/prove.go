@@ -314,20 +314,7 @@ func (c proveCmd) given(a *app, d *prove.Document) ([]prove.Given, error) {
 	if len(b) > prove.MaxTokenFile {
 		return nil, bad(fmt.Errorf("it is longer than %d bytes", prove.MaxTokenFile))
 	}
-	var file prove.GivenFile
-	if bytes.HasPrefix(bytes.TrimSpace(b), []byte("{")) {
-		dec := json.NewDecoder(bytes.NewReader(b))
-		dec.DisallowUnknownFields()
-		err = dec.Decode(&file)
-	} else {
-		var meta toml.MetaData
-		if meta, err = toml.Decode(string(b), &file); err == nil && len(meta.Undecoded()) > 0 {
-			err = fmt.Errorf("%s is not known", meta.Undecoded()[0])
-		}
-		if e, ok := errors.AsType[toml.ParseError](err); ok {
-			err = fmt.Errorf("line %d is not TOML as it should be", e.Position.Line) // its own words repeat the line
-		}
-	}
+	file, err := parseGiven(b)
 	if err != nil {
 		return nil, bad(err)
 	}
@@ -336,6 +323,23 @@ func (c proveCmd) given(a *app, d *prove.Document) ([]prove.Given, error) {
 		return nil, bad(err)
 	}
 	return out, nil
+}
+
+// parseGiven reads what a --token-file holds.
+func parseGiven(b []byte) (file prove.GivenFile, err error) {
+	if bytes.HasPrefix(bytes.TrimSpace(b), []byte("{")) {
+		dec := json.NewDecoder(bytes.NewReader(b))
+		dec.DisallowUnknownFields()
+		return file, dec.Decode(&file)
+	}
+	meta, err := toml.Decode(string(b), &file)
+	if err == nil && len(meta.Undecoded()) > 0 {
+		err = fmt.Errorf("%s is not known", meta.Undecoded()[0])
+	}
+	if e, ok := errors.AsType[toml.ParseError](err); ok {
+		err = fmt.Errorf("line %d is not TOML as it should be", e.Position.Line) // its own words repeat the line
+	}
+	return file, err
 }
 
 // principals are those that prove makes in the database, each gone when it ends.
