@@ -45,7 +45,7 @@ type Chain struct {
 	unhear func()
 	dirty  atomic.Bool // this process has recorded something since it last sealed
 
-	sealed, failed atomic.Uint64
+	sealed, failed, damaged atomic.Uint64
 
 	hearing sync.Mutex
 	heard   func() // when something was sealed; nil: nobody
@@ -114,6 +114,7 @@ func (c *Chain) Measure() []measure.Family {
 	return []measure.Family{
 		measure.One("sallyport_audit_sealed_total", "Events of the audit log that this process has sealed.", measure.Counter, float64(c.sealed.Load())),
 		measure.One("sallyport_audit_seal_failures_total", "How often events could not be sealed, and were tried again.", measure.Counter, float64(c.failed.Load())),
+		measure.One("sallyport_audit_damage_total", "How often this process has met what somebody else has done to the audit log or its chain.", measure.Counter, float64(c.damaged.Load())),
 	}
 }
 

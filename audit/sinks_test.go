@@ -463,3 +463,89 @@ func TestTrimKeepsTheChain(t *testing.T) {
 		whole(t, c, int64(20+batches), early, late)
 	})
 }
+
+// Retention deletes nothing that somebody has touched to make it look old, or to
+// have it deleted: its cut would say that all was well.
+func TestU_RetentionHidesNothing(t *testing.T) {
+	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
+		c := brief(t, d)
+		for range 3 {
+			appendEvents(t, d, 10, audit.Event{Action: "x.done"})
+			sealed(t, c)
+		}
+		kept := head(t, c)
+		exec := func(do func(tx *db.Tx) (int64, error)) {
+			t.Helper()
+			if err := d.Write(t.Context(), func(tx *db.Tx) error {
+				n, err := do(tx)
+				if err == nil && n == 0 {
+					t.Error("nothing was changed")
+				}
+				return err
+			}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		day := time.Now().Add(-24 * time.Hour)
+		for _, tt := range []struct {
+			name     string
+			do, undo func(tx *db.Tx) (int64, error)
+			limit    time.Time
+			refused  bool // else it is not old
+		}{
+			{"events that look old", func(tx *db.Tx) (int64, error) {
+				return tx.Exec("UPDATE sp_audit SET at = at - 1000000000000")
+			}, func(tx *db.Tx) (int64, error) { return tx.Exec("UPDATE sp_audit SET at = at + 1000000000000") }, day, false},
+			{"seals that look old", func(tx *db.Tx) (int64, error) {
+				return tx.Exec("UPDATE sp_audit_seals SET sealed_at = sealed_at - 1000000000000")
+			}, func(tx *db.Tx) (int64, error) {
+				return tx.Exec("UPDATE sp_audit_seals SET sealed_at = sealed_at + 1000000000000")
+			}, day, true},
+			{"another place", func(tx *db.Tx) (int64, error) {
+				return tx.Exec("UPDATE sp_audit_seals SET first = first + 1 WHERE number = 1")
+			}, func(tx *db.Tx) (int64, error) {
+				return tx.Exec("UPDATE sp_audit_seals SET first = first - 1 WHERE number = 1")
+			}, time.Now().Add(time.Hour), true},
+			{"another node", func(tx *db.Tx) (int64, error) {
+				return tx.Exec("UPDATE sp_audit_seals SET node = node || 'x' WHERE number = 1")
+			}, func(tx *db.Tx) (int64, error) {
+				return tx.Exec("UPDATE sp_audit_seals SET node = substr(node, 1, length(node) - 1) WHERE number = 1")
+			}, time.Now().Add(time.Hour), true},
+			{"a cut that nobody signed", func(tx *db.Tx) (int64, error) {
+				return tx.Exec("INSERT INTO sp_audit_cuts (id, number, position, sealed_at, hash, signature) SELECT 1, number, 10, sealed_at, hash, signature FROM sp_audit_seals WHERE number = 1")
+			}, func(tx *db.Tx) (int64, error) { return tx.Exec("DELETE FROM sp_audit_cuts") }, time.Now().Add(time.Hour), true},
+			{"a first seal that is gone", func(tx *db.Tx) (int64, error) {
+				return tx.Exec("UPDATE sp_audit_seals SET number = 9 WHERE number = 1")
+			}, func(tx *db.Tx) (int64, error) {
+				return tx.Exec("UPDATE sp_audit_seals SET number = 1 WHERE number = 9")
+			}, time.Now().Add(time.Hour), true},
+		} {
+			exec(tt.do)
+			if n, err := c.Trim(t.Context(), tt.limit); n != 0 || (err != nil) != tt.refused {
+				t.Errorf("%s: %d events were deleted (%v)", tt.name, n, err)
+			}
+			if v, err := c.Verify(t.Context(), kept); err != nil || v.Whole {
+				t.Errorf("%s: hidden: %+v %v", tt.name, v, err)
+			}
+			exec(tt.undo)
+			whole(t, c, 30, kept)
+		}
+		// Events that are gone are no old ones.
+		exec(func(tx *db.Tx) (int64, error) {
+			return tx.Exec("DELETE FROM sp_audit WHERE id = (SELECT MAX(id) FROM sp_audit)")
+		})
+		if n, err := c.Trim(t.Context(), day); n != 0 || err != nil {
+			t.Error(n, err)
+		}
+		if v, err := c.Verify(t.Context(), kept); err != nil || v.Whole || v.Findings[0].Damage != audit.Removed {
+			t.Errorf("%+v %v", v, err)
+		}
+		// And what is sound goes, to the seal before what is not.
+		exec(func(tx *db.Tx) (int64, error) {
+			return tx.Exec("UPDATE sp_audit_seals SET node = 'x' WHERE number = 2")
+		})
+		if n, err := c.Trim(t.Context(), time.Now().Add(time.Hour)); n != 10 || err == nil {
+			t.Error(n, err)
+		}
+	})
+}

@@ -419,17 +419,6 @@ func listed(rd db.Reader, s seal) (out []Record, err error) {
 	return out, nil
 }
 
-// newestOf returns the time of the newest event among ids.
-func newestOf(rd db.Reader, ids []string) (at int64, err error) {
-	_, err = inLists(ids, func(list string, n int) (int64, error) {
-		var newest int64
-		_, err := rd.Row(splitID+"SELECT COALESCE(MAX(at), 0) FROM sp_audit WHERE id"+inIDs, []any{list, n}, &newest)
-		at = max(at, newest)
-		return 0, err
-	})
-	return at, err
-}
-
 func deleteEvents(tx *db.Tx, ids []string) (int64, error) {
 	return inLists(ids, func(list string, n int) (int64, error) {
 		return tx.Exec(splitID+"DELETE FROM sp_audit WHERE id"+inIDs, list, n)
