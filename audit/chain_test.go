@@ -2,6 +2,7 @@ package audit_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"errors"
@@ -487,4 +488,148 @@ func TestErasureKeepsTheChain(t *testing.T) {
 			t.Error(text)
 		}
 	})
+}
+
+// U. SQLite keeps a value of any type in any column, where it reads the same and no
+// filter finds it. Verifying does.
+func TestU_AValueOfAnotherTypeIsFound(t *testing.T) {
+	d := testkit.SQLite(t)
+	c := brief(t, d)
+	for range 3 {
+		appendEvents(t, d, 3, audit.Event{Action: "x.done", Target: "somebody", Reason: "because"})
+		sealed(t, c)
+	}
+	kept := head(t, c)
+	whole(t, c, 9, kept)
+	all, err := audit.Latest(d.View(t.Context()), 9)
+	if err != nil {
+		t.Fatal(err)
+	}
+	slices.Reverse(all)
+	id := all[4].ID // position 5, in seal 2
+	for _, tt := range []struct {
+		column string
+		do     func(tx *db.Tx) (int64, error)
+		damage audit.Damage
+	}{
+		{"sp_audit.id", func(tx *db.Tx) (int64, error) {
+			return tx.Exec("UPDATE sp_audit SET id = CAST(id AS BLOB) WHERE id = $1", id)
+		}, audit.Removed},
+		{"sp_audit.id (NULL)", func(tx *db.Tx) (int64, error) {
+			return tx.Exec("UPDATE sp_audit SET id = NULL WHERE id = $1", id)
+		}, audit.Removed},
+		{"sp_audit.at", func(tx *db.Tx) (int64, error) {
+			return tx.Exec("UPDATE sp_audit SET at = CAST(CAST(at AS TEXT) AS BLOB) WHERE id = $1", id)
+		}, audit.Changed},
+		{"sp_audit.action", func(tx *db.Tx) (int64, error) {
+			return tx.Exec("UPDATE sp_audit SET action = CAST(CAST(action AS TEXT) AS BLOB) WHERE id = $1", id)
+		}, audit.Changed},
+		{"sp_audit.result", func(tx *db.Tx) (int64, error) {
+			return tx.Exec("UPDATE sp_audit SET result = CAST(CAST(result AS TEXT) AS BLOB) WHERE id = $1", id)
+		}, audit.Changed},
+		{"sp_audit.actor", func(tx *db.Tx) (int64, error) {
+			return tx.Exec("UPDATE sp_audit SET actor = CAST(CAST(actor AS TEXT) AS BLOB) WHERE id = $1", id)
+		}, audit.Changed},
+		{"sp_audit.actor_kind", func(tx *db.Tx) (int64, error) {
+			return tx.Exec("UPDATE sp_audit SET actor_kind = CAST(CAST(actor_kind AS TEXT) AS BLOB) WHERE id = $1", id)
+		}, audit.Changed},
+		{"sp_audit.target", func(tx *db.Tx) (int64, error) {
+			return tx.Exec("UPDATE sp_audit SET target = CAST(CAST(target AS TEXT) AS BLOB) WHERE id = $1", id)
+		}, audit.Changed},
+		{"sp_audit.reason", func(tx *db.Tx) (int64, error) {
+			return tx.Exec("UPDATE sp_audit SET reason = CAST(CAST(reason AS TEXT) AS BLOB) WHERE id = $1", id)
+		}, audit.Changed},
+		{"sp_audit.session", func(tx *db.Tx) (int64, error) {
+			return tx.Exec("UPDATE sp_audit SET session = CAST(CAST(session AS TEXT) AS BLOB) WHERE id = $1", id)
+		}, audit.Changed},
+		{"sp_audit.address", func(tx *db.Tx) (int64, error) {
+			return tx.Exec("UPDATE sp_audit SET address = CAST(CAST(address AS TEXT) AS BLOB) WHERE id = $1", id)
+		}, audit.Changed},
+		{"sp_audit.user_agent", func(tx *db.Tx) (int64, error) {
+			return tx.Exec("UPDATE sp_audit SET user_agent = CAST(CAST(user_agent AS TEXT) AS BLOB) WHERE id = $1", id)
+		}, audit.Changed},
+		{"sp_audit.request_id", func(tx *db.Tx) (int64, error) {
+			return tx.Exec("UPDATE sp_audit SET request_id = CAST(CAST(request_id AS TEXT) AS BLOB) WHERE id = $1", id)
+		}, audit.Changed},
+		{"sp_audit.decision_id", func(tx *db.Tx) (int64, error) {
+			return tx.Exec("UPDATE sp_audit SET decision_id = CAST(CAST(decision_id AS TEXT) AS BLOB) WHERE id = $1", id)
+		}, audit.Changed},
+		{"sp_audit.detail", func(tx *db.Tx) (int64, error) {
+			return tx.Exec("UPDATE sp_audit SET detail = CAST(CAST(detail AS TEXT) AS BLOB) WHERE id = $1", id)
+		}, audit.Changed},
+		{"sp_audit.salt", func(tx *db.Tx) (int64, error) {
+			return tx.Exec("UPDATE sp_audit SET salt = CAST(salt AS TEXT) WHERE id = $1", id)
+		}, audit.Changed},
+		{"sp_audit.commitment", func(tx *db.Tx) (int64, error) {
+			return tx.Exec("UPDATE sp_audit SET commitment = CAST(commitment AS TEXT) WHERE id = $1", id)
+		}, audit.Changed},
+		{"sp_audit_seals.first", func(tx *db.Tx) (int64, error) {
+			return tx.Exec("UPDATE sp_audit_seals SET first = CAST(CAST(first AS TEXT) AS BLOB) WHERE number = 2")
+		}, audit.Broken},
+		{"sp_audit_seals.sealed_at", func(tx *db.Tx) (int64, error) {
+			return tx.Exec("UPDATE sp_audit_seals SET sealed_at = CAST(CAST(sealed_at AS TEXT) AS BLOB) WHERE number = 2")
+		}, audit.Broken},
+		{"sp_audit_seals.node", func(tx *db.Tx) (int64, error) {
+			return tx.Exec("UPDATE sp_audit_seals SET node = CAST(CAST(node AS TEXT) AS BLOB) WHERE number = 2")
+		}, audit.Broken},
+		{"sp_audit_seals.number", func(tx *db.Tx) (int64, error) {
+			return tx.Exec("UPDATE sp_audit_seals SET number = CAST('2' AS BLOB) WHERE number = 2")
+		}, audit.Broken},
+		{"sp_audit_seals.number (last)", func(tx *db.Tx) (int64, error) {
+			return tx.Exec("UPDATE sp_audit_seals SET number = CAST('3' AS BLOB) WHERE number = 3")
+		}, audit.Broken},
+		{"sp_audit_seals.events", func(tx *db.Tx) (int64, error) {
+			return tx.Exec("UPDATE sp_audit_seals SET events = CAST(events AS TEXT) WHERE number = 2")
+		}, audit.Broken},
+		{"sp_audit_seals.hash", func(tx *db.Tx) (int64, error) {
+			return tx.Exec("UPDATE sp_audit_seals SET hash = CAST(hash AS TEXT) WHERE number = 2")
+		}, audit.Broken},
+		{"sp_audit_seals.signature", func(tx *db.Tx) (int64, error) {
+			return tx.Exec("UPDATE sp_audit_seals SET signature = CAST(signature AS TEXT) WHERE number = 2")
+		}, audit.Broken},
+	} {
+		var v audit.Verdict
+		err := d.Write(t.Context(), func(tx *db.Tx) (err error) {
+			n, err := tt.do(tx)
+			if err == nil && n != 1 {
+				t.Errorf("%s: nothing was changed", tt.column)
+			}
+			if err == nil {
+				v, err = audit.VerifyIn(t.Context(), tx, c.Key(), kept)
+			}
+			return cmp.Or(err, errUndo)
+		})
+		if !errors.Is(err, errUndo) {
+			t.Errorf("%s: %v", tt.column, err)
+		} else if v.Whole || v.Findings[0].Damage != tt.damage {
+			t.Errorf("%s: %+v", tt.column, v.Findings)
+		}
+	}
+	whole(t, c, 9, kept)
+
+	// The cut, which retention makes, and more ids than are read at once.
+	if _, err := c.Trim(t.Context(), time.Now().Add(time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	appendEvents(t, d, 2100, audit.Event{Action: "x.done"})
+	sealed(t, c)
+	whole(t, c, 2101)
+	for _, do := range []func(tx *db.Tx) (int64, error){
+		func(tx *db.Tx) (int64, error) {
+			return tx.Exec("UPDATE sp_audit_cuts SET sealed_at = CAST(CAST(sealed_at AS TEXT) AS BLOB)")
+		},
+		func(tx *db.Tx) (int64, error) { return tx.Exec("UPDATE sp_audit SET id = CAST(id AS BLOB)") },
+	} {
+		if err := d.Write(t.Context(), func(tx *db.Tx) error {
+			if n, err := do(tx); err != nil || n == 0 {
+				t.Error(n, err)
+			}
+			if v, err := audit.VerifyIn(t.Context(), tx, c.Key()); err != nil || v.Whole {
+				t.Errorf("%+v %v", v, err)
+			}
+			return errUndo
+		}); !errors.Is(err, errUndo) {
+			t.Error(err)
+		}
+	}
 }

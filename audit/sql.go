@@ -1,8 +1,11 @@
 package audit
 
 import (
+	"bytes"
 	"encoding/json"
+	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -226,8 +229,63 @@ func rowsOf(rd db.Reader, ids []string) (out []row, err error) {
 }
 
 func readRow(rd db.Reader, id string) (r row, found bool, err error) {
-	found, err = rd.Row("SELECT "+columns+", salt, commitment FROM sp_audit WHERE id = $1", []any{id}, append(r.fields(), &r.salt, &r.commitment)...)
+	odd := false
+	found, err = rd.Row("SELECT "+columns+", salt, commitment FROM sp_audit WHERE id = $1", []any{id}, strict(&odd, append(r.fields(), &r.salt, &r.commitment))...)
+	r.odd = odd
 	return r, found, err
+}
+
+// nameless reports whether there is an event without an id.
+func nameless(rd db.Reader) (bool, error) {
+	var n int
+	return rd.Row("SELECT 1 FROM sp_audit WHERE id = '' OR id IS NULL LIMIT 1", nil, &n)
+}
+
+// stored is where a column goes whose type matters. SQLite keeps whatever it is given
+// in any column: a text as a BLOB reads the same, and no comparison finds it.
+type stored struct {
+	into any
+	odd  *bool
+}
+
+// strict has odd set if a column is of another type than the server writes.
+func strict(odd *bool, into []any) []any {
+	all, out := make([]stored, len(into)), make([]any, len(into))
+	for i, dst := range into {
+		all[i] = stored{dst, odd}
+		out[i] = &all[i]
+	}
+	return out
+}
+
+// Scan takes what the driver has read.
+func (s *stored) Scan(v any) error {
+	good := false
+	switch into := s.into.(type) {
+	case *string:
+		*into, good = v.(string)
+		if b, ok := v.([]byte); ok {
+			*into = string(b)
+		}
+	case *int64:
+		*into, good = v.(int64)
+		if b, ok := v.([]byte); ok {
+			*into, _ = strconv.ParseInt(string(b), 10, 64) // only to say where it is
+		}
+	case *[]byte:
+		var b []byte
+		if b, good = v.([]byte); good {
+			*into = bytes.Clone(b) // the driver's own
+		} else {
+			*into, good = nil, v == "" // the default of the column
+		}
+	default:
+		panic(fmt.Sprintf("%T", into)) // of those that there are
+	}
+	if !good {
+		*s.odd = true
+	}
+	return nil
 }
 
 func appendRow(out *[]row) func(db.Scan) error {
@@ -265,7 +323,7 @@ func (s *seal) fields() []any {
 }
 
 func lastSeal(rd db.Reader) (s seal, found bool, err error) {
-	found, err = rd.Row("SELECT "+sealColumns+" FROM sp_audit_seals WHERE number = (SELECT MAX(number) FROM sp_audit_seals)", nil, s.fields()...)
+	found, err = rd.Row("SELECT "+sealColumns+" FROM sp_audit_seals WHERE number = (SELECT MAX(number) FROM sp_audit_seals)", nil, strict(&s.odd, s.fields())...)
 	return s, found, err
 }
 
@@ -273,7 +331,7 @@ func lastSeal(rd db.Reader) (s seal, found bool, err error) {
 func seals(rd db.Reader, after int64, n int) (out []seal, err error) {
 	err = rd.Rows("SELECT "+sealColumns+" FROM sp_audit_seals WHERE number > $1 ORDER BY number LIMIT $2", []any{after, n}, func(scan db.Scan) error {
 		var s seal
-		err := scan(s.fields()...)
+		err := scan(strict(&s.odd, s.fields())...)
 		out = append(out, s)
 		return err
 	})
@@ -315,7 +373,8 @@ func endWaiting(tx *db.Tx, keys []string) (int64, error) {
 }
 
 func readCut(rd db.Reader) (c cut, found bool, err error) {
-	found, err = rd.Row("SELECT number, position, sealed_at, hash, signature FROM sp_audit_cuts WHERE id = 1", nil, &c.number, &c.position, &c.sealedAt, &c.hash, &c.signature)
+	found, err = rd.Row("SELECT number, position, sealed_at, hash, signature FROM sp_audit_cuts WHERE id = 1", nil,
+		strict(&c.odd, []any{&c.number, &c.position, &c.sealedAt, &c.hash, &c.signature})...)
 	return c, found, err
 }
 
