@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/sallyport/sallyport/audit"
 	"github.com/sallyport/sallyport/internal/db"
 	"github.com/sallyport/sallyport/internal/reqctx"
@@ -461,17 +463,21 @@ func TestU_TheListOfWhatWaits(t *testing.T) {
 func TestErasureKeepsTheChain(t *testing.T) {
 	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
 		c := brief(t, d)
-		appendEvents(t, d, 3, audit.Event{Action: "x.done", Actor: "ada", ActorKind: "user", Reason: "private", Detail: map[string]string{"k": "private"}})
+		ada := uuid.NewString()
+		appendEvents(t, d, 3, audit.Event{Action: "x.done", Actor: ada, ActorKind: "user", Reason: "private", Detail: map[string]string{"k": "private"}})
 		appendEvents(t, d, 3, audit.Event{Action: "x.done", Reason: "kept"})
 		sealed(t, c)
-		appendEvents(t, d, 2, audit.Event{Action: "x.done", Actor: "ada", ActorKind: "user", Reason: "private"}) // not sealed yet
+		appendEvents(t, d, 2, audit.Event{Action: "x.done", Actor: ada, ActorKind: "user", Reason: "private"}) // not sealed yet
 		if err := d.Write(t.Context(), func(tx *db.Tx) error {
-			if err := audit.Append(t.Context(), tx, audit.Event{Action: "account.deleted", Actor: "ada", ActorKind: "user", Target: "ada"}); err != nil {
+			if err := audit.Append(t.Context(), tx, audit.Event{Action: "account.deleted", Actor: ada, ActorKind: "user", Target: ada}); err != nil {
 				return err
 			}
-			return audit.Erase(tx, "ada")
+			return audit.Erase(tx, ada)
 		}); err != nil {
 			t.Fatal(err)
+		}
+		if v := whole(t, c, 6); v.Erased != 3 || v.Waiting != 3 { // the deletion itself waits
+			t.Errorf("%+v", v)
 		}
 		sealed(t, c)
 		if err := audit.EraseNext(t.Context(), d, func() time.Time { return time.Now().Add(time.Hour) }); err != nil {
@@ -632,4 +638,86 @@ func TestU_AValueOfAnotherTypeIsFound(t *testing.T) {
 			t.Error(err)
 		}
 	}
+}
+
+// U. Nobody can empty events by making up that an account was deleted: not those of
+// an operator, of an account that is there, or of nobody.
+func TestU_ADeletionThatIsMadeUp(t *testing.T) {
+	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
+		c := brief(t, d)
+		there := uuid.NewString()
+		if err := d.Write(t.Context(), func(tx *db.Tx) error {
+			_, err := tx.Exec("INSERT INTO sp_subjects (id, kind, disabled, version, created_at) VALUES ($1, 'user', FALSE, 1, 1)", there)
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		subjects := []string{"cli:root", there}
+		for _, actor := range subjects {
+			appendEvents(t, d, 1, audit.Event{Action: "x.done", Actor: actor, Reason: "private"})
+		}
+		appendEvents(t, d, 1, audit.Event{Action: "x.done", Target: "somebody", Reason: "private"})
+		sealed(t, c)
+		empty := func(id string) {
+			t.Helper()
+			if err := d.Write(t.Context(), func(tx *db.Tx) error {
+				n, err := tx.Exec("UPDATE sp_audit SET reason = '', session = '', address = '', user_agent = '', request_id = '', decision_id = '', detail = '{}', salt = $2 WHERE actor = $1 AND action = 'x.done'", id, []byte{})
+				if n == 0 {
+					t.Error("nothing was changed")
+				}
+				return err
+			}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for i, id := range subjects {
+			appendEvents(t, d, 1, audit.Event{Action: "account.deleted", Target: id}) // the server seals what is put there
+			sealed(t, c)
+			whole(t, c, int64(4+i))
+		}
+		for i, id := range subjects {
+			empty(id)
+			v, err := c.Verify(t.Context())
+			if err != nil || len(v.Findings) != i+1 || v.Findings[i].Damage != audit.Erased || v.Findings[i].Position != int64(i+1) {
+				t.Errorf("%s: %+v %v", id, v, err)
+			}
+		}
+	})
+}
+
+// U. Behind what retention has deleted an account's last events may be empty without
+// a deletion. No event of that time lets the later ones be emptied.
+func TestU_AnEmptyEventExcusesNoOther(t *testing.T) {
+	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
+		c := brief(t, d)
+		appendEvents(t, d, 1, audit.Event{Action: "x.done"})
+		sealed(t, c)
+		if _, err := c.Trim(t.Context(), time.Now().Add(time.Hour)); err != nil {
+			t.Fatal(err)
+		}
+		ada, blank := uuid.NewString(), []byte{}
+		write := func(do func(tx *db.Tx) error) {
+			t.Helper()
+			if err := d.Write(t.Context(), do); err != nil {
+				t.Fatal(err)
+			}
+		}
+		appendEvents(t, d, 2, audit.Event{Action: "x.done", Actor: ada, Reason: "r"})
+		write(func(tx *db.Tx) error { // one long ago, and one in an hour, before they are sealed
+			if _, err := tx.Exec("UPDATE sp_audit SET at = at + $2 WHERE actor = $1", ada, time.Hour.Microseconds()); err != nil {
+				return err
+			}
+			_, err := tx.Exec("UPDATE sp_audit SET at = 0, reason = '', detail = '{}', salt = $2 WHERE id = (SELECT MIN(id) FROM sp_audit WHERE actor = $1)", ada, blank)
+			return err
+		})
+		sealed(t, c)
+		whole(t, c, 3)
+		write(func(tx *db.Tx) error {
+			_, err := tx.Exec("UPDATE sp_audit SET reason = '', detail = '{}', salt = $2 WHERE actor = $1", ada, blank)
+			return err
+		})
+		if v, err := c.Verify(t.Context()); err != nil || len(v.Findings) != 1 || v.Findings[0].Damage != audit.Erased || v.Findings[0].At.Before(time.Now()) {
+			t.Errorf("%+v %v", v, err)
+		}
+	})
 }

@@ -241,6 +241,12 @@ func nameless(rd db.Reader) (bool, error) {
 	return rd.Row("SELECT 1 FROM sp_audit WHERE id = '' OR id IS NULL LIMIT 1", nil, &n)
 }
 
+// subjectThere reports whether an account or machine client is still there.
+func subjectThere(rd db.Reader, id string) (bool, error) {
+	var n int
+	return rd.Row("SELECT 1 FROM sp_subjects WHERE id = $1", []any{id}, &n)
+}
+
 // stored is where a column goes whose type matters. SQLite keeps whatever it is given
 // in any column: a text as a BLOB reads the same, and no comparison finds it.
 type stored struct {
