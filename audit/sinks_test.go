@@ -549,3 +549,76 @@ func TestU_RetentionHidesNothing(t *testing.T) {
 		}
 	})
 }
+
+// U. Who moves what was noted of a sink beyond the end, or lets somebody hold it for
+// ever, does not switch it off, and the log tells.
+func TestU_NobodySwitchesASinkOff(t *testing.T) {
+	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
+		file := filepath.Join(t.TempDir(), "audit.ndjson")
+		c := brief(t, d)
+		appendEvents(t, d, 1, audit.Event{Action: "x.done", Target: "before"})
+		sealed(t, c)
+		at := func() (n int64) {
+			if _, err := d.View(t.Context()).Row("SELECT number FROM sp_audit_sinks", nil, &n); err != nil {
+				t.Fatal(err)
+			}
+			return n
+		}
+		s := audit.NewSinks(audit.SinksConfig{File: file}, d, c, slog.New(slog.DiscardHandler))
+		eventually(t, "it begins", func() bool { return at() == 1 })
+		s.Close()
+		if err := d.Write(t.Context(), func(tx *db.Tx) error {
+			_, err := tx.Exec("UPDATE sp_audit_sinks SET number = 1000000, holder = 'nobody', held_until = $1", int64(1)<<62)
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		var logged lockedBuffer
+		s = audit.NewSinks(audit.SinksConfig{File: file}, d, c, slog.New(slog.NewTextHandler(&logged, nil)))
+		defer s.Close()
+		eventually(t, "it is put right", func() bool { return at() == 1 })
+		if text := logged.String(); strings.Count(text, "level=ERROR") != 1 || !strings.Contains(text, "noted=1000000 last=1") {
+			t.Error(text)
+		}
+		appendEvents(t, d, 1, audit.Event{Action: "x.done", Target: "after"})
+		sealed(t, c)
+		eventually(t, "it goes on", func() bool {
+			b, err := os.ReadFile(file)
+			return err == nil && strings.Contains(string(b), `"target":"after"`)
+		})
+		var damaged float64
+		for _, f := range c.Measure() {
+			if f.Name == "sallyport_audit_damage_total" {
+				damaged = f.Points[0].Value
+			}
+		}
+		if damaged != 1 {
+			t.Errorf("%v counted", damaged)
+		}
+	})
+}
+
+// U. The address of a webhook is in no log and not in the database.
+func TestU_TheAddressOfAWebhookIsASecret(t *testing.T) {
+	d := testkit.SQLite(t)
+	c := brief(t, d)
+	appendEvents(t, d, 1, audit.Event{Action: "x.done"})
+	sealed(t, c)
+	srv := httptest.NewServer(http.NotFoundHandler())
+	address := srv.URL + "/PLANTED?x=PLANTED"
+	srv.Close() // nobody is there
+	var logged lockedBuffer
+	s := audit.NewSinks(audit.SinksConfig{Webhook: address, WebhookSecret: secret}, d, c, slog.New(slog.NewTextHandler(&logged, nil)))
+	name := ""
+	eventually(t, "it begins", func() bool {
+		_, err := d.View(t.Context()).Row("SELECT name FROM sp_audit_sinks", nil, &name)
+		return err == nil && name != ""
+	})
+	appendEvents(t, d, 1, audit.Event{Action: "x.done"})
+	sealed(t, c)
+	eventually(t, "it fails", func() bool { return strings.Contains(logged.String(), "level=ERROR") })
+	s.Close()
+	if text := logged.String() + name; strings.Contains(text, "PLANTED") || !strings.Contains(text, "connection refused") {
+		t.Error(text)
+	}
+}

@@ -508,13 +508,20 @@ func sinkAt(rd db.Reader, name string) (number int64, found bool, err error) {
 	return number, found, err
 }
 
+// moveSinkBack puts right what nobody can have reached.
+func moveSinkBack(tx *db.Tx, name string, wrong, number int64) error {
+	_, err := tx.Exec("UPDATE sp_audit_sinks SET number = $3 WHERE name = $1 AND number = $2", name, wrong, number)
+	return err
+}
+
 // holdSink reports whether a node hands on, which it does until it has not for a
-// while. number is where a sink begins that is new.
+// while. A hold that ends later than any node holds is none. number is where a sink
+// begins that is new.
 func holdSink(tx *db.Tx, name, node string, number int64, now time.Time) (bool, error) {
 	n, err := tx.Exec(`INSERT INTO sp_audit_sinks (name, number, holder, held_until) VALUES ($1, $2, $3, $4)
 		ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, held_until = excluded.held_until
-			WHERE sp_audit_sinks.holder = excluded.holder OR sp_audit_sinks.held_until < $5`,
-		name, number, node, db.Micros(now.Add(sinkHold)), db.Micros(now))
+			WHERE sp_audit_sinks.holder = excluded.holder OR sp_audit_sinks.held_until < $5 OR sp_audit_sinks.held_until > $6`,
+		name, number, node, db.Micros(now.Add(sinkHold)), db.Micros(now), db.Micros(now.Add(sinkHold+sinkSkew)))
 	return n == 1, err
 }
 
