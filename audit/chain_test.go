@@ -721,3 +721,63 @@ func TestU_AnEmptyEventExcusesNoOther(t *testing.T) {
 		}
 	})
 }
+
+// U. A server that has seen the chain does not seal on without a word behind one that
+// was cut back and changed; what other nodes and retention do is nothing to tell.
+func TestU_ASealerRemembersTheChain(t *testing.T) {
+	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
+		var logged lockedBuffer
+		c := audit.NewChain(audit.ChainConfig{DB: d, Seed: seed, Log: slog.New(slog.NewTextHandler(&logged, nil))})
+		t.Cleanup(c.Close)
+		other := brief(t, testkit.Again(t, d))
+		more := func(x *audit.Chain) {
+			t.Helper()
+			appendEvents(t, d, 2, audit.Event{Action: "x.done", Reason: "r"})
+			sealed(t, x)
+		}
+		trim := func() {
+			t.Helper()
+			if _, err := other.Trim(t.Context(), time.Now().Add(time.Hour)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		more(c)
+		more(c)
+		more(other)
+		more(c)
+		trim()
+		more(c)
+		more(other)
+		trim() // beyond what c has seen
+		more(c)
+		if text := logged.String(); text != "" {
+			t.Error(text)
+		}
+		again := func(seals int) {
+			t.Helper()
+			if err := d.Write(t.Context(), func(tx *db.Tx) error {
+				_, err := tx.Exec("DELETE FROM sp_audit_seals WHERE number > (SELECT MAX(number) FROM sp_audit_seals) - $1", seals)
+				if err == nil {
+					_, err = tx.Exec("UPDATE sp_audit SET target = target || 'x' WHERE action = 'x.done'")
+				}
+				if err == nil {
+					_, err = tx.Exec("INSERT INTO sp_audit_waiting (id, more) SELECT id, '' FROM sp_audit WHERE 1 = 1 ON CONFLICT DO NOTHING")
+				}
+				return err
+			}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for i, by := range []*audit.Chain{c, other} { // who seals anew
+			more(c)
+			more(c)
+			again(1 + i) // so that with the other the chain is as long as c knew it
+			sealed(t, by)
+			more(other)
+			more(c)
+			if n := strings.Count(logged.String(), "level=ERROR"); n != i+1 {
+				t.Errorf("told %d times: %s", n, logged.String())
+			}
+		}
+	})
+}
