@@ -78,3 +78,29 @@ func TestRefusalsAreBoundedAndCounted(t *testing.T) {
 		t.Errorf("%d events of %d, dropped counted: %v", len(events), sent, dropped)
 	}
 }
+
+// U. Nobody hides what they were refused behind requests that are allowed, or behind
+// questions.
+func TestU_WhatIsAllowedHidesNoRefusal(t *testing.T) {
+	d := testkit.SQLite(t)
+	for _, action := range []string{audit.AccessAllowed, audit.PolicyChecked} {
+		r := audit.NewRefusals(d, slog.New(slog.DiscardHandler))
+		for range 5000 {
+			r.Note(t.Context(), audit.Event{Action: action, Actor: "ada", ActorKind: "user"})
+		}
+		r.Note(t.Context(), audit.Event{Action: audit.AccessDenied, Result: audit.Denied, Actor: "ada", ActorKind: "user", Target: action})
+		r.Close()
+		events, err := audit.Latest(d.View(t.Context()), 5000)
+		if err != nil {
+			t.Fatal(err)
+		}
+		dropped, denied := false, false
+		for _, e := range events {
+			dropped = dropped || e.Action == "audit.dropped"
+			denied = denied || e.Action == audit.AccessDenied && e.Target == action
+		}
+		if !dropped || !denied {
+			t.Errorf("%s: dropped %v, denied %v", action, dropped, denied)
+		}
+	}
+}
