@@ -104,3 +104,18 @@ func TestU_WhatIsAllowedHidesNoRefusal(t *testing.T) {
 		}
 	}
 }
+
+// U. No text makes a formula of a cell, whatever separates cells where it is read.
+func TestU_NoCellIsAFormula(t *testing.T) {
+	for text, want := range map[string]string{
+		"=1": "'=1", "@x": "'@x", "＝1": "'＝1", "a;=1": "a;'=1", "a; \"+1": "a; \"'+1", "a|-1": "a|'-1", " =1": " '=1",
+		"a-b;c=d": "a-b;c=d", "a=b": "a=b", "": "", "\t=1": "'\\u0009=1", "a\t=1": "a\\u0009'=1",
+	} {
+		if got := (audit.Record{Reason: text}).CSV()[7]; got != want {
+			t.Errorf("%q: %q, want %q", text, got, want)
+		}
+	}
+	if got := (audit.Record{Detail: map[string]string{"k": ";=1"}}).CSV()[13]; got != `{"k":";'=1"}` {
+		t.Error(got)
+	}
+}

@@ -95,7 +95,7 @@ func NewSinks(c SinksConfig, d *db.DB, chain *Chain, log *slog.Logger) *Sinks {
 		s.all = append(s.all, &sink{name: "log", kind: "log", deliver: logSink(log)})
 	}
 	if c.File != "" {
-		f := &fileSink{path: c.File}
+		f := &fileSink{path: c.File, log: log}
 		s.all = append(s.all, &sink{name: "file:" + c.File, kind: "file", deliver: f.deliver, close: f.close})
 	}
 	if c.Syslog != "" {

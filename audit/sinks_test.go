@@ -16,6 +16,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -620,5 +621,56 @@ func TestU_TheAddressOfAWebhookIsASecret(t *testing.T) {
 	s.Close()
 	if text := logged.String() + name; strings.Contains(text, "PLANTED") || !strings.Contains(text, "connection refused") {
 		t.Error(text)
+	}
+}
+
+// U. Events go into a regular file only, one whose last line a crash has torn goes on
+// with a new one, and one that others can read is told of.
+func TestU_TheFile(t *testing.T) {
+	d := testkit.SQLite(t)
+	c := brief(t, d)
+	appendEvents(t, d, 1, audit.Event{Action: "x.done"})
+	sealed(t, c)
+	dir := t.TempDir()
+	victim := filepath.Join(dir, "victim")
+	for name, tt := range map[string]struct {
+		do       func(path string) error
+		says     string
+		accepted bool
+	}{
+		"link": {func(path string) error { return os.Symlink(victim, path) }, "is a symbolic link", false},
+		"pipe": {func(path string) error { return syscall.Mkfifo(path, 0o600) }, "is no regular file", false},
+		"torn": {func(path string) error { return os.WriteFile(path, []byte(`{"schema":"sallyp`), 0o644) }, "chmod 600", true},
+		"good": {func(path string) error { return os.WriteFile(path, []byte("{}\n"), 0o600) }, "", true},
+	} {
+		path := filepath.Join(dir, name)
+		if err := tt.do(path); err != nil {
+			t.Fatal(err)
+		}
+		var logged lockedBuffer
+		s := audit.NewSinks(audit.SinksConfig{File: path}, d, c, slog.New(slog.NewTextHandler(&logged, nil)))
+		eventually(t, "it begins", func() bool {
+			var n int
+			found, err := d.View(t.Context()).Row("SELECT 1 FROM sp_audit_sinks WHERE name = $1", []any{"file:" + path}, &n)
+			return err == nil && found
+		})
+		appendEvents(t, d, 1, audit.Event{Action: "x.done", Target: name})
+		sealed(t, c)
+		if !tt.accepted {
+			eventually(t, "it fails", func() bool { return strings.Contains(logged.String(), "level=ERROR") })
+		} else {
+			eventually(t, "it is there", func() bool {
+				b, err := os.ReadFile(path)
+				lines := strings.Split(string(b), "\n")
+				return err == nil && len(lines) == 4 && strings.HasPrefix(lines[1], `{"schema":"sallyport.audit_event/v1"`) && lines[3] == ""
+			})
+		}
+		s.Close()
+		if text := logged.String(); !strings.Contains(text, tt.says) || tt.says == "" && text != "" {
+			t.Errorf("%s: %s", name, text)
+		}
+	}
+	if _, err := os.Stat(victim); err == nil {
+		t.Error("a link was followed")
 	}
 }
