@@ -78,3 +78,44 @@ func TestRefusalsAreBoundedAndCounted(t *testing.T) {
 		t.Errorf("%d events of %d, dropped counted: %v", len(events), sent, dropped)
 	}
 }
+
+// U. Nobody hides what they were refused behind requests that are allowed, or behind
+// questions.
+func TestU_WhatIsAllowedHidesNoRefusal(t *testing.T) {
+	d := testkit.SQLite(t)
+	for _, action := range []string{audit.AccessAllowed, audit.PolicyChecked} {
+		r := audit.NewRefusals(d, slog.New(slog.DiscardHandler))
+		for range 5000 {
+			r.Note(t.Context(), audit.Event{Action: action, Actor: "ada", ActorKind: "user"})
+		}
+		r.Note(t.Context(), audit.Event{Action: audit.AccessDenied, Result: audit.Denied, Actor: "ada", ActorKind: "user", Target: action})
+		r.Close()
+		events, err := audit.Latest(d.View(t.Context()), 5000)
+		if err != nil {
+			t.Fatal(err)
+		}
+		dropped, denied := false, false
+		for _, e := range events {
+			dropped = dropped || e.Action == "audit.dropped"
+			denied = denied || e.Action == audit.AccessDenied && e.Target == action
+		}
+		if !dropped || !denied {
+			t.Errorf("%s: dropped %v, denied %v", action, dropped, denied)
+		}
+	}
+}
+
+// U. No text makes a formula of a cell, whatever separates cells where it is read.
+func TestU_NoCellIsAFormula(t *testing.T) {
+	for text, want := range map[string]string{
+		"=1": "'=1", "@x": "'@x", "＝1": "'＝1", "a;=1": "a;'=1", "a; \"+1": "a; \"'+1", "a|-1": "a|'-1", " =1": " '=1",
+		"a-b;c=d": "a-b;c=d", "a=b": "a=b", "": "", "\t=1": "'\\u0009=1", "a\t=1": "a\\u0009'=1",
+	} {
+		if got := (audit.Record{Reason: text}).CSV()[7]; got != want {
+			t.Errorf("%q: %q, want %q", text, got, want)
+		}
+	}
+	if got := (audit.Record{Detail: map[string]string{"k": ";=1"}}).CSV()[13]; got != `{"k":";'=1"}` {
+		t.Error(got)
+	}
+}

@@ -35,6 +35,7 @@ type row struct {
 	detail     string // JSON
 	salt       []byte // nil: erased
 	commitment []byte
+	odd        bool // a column is of another type than the server writes
 }
 
 const saltSize = 16
@@ -133,6 +134,7 @@ type seal struct {
 	events                  []byte
 	node                    string
 	hash, signature         []byte
+	odd                     bool // as of a row
 }
 
 func (s *seal) last() int64 { return s.first + int64(len(s.events)/entrySize) - 1 }
@@ -187,6 +189,7 @@ func (h Head) Genuine(key ed25519.PublicKey) bool {
 type cut struct {
 	number, position, sealedAt int64
 	hash, signature            []byte
+	odd                        bool // as of a row
 }
 
 func (c *cut) statement() []byte {

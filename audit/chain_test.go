@@ -2,6 +2,7 @@ package audit_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"errors"
@@ -11,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/uuid"
 
 	"github.com/sallyport/sallyport/audit"
 	"github.com/sallyport/sallyport/internal/db"
@@ -460,17 +463,21 @@ func TestU_TheListOfWhatWaits(t *testing.T) {
 func TestErasureKeepsTheChain(t *testing.T) {
 	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
 		c := brief(t, d)
-		appendEvents(t, d, 3, audit.Event{Action: "x.done", Actor: "ada", ActorKind: "user", Reason: "private", Detail: map[string]string{"k": "private"}})
+		ada := uuid.NewString()
+		appendEvents(t, d, 3, audit.Event{Action: "x.done", Actor: ada, ActorKind: "user", Reason: "private", Detail: map[string]string{"k": "private"}})
 		appendEvents(t, d, 3, audit.Event{Action: "x.done", Reason: "kept"})
 		sealed(t, c)
-		appendEvents(t, d, 2, audit.Event{Action: "x.done", Actor: "ada", ActorKind: "user", Reason: "private"}) // not sealed yet
+		appendEvents(t, d, 2, audit.Event{Action: "x.done", Actor: ada, ActorKind: "user", Reason: "private"}) // not sealed yet
 		if err := d.Write(t.Context(), func(tx *db.Tx) error {
-			if err := audit.Append(t.Context(), tx, audit.Event{Action: "account.deleted", Actor: "ada", ActorKind: "user", Target: "ada"}); err != nil {
+			if err := audit.Append(t.Context(), tx, audit.Event{Action: "account.deleted", Actor: ada, ActorKind: "user", Target: ada}); err != nil {
 				return err
 			}
-			return audit.Erase(tx, "ada")
+			return audit.Erase(tx, ada)
 		}); err != nil {
 			t.Fatal(err)
+		}
+		if v := whole(t, c, 6); v.Erased != 3 || v.Waiting != 3 { // the deletion itself waits
+			t.Errorf("%+v", v)
 		}
 		sealed(t, c)
 		if err := audit.EraseNext(t.Context(), d, func() time.Time { return time.Now().Add(time.Hour) }); err != nil {
@@ -485,6 +492,292 @@ func TestErasureKeepsTheChain(t *testing.T) {
 		}
 		if text := fmt.Sprintf("%+v", all); strings.Contains(text, "private") || strings.Count(text, "kept") != 3 {
 			t.Error(text)
+		}
+	})
+}
+
+// U. SQLite keeps a value of any type in any column, where it reads the same and no
+// filter finds it. Verifying does.
+func TestU_AValueOfAnotherTypeIsFound(t *testing.T) {
+	d := testkit.SQLite(t)
+	c := brief(t, d)
+	for range 3 {
+		appendEvents(t, d, 3, audit.Event{Action: "x.done", Target: "somebody", Reason: "because"})
+		sealed(t, c)
+	}
+	kept := head(t, c)
+	whole(t, c, 9, kept)
+	all, err := audit.Latest(d.View(t.Context()), 9)
+	if err != nil {
+		t.Fatal(err)
+	}
+	slices.Reverse(all)
+	id := all[4].ID // position 5, in seal 2
+	for _, tt := range []struct {
+		column string
+		do     func(tx *db.Tx) (int64, error)
+		damage audit.Damage
+	}{
+		{"sp_audit.id", func(tx *db.Tx) (int64, error) {
+			return tx.Exec("UPDATE sp_audit SET id = CAST(id AS BLOB) WHERE id = $1", id)
+		}, audit.Removed},
+		{"sp_audit.id (NULL)", func(tx *db.Tx) (int64, error) {
+			return tx.Exec("UPDATE sp_audit SET id = NULL WHERE id = $1", id)
+		}, audit.Removed},
+		{"sp_audit.at", func(tx *db.Tx) (int64, error) {
+			return tx.Exec("UPDATE sp_audit SET at = CAST(CAST(at AS TEXT) AS BLOB) WHERE id = $1", id)
+		}, audit.Changed},
+		{"sp_audit.action", func(tx *db.Tx) (int64, error) {
+			return tx.Exec("UPDATE sp_audit SET action = CAST(CAST(action AS TEXT) AS BLOB) WHERE id = $1", id)
+		}, audit.Changed},
+		{"sp_audit.result", func(tx *db.Tx) (int64, error) {
+			return tx.Exec("UPDATE sp_audit SET result = CAST(CAST(result AS TEXT) AS BLOB) WHERE id = $1", id)
+		}, audit.Changed},
+		{"sp_audit.actor", func(tx *db.Tx) (int64, error) {
+			return tx.Exec("UPDATE sp_audit SET actor = CAST(CAST(actor AS TEXT) AS BLOB) WHERE id = $1", id)
+		}, audit.Changed},
+		{"sp_audit.actor_kind", func(tx *db.Tx) (int64, error) {
+			return tx.Exec("UPDATE sp_audit SET actor_kind = CAST(CAST(actor_kind AS TEXT) AS BLOB) WHERE id = $1", id)
+		}, audit.Changed},
+		{"sp_audit.target", func(tx *db.Tx) (int64, error) {
+			return tx.Exec("UPDATE sp_audit SET target = CAST(CAST(target AS TEXT) AS BLOB) WHERE id = $1", id)
+		}, audit.Changed},
+		{"sp_audit.reason", func(tx *db.Tx) (int64, error) {
+			return tx.Exec("UPDATE sp_audit SET reason = CAST(CAST(reason AS TEXT) AS BLOB) WHERE id = $1", id)
+		}, audit.Changed},
+		{"sp_audit.session", func(tx *db.Tx) (int64, error) {
+			return tx.Exec("UPDATE sp_audit SET session = CAST(CAST(session AS TEXT) AS BLOB) WHERE id = $1", id)
+		}, audit.Changed},
+		{"sp_audit.address", func(tx *db.Tx) (int64, error) {
+			return tx.Exec("UPDATE sp_audit SET address = CAST(CAST(address AS TEXT) AS BLOB) WHERE id = $1", id)
+		}, audit.Changed},
+		{"sp_audit.user_agent", func(tx *db.Tx) (int64, error) {
+			return tx.Exec("UPDATE sp_audit SET user_agent = CAST(CAST(user_agent AS TEXT) AS BLOB) WHERE id = $1", id)
+		}, audit.Changed},
+		{"sp_audit.request_id", func(tx *db.Tx) (int64, error) {
+			return tx.Exec("UPDATE sp_audit SET request_id = CAST(CAST(request_id AS TEXT) AS BLOB) WHERE id = $1", id)
+		}, audit.Changed},
+		{"sp_audit.decision_id", func(tx *db.Tx) (int64, error) {
+			return tx.Exec("UPDATE sp_audit SET decision_id = CAST(CAST(decision_id AS TEXT) AS BLOB) WHERE id = $1", id)
+		}, audit.Changed},
+		{"sp_audit.detail", func(tx *db.Tx) (int64, error) {
+			return tx.Exec("UPDATE sp_audit SET detail = CAST(CAST(detail AS TEXT) AS BLOB) WHERE id = $1", id)
+		}, audit.Changed},
+		{"sp_audit.salt", func(tx *db.Tx) (int64, error) {
+			return tx.Exec("UPDATE sp_audit SET salt = CAST(salt AS TEXT) WHERE id = $1", id)
+		}, audit.Changed},
+		{"sp_audit.commitment", func(tx *db.Tx) (int64, error) {
+			return tx.Exec("UPDATE sp_audit SET commitment = CAST(commitment AS TEXT) WHERE id = $1", id)
+		}, audit.Changed},
+		{"sp_audit_seals.first", func(tx *db.Tx) (int64, error) {
+			return tx.Exec("UPDATE sp_audit_seals SET first = CAST(CAST(first AS TEXT) AS BLOB) WHERE number = 2")
+		}, audit.Broken},
+		{"sp_audit_seals.sealed_at", func(tx *db.Tx) (int64, error) {
+			return tx.Exec("UPDATE sp_audit_seals SET sealed_at = CAST(CAST(sealed_at AS TEXT) AS BLOB) WHERE number = 2")
+		}, audit.Broken},
+		{"sp_audit_seals.node", func(tx *db.Tx) (int64, error) {
+			return tx.Exec("UPDATE sp_audit_seals SET node = CAST(CAST(node AS TEXT) AS BLOB) WHERE number = 2")
+		}, audit.Broken},
+		{"sp_audit_seals.number", func(tx *db.Tx) (int64, error) {
+			return tx.Exec("UPDATE sp_audit_seals SET number = CAST('2' AS BLOB) WHERE number = 2")
+		}, audit.Broken},
+		{"sp_audit_seals.number (last)", func(tx *db.Tx) (int64, error) {
+			return tx.Exec("UPDATE sp_audit_seals SET number = CAST('3' AS BLOB) WHERE number = 3")
+		}, audit.Broken},
+		{"sp_audit_seals.events", func(tx *db.Tx) (int64, error) {
+			return tx.Exec("UPDATE sp_audit_seals SET events = CAST(events AS TEXT) WHERE number = 2")
+		}, audit.Broken},
+		{"sp_audit_seals.hash", func(tx *db.Tx) (int64, error) {
+			return tx.Exec("UPDATE sp_audit_seals SET hash = CAST(hash AS TEXT) WHERE number = 2")
+		}, audit.Broken},
+		{"sp_audit_seals.signature", func(tx *db.Tx) (int64, error) {
+			return tx.Exec("UPDATE sp_audit_seals SET signature = CAST(signature AS TEXT) WHERE number = 2")
+		}, audit.Broken},
+	} {
+		var v audit.Verdict
+		err := d.Write(t.Context(), func(tx *db.Tx) (err error) {
+			n, err := tt.do(tx)
+			if err == nil && n != 1 {
+				t.Errorf("%s: nothing was changed", tt.column)
+			}
+			if err == nil {
+				v, err = audit.VerifyIn(t.Context(), tx, c.Key(), kept)
+			}
+			return cmp.Or(err, errUndo)
+		})
+		if !errors.Is(err, errUndo) {
+			t.Errorf("%s: %v", tt.column, err)
+		} else if v.Whole || v.Findings[0].Damage != tt.damage {
+			t.Errorf("%s: %+v", tt.column, v.Findings)
+		}
+	}
+	whole(t, c, 9, kept)
+
+	// The cut, which retention makes, and more ids than are read at once.
+	if _, err := c.Trim(t.Context(), time.Now().Add(time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	appendEvents(t, d, 2100, audit.Event{Action: "x.done"})
+	sealed(t, c)
+	whole(t, c, 2101)
+	for _, do := range []func(tx *db.Tx) (int64, error){
+		func(tx *db.Tx) (int64, error) {
+			return tx.Exec("UPDATE sp_audit_cuts SET sealed_at = CAST(CAST(sealed_at AS TEXT) AS BLOB)")
+		},
+		func(tx *db.Tx) (int64, error) { return tx.Exec("UPDATE sp_audit SET id = CAST(id AS BLOB)") },
+	} {
+		if err := d.Write(t.Context(), func(tx *db.Tx) error {
+			if n, err := do(tx); err != nil || n == 0 {
+				t.Error(n, err)
+			}
+			if v, err := audit.VerifyIn(t.Context(), tx, c.Key()); err != nil || v.Whole {
+				t.Errorf("%+v %v", v, err)
+			}
+			return errUndo
+		}); !errors.Is(err, errUndo) {
+			t.Error(err)
+		}
+	}
+}
+
+// U. Nobody can empty events by making up that an account was deleted: not those of
+// an operator, of an account that is there, or of nobody.
+func TestU_ADeletionThatIsMadeUp(t *testing.T) {
+	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
+		c := brief(t, d)
+		there := uuid.NewString()
+		if err := d.Write(t.Context(), func(tx *db.Tx) error {
+			_, err := tx.Exec("INSERT INTO sp_subjects (id, kind, disabled, version, created_at) VALUES ($1, 'user', FALSE, 1, 1)", there)
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		subjects := []string{"cli:root", there}
+		for _, actor := range subjects {
+			appendEvents(t, d, 1, audit.Event{Action: "x.done", Actor: actor, Reason: "private"})
+		}
+		appendEvents(t, d, 1, audit.Event{Action: "x.done", Target: "somebody", Reason: "private"})
+		sealed(t, c)
+		empty := func(id string) {
+			t.Helper()
+			if err := d.Write(t.Context(), func(tx *db.Tx) error {
+				n, err := tx.Exec("UPDATE sp_audit SET reason = '', session = '', address = '', user_agent = '', request_id = '', decision_id = '', detail = '{}', salt = $2 WHERE actor = $1 AND action = 'x.done'", id, []byte{})
+				if n == 0 {
+					t.Error("nothing was changed")
+				}
+				return err
+			}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for i, id := range subjects {
+			appendEvents(t, d, 1, audit.Event{Action: "account.deleted", Target: id}) // the server seals what is put there
+			sealed(t, c)
+			whole(t, c, int64(4+i))
+		}
+		for i, id := range subjects {
+			empty(id)
+			v, err := c.Verify(t.Context())
+			if err != nil || len(v.Findings) != i+1 || v.Findings[i].Damage != audit.Erased || v.Findings[i].Position != int64(i+1) {
+				t.Errorf("%s: %+v %v", id, v, err)
+			}
+		}
+	})
+}
+
+// U. Behind what retention has deleted an account's last events may be empty without
+// a deletion. No event of that time lets the later ones be emptied.
+func TestU_AnEmptyEventExcusesNoOther(t *testing.T) {
+	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
+		c := brief(t, d)
+		appendEvents(t, d, 1, audit.Event{Action: "x.done"})
+		sealed(t, c)
+		if _, err := c.Trim(t.Context(), time.Now().Add(time.Hour)); err != nil {
+			t.Fatal(err)
+		}
+		ada, blank := uuid.NewString(), []byte{}
+		write := func(do func(tx *db.Tx) error) {
+			t.Helper()
+			if err := d.Write(t.Context(), do); err != nil {
+				t.Fatal(err)
+			}
+		}
+		appendEvents(t, d, 2, audit.Event{Action: "x.done", Actor: ada, Reason: "r"})
+		write(func(tx *db.Tx) error { // one long ago, and one in an hour, before they are sealed
+			if _, err := tx.Exec("UPDATE sp_audit SET at = at + $2 WHERE actor = $1", ada, time.Hour.Microseconds()); err != nil {
+				return err
+			}
+			_, err := tx.Exec("UPDATE sp_audit SET at = 0, reason = '', detail = '{}', salt = $2 WHERE id = (SELECT MIN(id) FROM sp_audit WHERE actor = $1)", ada, blank)
+			return err
+		})
+		sealed(t, c)
+		whole(t, c, 3)
+		write(func(tx *db.Tx) error {
+			_, err := tx.Exec("UPDATE sp_audit SET reason = '', detail = '{}', salt = $2 WHERE actor = $1", ada, blank)
+			return err
+		})
+		if v, err := c.Verify(t.Context()); err != nil || len(v.Findings) != 1 || v.Findings[0].Damage != audit.Erased || v.Findings[0].At.Before(time.Now()) {
+			t.Errorf("%+v %v", v, err)
+		}
+	})
+}
+
+// U. A server that has seen the chain does not seal on without a word behind one that
+// was cut back and changed; what other nodes and retention do is nothing to tell.
+func TestU_ASealerRemembersTheChain(t *testing.T) {
+	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
+		var logged lockedBuffer
+		c := audit.NewChain(audit.ChainConfig{DB: d, Seed: seed, Log: slog.New(slog.NewTextHandler(&logged, nil))})
+		t.Cleanup(c.Close)
+		other := brief(t, testkit.Again(t, d))
+		more := func(x *audit.Chain) {
+			t.Helper()
+			appendEvents(t, d, 2, audit.Event{Action: "x.done", Reason: "r"})
+			sealed(t, x)
+		}
+		trim := func() {
+			t.Helper()
+			if _, err := other.Trim(t.Context(), time.Now().Add(time.Hour)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		more(c)
+		more(c)
+		more(other)
+		more(c)
+		trim()
+		more(c)
+		more(other)
+		trim() // beyond what c has seen
+		more(c)
+		if text := logged.String(); text != "" {
+			t.Error(text)
+		}
+		again := func(seals int) {
+			t.Helper()
+			if err := d.Write(t.Context(), func(tx *db.Tx) error {
+				_, err := tx.Exec("DELETE FROM sp_audit_seals WHERE number > (SELECT MAX(number) FROM sp_audit_seals) - $1", seals)
+				if err == nil {
+					_, err = tx.Exec("UPDATE sp_audit SET target = target || 'x' WHERE action = 'x.done'")
+				}
+				if err == nil {
+					_, err = tx.Exec("INSERT INTO sp_audit_waiting (id, more) SELECT id, '' FROM sp_audit WHERE 1 = 1 ON CONFLICT DO NOTHING")
+				}
+				return err
+			}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for i, by := range []*audit.Chain{c, other} { // who seals anew
+			more(c)
+			more(c)
+			again(1 + i) // so that with the other the chain is as long as c knew it
+			sealed(t, by)
+			more(other)
+			more(c)
+			if n := strings.Count(logged.String(), "level=ERROR"); n != i+1 {
+				t.Errorf("told %d times: %s", n, logged.String())
+			}
 		}
 	})
 }

@@ -44,11 +44,23 @@ func (r Record) CSV() []string {
 }
 
 // cell makes a text harmless: spreadsheets calculate what begins like a formula, and
-// some strip what comes before (OWASP, CSV injection). What cannot be printed is
+// some strip what comes before (OWASP, CSV injection). Where a cell ends depends on
+// the reader's country: behind ; and | another may begin. What cannot be printed is
 // escaped, line breaks too.
 func cell(s string) string {
-	if s != "" && strings.ContainsRune("=+-@\t\r\n＝＋－＠", []rune(s)[0]) {
-		s = "'" + s
+	var out strings.Builder
+	begins := true
+	for i, r := range s {
+		switch {
+		case begins && strings.ContainsRune("=+-@＝＋－＠", r), i == 0 && strings.ContainsRune("\t\r\n", r):
+			out.WriteString("'")
+			begins = false
+		case strings.ContainsRune(";|\t", r):
+			begins = true
+		case r != ' ' && r != '"':
+			begins = false
+		}
+		out.WriteRune(r)
 	}
-	return Printable(s)
+	return Printable(out.String())
 }

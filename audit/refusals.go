@@ -26,15 +26,16 @@ const (
 //
 // Sign-ins that failed have a queue of their own, and so has what somebody known
 // was refused: a flood of nonsense that says nothing about anybody must not
-// hide that a password is being guessed.
+// hide that a password is being guessed. What was allowed or asked has another, so
+// that nobody hides a refusal behind requests that are in order.
 type Refusals struct {
-	signIns, known, nonsense *writer
-	dropped                  atomic.Uint64
+	signIns, known, allowed, nonsense *writer
+	dropped                           atomic.Uint64
 }
 
 // NewRefusals starts the writers. Close ends them.
 func NewRefusals(d *db.DB, log *slog.Logger) *Refusals {
-	return &Refusals{signIns: newWriter(d, log), known: newWriter(d, log), nonsense: newWriter(d, log)}
+	return &Refusals{signIns: newWriter(d, log), known: newWriter(d, log), allowed: newWriter(d, log), nonsense: newWriter(d, log)}
 }
 
 // Note records an event soon.
@@ -44,6 +45,8 @@ func (r *Refusals) Note(ctx context.Context, e Event) {
 	switch {
 	case rec.Action == SignInRefused:
 		w = r.signIns
+	case rec.Action == AccessAllowed, rec.Action == PolicyChecked:
+		w = r.allowed
 	case rec.Actor != "":
 		w = r.known
 	}
@@ -63,6 +66,7 @@ func (r *Refusals) Measure() []measure.Family {
 func (r *Refusals) Close() {
 	r.signIns.close()
 	r.known.close()
+	r.allowed.close()
 	r.nonsense.close()
 }
 
@@ -72,6 +76,7 @@ const (
 	SignInRefused     = "signin.refused"
 	AccessDenied      = "access.denied"  // somebody known was not let in
 	AccessAllowed     = "access.allowed" // somebody was, and that was to be recorded
+	PolicyChecked     = "policy.checked" // somebody asked what would be decided
 )
 
 type writer struct {

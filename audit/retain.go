@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"bytes"
 	"context"
 	"crypto/ed25519"
 	"errors"
@@ -19,7 +20,7 @@ const (
 	trimBatch = cleanup.Batch
 )
 
-// Cleanup returns what becomes old: what happened longer ago than retention; 0 keeps
+// Cleanup returns what becomes old: what was sealed longer ago than retention; 0 keeps
 // everything. It goes by the clock that events have.
 func (c *Chain) Cleanup(retention time.Duration) []cleanup.Step {
 	if retention == 0 {
@@ -30,7 +31,7 @@ func (c *Chain) Cleanup(retention time.Duration) []cleanup.Step {
 	}}}
 }
 
-// Trim deletes the events that happened before a time, in batches, from the old end
+// Trim deletes the events that were sealed before a time, in batches, from the old end
 // of the chain: whole seals only. What is left verifies from a signed cut on. Of
 // several nodes that trim at once one does it. It returns how many events are gone.
 func (c *Chain) Trim(ctx context.Context, before time.Time) (all int64, err error) {
@@ -48,9 +49,12 @@ func (c *Chain) Trim(ctx context.Context, before time.Time) (all int64, err erro
 
 func (c *Chain) trimSome(ctx context.Context, before time.Time) (n int64, err error) {
 	v := c.db.View(ctx)
-	old, _, err := readCut(v)
+	old, wasCut, err := readCut(v)
 	if err != nil {
 		return 0, err
+	}
+	if wasCut && !ed25519.Verify(c.Key(), old.statement(), old.signature) {
+		return 0, c.touched(v, old)
 	}
 	next := old
 	var ids []string
@@ -59,16 +63,20 @@ func (c *Chain) trimSome(ctx context.Context, before time.Time) (n int64, err er
 		if err != nil {
 			return 0, err
 		}
-		if len(some) == 0 || some[0].number != next.number+1 { // verifying says what is missing
+		if len(some) == 0 {
 			break
 		}
+		// The cut vouches for all that it takes the place of: what is not as it was
+		// signed stays, so that verifying can name it.
 		s := some[0]
-		newest, err := newestOf(v, s.ids())
-		if err != nil {
-			return 0, err
+		if !s.genuine(next, c.Key()) {
+			if next.number == old.number {
+				return 0, c.touched(v, old)
+			}
+			break // what is before it is good
 		}
-		// By the clock of the event, unless that was ahead.
-		if !db.Time(min(newest, s.sealedAt)).Before(before) {
+		// Only the seal's time is signed. It is later than that of its events.
+		if !db.Time(s.sealedAt).Before(before) {
 			break
 		}
 		next = cut{number: s.number, position: s.last(), sealedAt: s.sealedAt, hash: s.hash}
@@ -101,7 +109,30 @@ func (c *Chain) trimSome(ctx context.Context, before time.Time) (n int64, err er
 		return 0, err
 	}
 	if n < int64(len(ids)) {
+		c.damaged.Add(1)
 		c.log.Error("events of the audit log that retention was to delete were gone already: somebody has removed them", "events", int64(len(ids))-n)
 	}
 	return int64(len(ids)), nil
+}
+
+// genuine reports whether a seal is signed and stands directly behind another.
+func (s *seal) genuine(before cut, key ed25519.PublicKey) bool {
+	return s.number == before.number+1 && s.first == before.position+1 && bytes.Equal(s.link(before.hash), s.hash) && ed25519.Verify(key, s.statement(), s.signature)
+}
+
+// errTouched says that retention has met what somebody else has written.
+var errTouched = errors.New("the chain of the audit log is not what was signed: retention deletes nothing before somebody has looked at it with sallyport audit verify")
+
+// touched tells of damage behind a cut, unless another node has moved the cut.
+func (c *Chain) touched(rd db.Reader, old cut) error {
+	now, _, err := readCut(rd)
+	if err != nil {
+		return err
+	}
+	if now.number != old.number {
+		return errBehind
+	}
+	c.damaged.Add(1)
+	c.log.Error("the chain of the audit log is not what was signed: retention stops here; see what it is with: sallyport audit verify", "seal", old.number+1)
+	return errTouched
 }

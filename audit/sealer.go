@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"bytes"
 	"context"
 	"crypto/ed25519"
 	"errors"
@@ -38,6 +39,7 @@ type Chain struct {
 	log  *slog.Logger
 
 	one    sync.Mutex // seals at a time
+	seen   seal       // the last that this process has made or found: number and hash
 	wake   chan struct{}
 	stop   chan struct{}
 	done   chan struct{} // nil: it does not run
@@ -45,7 +47,7 @@ type Chain struct {
 	unhear func()
 	dirty  atomic.Bool // this process has recorded something since it last sealed
 
-	sealed, failed atomic.Uint64
+	sealed, failed, damaged atomic.Uint64
 
 	hearing sync.Mutex
 	heard   func() // when something was sealed; nil: nobody
@@ -114,6 +116,7 @@ func (c *Chain) Measure() []measure.Family {
 	return []measure.Family{
 		measure.One("sallyport_audit_sealed_total", "Events of the audit log that this process has sealed.", measure.Counter, float64(c.sealed.Load())),
 		measure.One("sallyport_audit_seal_failures_total", "How often events could not be sealed, and were tried again.", measure.Counter, float64(c.failed.Load())),
+		measure.One("sallyport_audit_damage_total", "How often this process has met what somebody else has done to the audit log or its chain, or a chain that went back with its database.", measure.Counter, float64(c.damaged.Load())),
 	}
 }
 
@@ -213,6 +216,9 @@ func (c *Chain) sealSome(ctx context.Context) (int, error) {
 	if err != nil {
 		return 0, err
 	}
+	if err := c.remember(v, s.number-1, previous); err != nil {
+		return 0, err
+	}
 	var keys, ids, odd []string
 	for _, a := range list {
 		if a.ids == nil {
@@ -256,6 +262,7 @@ func (c *Chain) sealSome(ctx context.Context) (int, error) {
 	if err != nil {
 		return 0, err
 	}
+	c.seen = s
 	c.sealed.Add(uint64(len(ids)))
 	c.hearing.Lock()
 	defer c.hearing.Unlock()
@@ -292,6 +299,40 @@ func (c *Chain) next(rd db.Reader) (s seal, previous []byte, err error) {
 		return seal{number: cut.number + 1, first: cut.position + 1}, cut.hash, err
 	}
 	return seal{number: 1, first: 1}, nil, err
+}
+
+// remember takes note of the end of the chain before something is sealed behind it. If
+// the chain is not the one any more that this process knew, its next seal would vouch
+// for what somebody else has put there, and without a head that was kept elsewhere
+// nothing would show: so it is said now.
+func (c *Chain) remember(rd db.Reader, number int64, hash []byte) error {
+	was := c.seen
+	c.seen = seal{number: number, hash: hash}
+	if number > was.number && was.number > 0 {
+		there, err := seals(rd, was.number-1, 1)
+		if err != nil {
+			c.seen = was
+			return err
+		}
+		if len(there) == 0 || there[0].number > was.number { // retention may have deleted it
+			old, _, err := readCut(rd)
+			if err != nil {
+				c.seen = was
+				return err
+			}
+			if old.number > was.number && ed25519.Verify(c.Key(), old.statement(), old.signature) {
+				return nil
+			}
+			there = []seal{{number: old.number, hash: old.hash}}
+		}
+		number, hash = there[0].number, there[0].hash
+	}
+	if was.number == 0 || number == was.number && bytes.Equal(hash, was.hash) {
+		return nil
+	}
+	c.damaged.Add(1)
+	c.log.Error("the chain of the audit log is not the one any more that this process has seen: it was cut back or written anew, unless the database went back, which the event database.went_back tells; compare it with a head that was kept: sallyport audit verify --head FILE", "seen", was.number, "seen_hash", was.hash, "last", c.seen.number)
+	return nil
 }
 
 // entries returns what a seal says of events. One that waits and is not there was

@@ -23,6 +23,9 @@ const (
 	sinkPoll = time.Second
 	// sinkHold is for how long one node hands on, unless it goes on.
 	sinkHold = 30 * time.Second
+	// sinkSkew is by how much the clocks of two nodes may differ. If it is more, events
+	// come twice.
+	sinkSkew = 10 * time.Minute
 	// sinkTry bounds one delivery. It is shorter than sinkHold, so that the next node
 	// begins when it is over.
 	sinkTry = 15 * time.Second
@@ -92,7 +95,7 @@ func NewSinks(c SinksConfig, d *db.DB, chain *Chain, log *slog.Logger) *Sinks {
 		s.all = append(s.all, &sink{name: "log", kind: "log", deliver: logSink(log)})
 	}
 	if c.File != "" {
-		f := &fileSink{path: c.File}
+		f := &fileSink{path: c.File, log: log}
 		s.all = append(s.all, &sink{name: "file:" + c.File, kind: "file", deliver: f.deliver, close: f.close})
 	}
 	if c.Syslog != "" {
@@ -101,7 +104,7 @@ func NewSinks(c SinksConfig, d *db.DB, chain *Chain, log *slog.Logger) *Sinks {
 	}
 	if c.Webhook != "" {
 		w := newWebhook(c.Webhook, c.WebhookSecret)
-		s.all = append(s.all, &sink{name: "webhook:" + c.Webhook, kind: "webhook", deliver: w.deliver, close: w.client.CloseIdleConnections})
+		s.all = append(s.all, &sink{name: "webhook:" + w.name(), kind: "webhook", deliver: w.deliver, close: w.client.CloseIdleConnections})
 	}
 	for _, k := range s.all {
 		k.wake = make(chan struct{}, 1)
@@ -185,13 +188,21 @@ func (s *Sinks) run(ctx context.Context, k *sink, chain *Chain) {
 func (s *Sinks) handOn(ctx context.Context, k *sink, chain *Chain) error {
 	for {
 		v := s.db.View(ctx)
-		last, any, err := lastSeal(v)
-		if err != nil || !any {
+		at, found, err := sinkAt(v, k.name) // first, so that no node can have moved it beyond the last seal
+		if err != nil {
 			return err
 		}
-		at, found, err := sinkAt(v, k.name)
-		if err != nil || found && at >= last.number {
+		last, any, err := lastSeal(v)
+		if err != nil || !any || found && at == last.number {
 			return err
+		}
+		if found && at > last.number {
+			chain.damaged.Add(1)
+			s.log.Error("somebody has noted of events of the audit log that do not exist that they were handed on; what is sealed from now on is, and what was before may be missing there", "sink", k.kind, "noted", at, "last", last.number)
+			if err := s.db.Write(db.Loosely(ctx), func(tx *db.Tx) error { return moveSinkBack(tx, k.name, at, last.number) }); err != nil {
+				return err
+			}
+			continue
 		}
 		mine := false
 		if err := s.db.Write(db.Loosely(ctx), func(tx *db.Tx) (err error) {

@@ -16,6 +16,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -462,4 +463,214 @@ func TestTrimKeepsTheChain(t *testing.T) {
 		}
 		whole(t, c, int64(20+batches), early, late)
 	})
+}
+
+// Retention deletes nothing that somebody has touched to make it look old, or to
+// have it deleted: its cut would say that all was well.
+func TestU_RetentionHidesNothing(t *testing.T) {
+	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
+		c := brief(t, d)
+		for range 3 {
+			appendEvents(t, d, 10, audit.Event{Action: "x.done"})
+			sealed(t, c)
+		}
+		kept := head(t, c)
+		exec := func(do func(tx *db.Tx) (int64, error)) {
+			t.Helper()
+			if err := d.Write(t.Context(), func(tx *db.Tx) error {
+				n, err := do(tx)
+				if err == nil && n == 0 {
+					t.Error("nothing was changed")
+				}
+				return err
+			}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		day := time.Now().Add(-24 * time.Hour)
+		for _, tt := range []struct {
+			name     string
+			do, undo func(tx *db.Tx) (int64, error)
+			limit    time.Time
+			refused  bool // else it is not old
+		}{
+			{"events that look old", func(tx *db.Tx) (int64, error) {
+				return tx.Exec("UPDATE sp_audit SET at = at - 1000000000000")
+			}, func(tx *db.Tx) (int64, error) { return tx.Exec("UPDATE sp_audit SET at = at + 1000000000000") }, day, false},
+			{"seals that look old", func(tx *db.Tx) (int64, error) {
+				return tx.Exec("UPDATE sp_audit_seals SET sealed_at = sealed_at - 1000000000000")
+			}, func(tx *db.Tx) (int64, error) {
+				return tx.Exec("UPDATE sp_audit_seals SET sealed_at = sealed_at + 1000000000000")
+			}, day, true},
+			{"another place", func(tx *db.Tx) (int64, error) {
+				return tx.Exec("UPDATE sp_audit_seals SET first = first + 1 WHERE number = 1")
+			}, func(tx *db.Tx) (int64, error) {
+				return tx.Exec("UPDATE sp_audit_seals SET first = first - 1 WHERE number = 1")
+			}, time.Now().Add(time.Hour), true},
+			{"another node", func(tx *db.Tx) (int64, error) {
+				return tx.Exec("UPDATE sp_audit_seals SET node = node || 'x' WHERE number = 1")
+			}, func(tx *db.Tx) (int64, error) {
+				return tx.Exec("UPDATE sp_audit_seals SET node = substr(node, 1, length(node) - 1) WHERE number = 1")
+			}, time.Now().Add(time.Hour), true},
+			{"a cut that nobody signed", func(tx *db.Tx) (int64, error) {
+				return tx.Exec("INSERT INTO sp_audit_cuts (id, number, position, sealed_at, hash, signature) SELECT 1, number, 10, sealed_at, hash, signature FROM sp_audit_seals WHERE number = 1")
+			}, func(tx *db.Tx) (int64, error) { return tx.Exec("DELETE FROM sp_audit_cuts") }, time.Now().Add(time.Hour), true},
+			{"a first seal that is gone", func(tx *db.Tx) (int64, error) {
+				return tx.Exec("UPDATE sp_audit_seals SET number = 9 WHERE number = 1")
+			}, func(tx *db.Tx) (int64, error) {
+				return tx.Exec("UPDATE sp_audit_seals SET number = 1 WHERE number = 9")
+			}, time.Now().Add(time.Hour), true},
+		} {
+			exec(tt.do)
+			if n, err := c.Trim(t.Context(), tt.limit); n != 0 || (err != nil) != tt.refused {
+				t.Errorf("%s: %d events were deleted (%v)", tt.name, n, err)
+			}
+			if v, err := c.Verify(t.Context(), kept); err != nil || v.Whole {
+				t.Errorf("%s: hidden: %+v %v", tt.name, v, err)
+			}
+			exec(tt.undo)
+			whole(t, c, 30, kept)
+		}
+		// Events that are gone are no old ones.
+		exec(func(tx *db.Tx) (int64, error) {
+			return tx.Exec("DELETE FROM sp_audit WHERE id = (SELECT MAX(id) FROM sp_audit)")
+		})
+		if n, err := c.Trim(t.Context(), day); n != 0 || err != nil {
+			t.Error(n, err)
+		}
+		if v, err := c.Verify(t.Context(), kept); err != nil || v.Whole || v.Findings[0].Damage != audit.Removed {
+			t.Errorf("%+v %v", v, err)
+		}
+		// And what is sound goes, to the seal before what is not.
+		exec(func(tx *db.Tx) (int64, error) {
+			return tx.Exec("UPDATE sp_audit_seals SET node = 'x' WHERE number = 2")
+		})
+		if n, err := c.Trim(t.Context(), time.Now().Add(time.Hour)); n != 10 || err == nil {
+			t.Error(n, err)
+		}
+	})
+}
+
+// U. Who moves what was noted of a sink beyond the end, or lets somebody hold it for
+// ever, does not switch it off, and the log tells.
+func TestU_NobodySwitchesASinkOff(t *testing.T) {
+	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
+		file := filepath.Join(t.TempDir(), "audit.ndjson")
+		c := brief(t, d)
+		appendEvents(t, d, 1, audit.Event{Action: "x.done", Target: "before"})
+		sealed(t, c)
+		at := func() (n int64) {
+			if _, err := d.View(t.Context()).Row("SELECT number FROM sp_audit_sinks", nil, &n); err != nil {
+				t.Fatal(err)
+			}
+			return n
+		}
+		s := audit.NewSinks(audit.SinksConfig{File: file}, d, c, slog.New(slog.DiscardHandler))
+		eventually(t, "it begins", func() bool { return at() == 1 })
+		s.Close()
+		if err := d.Write(t.Context(), func(tx *db.Tx) error {
+			_, err := tx.Exec("UPDATE sp_audit_sinks SET number = 1000000, holder = 'nobody', held_until = $1", int64(1)<<62)
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		var logged lockedBuffer
+		s = audit.NewSinks(audit.SinksConfig{File: file}, d, c, slog.New(slog.NewTextHandler(&logged, nil)))
+		defer s.Close()
+		eventually(t, "it is put right", func() bool { return at() == 1 })
+		if text := logged.String(); strings.Count(text, "level=ERROR") != 1 || !strings.Contains(text, "noted=1000000 last=1") {
+			t.Error(text)
+		}
+		appendEvents(t, d, 1, audit.Event{Action: "x.done", Target: "after"})
+		sealed(t, c)
+		eventually(t, "it goes on", func() bool {
+			b, err := os.ReadFile(file)
+			return err == nil && strings.Contains(string(b), `"target":"after"`)
+		})
+		var damaged float64
+		for _, f := range c.Measure() {
+			if f.Name == "sallyport_audit_damage_total" {
+				damaged = f.Points[0].Value
+			}
+		}
+		if damaged != 1 {
+			t.Errorf("%v counted", damaged)
+		}
+	})
+}
+
+// U. The address of a webhook is in no log and not in the database.
+func TestU_TheAddressOfAWebhookIsASecret(t *testing.T) {
+	d := testkit.SQLite(t)
+	c := brief(t, d)
+	appendEvents(t, d, 1, audit.Event{Action: "x.done"})
+	sealed(t, c)
+	srv := httptest.NewServer(http.NotFoundHandler())
+	address := srv.URL + "/PLANTED?x=PLANTED"
+	srv.Close() // nobody is there
+	var logged lockedBuffer
+	s := audit.NewSinks(audit.SinksConfig{Webhook: address, WebhookSecret: secret}, d, c, slog.New(slog.NewTextHandler(&logged, nil)))
+	name := ""
+	eventually(t, "it begins", func() bool {
+		_, err := d.View(t.Context()).Row("SELECT name FROM sp_audit_sinks", nil, &name)
+		return err == nil && name != ""
+	})
+	appendEvents(t, d, 1, audit.Event{Action: "x.done"})
+	sealed(t, c)
+	eventually(t, "it fails", func() bool { return strings.Contains(logged.String(), "level=ERROR") })
+	s.Close()
+	if text := logged.String() + name; strings.Contains(text, "PLANTED") || !strings.Contains(text, "connection refused") {
+		t.Error(text)
+	}
+}
+
+// U. Events go into a regular file only, one whose last line a crash has torn goes on
+// with a new one, and one that others can read is told of.
+func TestU_TheFile(t *testing.T) {
+	d := testkit.SQLite(t)
+	c := brief(t, d)
+	appendEvents(t, d, 1, audit.Event{Action: "x.done"})
+	sealed(t, c)
+	dir := t.TempDir()
+	victim := filepath.Join(dir, "victim")
+	for name, tt := range map[string]struct {
+		do       func(path string) error
+		says     string
+		accepted bool
+	}{
+		"link": {func(path string) error { return os.Symlink(victim, path) }, "is a symbolic link", false},
+		"pipe": {func(path string) error { return syscall.Mkfifo(path, 0o600) }, "is no regular file", false},
+		"torn": {func(path string) error { return os.WriteFile(path, []byte(`{"schema":"sallyp`), 0o644) }, "chmod 600", true},
+		"good": {func(path string) error { return os.WriteFile(path, []byte("{}\n"), 0o600) }, "", true},
+	} {
+		path := filepath.Join(dir, name)
+		if err := tt.do(path); err != nil {
+			t.Fatal(err)
+		}
+		var logged lockedBuffer
+		s := audit.NewSinks(audit.SinksConfig{File: path}, d, c, slog.New(slog.NewTextHandler(&logged, nil)))
+		eventually(t, "it begins", func() bool {
+			var n int
+			found, err := d.View(t.Context()).Row("SELECT 1 FROM sp_audit_sinks WHERE name = $1", []any{"file:" + path}, &n)
+			return err == nil && found
+		})
+		appendEvents(t, d, 1, audit.Event{Action: "x.done", Target: name})
+		sealed(t, c)
+		if !tt.accepted {
+			eventually(t, "it fails", func() bool { return strings.Contains(logged.String(), "level=ERROR") })
+		} else {
+			eventually(t, "it is there", func() bool {
+				b, err := os.ReadFile(path)
+				lines := strings.Split(string(b), "\n")
+				return err == nil && len(lines) == 4 && strings.HasPrefix(lines[1], `{"schema":"sallyport.audit_event/v1"`) && lines[3] == ""
+			})
+		}
+		s.Close()
+		if text := logged.String(); !strings.Contains(text, tt.says) || tt.says == "" && text != "" {
+			t.Errorf("%s: %s", name, text)
+		}
+	}
+	if _, err := os.Stat(victim); err == nil {
+		t.Error("a link was followed")
+	}
 }

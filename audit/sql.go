@@ -1,8 +1,11 @@
 package audit
 
 import (
+	"bytes"
 	"encoding/json"
+	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -226,8 +229,69 @@ func rowsOf(rd db.Reader, ids []string) (out []row, err error) {
 }
 
 func readRow(rd db.Reader, id string) (r row, found bool, err error) {
-	found, err = rd.Row("SELECT "+columns+", salt, commitment FROM sp_audit WHERE id = $1", []any{id}, append(r.fields(), &r.salt, &r.commitment)...)
+	odd := false
+	found, err = rd.Row("SELECT "+columns+", salt, commitment FROM sp_audit WHERE id = $1", []any{id}, strict(&odd, append(r.fields(), &r.salt, &r.commitment))...)
+	r.odd = odd
 	return r, found, err
+}
+
+// nameless reports whether there is an event without an id.
+func nameless(rd db.Reader) (bool, error) {
+	var n int
+	return rd.Row("SELECT 1 FROM sp_audit WHERE id = '' OR id IS NULL LIMIT 1", nil, &n)
+}
+
+// subjectThere reports whether an account or machine client is still there.
+func subjectThere(rd db.Reader, id string) (bool, error) {
+	var n int
+	return rd.Row("SELECT 1 FROM sp_subjects WHERE id = $1", []any{id}, &n)
+}
+
+// stored is where a column goes whose type matters. SQLite keeps whatever it is given
+// in any column: a text as a BLOB reads the same, and no comparison finds it.
+type stored struct {
+	into any
+	odd  *bool
+}
+
+// strict has odd set if a column is of another type than the server writes.
+func strict(odd *bool, into []any) []any {
+	all, out := make([]stored, len(into)), make([]any, len(into))
+	for i, dst := range into {
+		all[i] = stored{dst, odd}
+		out[i] = &all[i]
+	}
+	return out
+}
+
+// Scan takes what the driver has read.
+func (s *stored) Scan(v any) error {
+	good := false
+	switch into := s.into.(type) {
+	case *string:
+		*into, good = v.(string)
+		if b, ok := v.([]byte); ok {
+			*into = string(b)
+		}
+	case *int64:
+		*into, good = v.(int64)
+		if b, ok := v.([]byte); ok {
+			*into, _ = strconv.ParseInt(string(b), 10, 64) // only to say where it is
+		}
+	case *[]byte:
+		var b []byte
+		if b, good = v.([]byte); good {
+			*into = bytes.Clone(b) // the driver's own
+		} else {
+			*into, good = nil, v == "" // the default of the column
+		}
+	default:
+		panic(fmt.Sprintf("%T", into)) // of those that there are
+	}
+	if !good {
+		*s.odd = true
+	}
+	return nil
 }
 
 func appendRow(out *[]row) func(db.Scan) error {
@@ -265,7 +329,7 @@ func (s *seal) fields() []any {
 }
 
 func lastSeal(rd db.Reader) (s seal, found bool, err error) {
-	found, err = rd.Row("SELECT "+sealColumns+" FROM sp_audit_seals WHERE number = (SELECT MAX(number) FROM sp_audit_seals)", nil, s.fields()...)
+	found, err = rd.Row("SELECT "+sealColumns+" FROM sp_audit_seals WHERE number = (SELECT MAX(number) FROM sp_audit_seals)", nil, strict(&s.odd, s.fields())...)
 	return s, found, err
 }
 
@@ -273,7 +337,7 @@ func lastSeal(rd db.Reader) (s seal, found bool, err error) {
 func seals(rd db.Reader, after int64, n int) (out []seal, err error) {
 	err = rd.Rows("SELECT "+sealColumns+" FROM sp_audit_seals WHERE number > $1 ORDER BY number LIMIT $2", []any{after, n}, func(scan db.Scan) error {
 		var s seal
-		err := scan(s.fields()...)
+		err := scan(strict(&s.odd, s.fields())...)
 		out = append(out, s)
 		return err
 	})
@@ -315,7 +379,8 @@ func endWaiting(tx *db.Tx, keys []string) (int64, error) {
 }
 
 func readCut(rd db.Reader) (c cut, found bool, err error) {
-	found, err = rd.Row("SELECT number, position, sealed_at, hash, signature FROM sp_audit_cuts WHERE id = 1", nil, &c.number, &c.position, &c.sealedAt, &c.hash, &c.signature)
+	found, err = rd.Row("SELECT number, position, sealed_at, hash, signature FROM sp_audit_cuts WHERE id = 1", nil,
+		strict(&c.odd, []any{&c.number, &c.position, &c.sealedAt, &c.hash, &c.signature})...)
 	return c, found, err
 }
 
@@ -419,17 +484,6 @@ func listed(rd db.Reader, s seal) (out []Record, err error) {
 	return out, nil
 }
 
-// newestOf returns the time of the newest event among ids.
-func newestOf(rd db.Reader, ids []string) (at int64, err error) {
-	_, err = inLists(ids, func(list string, n int) (int64, error) {
-		var newest int64
-		_, err := rd.Row(splitID+"SELECT COALESCE(MAX(at), 0) FROM sp_audit WHERE id"+inIDs, []any{list, n}, &newest)
-		at = max(at, newest)
-		return 0, err
-	})
-	return at, err
-}
-
 func deleteEvents(tx *db.Tx, ids []string) (int64, error) {
 	return inLists(ids, func(list string, n int) (int64, error) {
 		return tx.Exec(splitID+"DELETE FROM sp_audit WHERE id"+inIDs, list, n)
@@ -454,13 +508,20 @@ func sinkAt(rd db.Reader, name string) (number int64, found bool, err error) {
 	return number, found, err
 }
 
+// moveSinkBack puts right what nobody can have reached.
+func moveSinkBack(tx *db.Tx, name string, wrong, number int64) error {
+	_, err := tx.Exec("UPDATE sp_audit_sinks SET number = $3 WHERE name = $1 AND number = $2", name, wrong, number)
+	return err
+}
+
 // holdSink reports whether a node hands on, which it does until it has not for a
-// while. number is where a sink begins that is new.
+// while. A hold that ends later than any node holds is none. number is where a sink
+// begins that is new.
 func holdSink(tx *db.Tx, name, node string, number int64, now time.Time) (bool, error) {
 	n, err := tx.Exec(`INSERT INTO sp_audit_sinks (name, number, holder, held_until) VALUES ($1, $2, $3, $4)
 		ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, held_until = excluded.held_until
-			WHERE sp_audit_sinks.holder = excluded.holder OR sp_audit_sinks.held_until < $5`,
-		name, number, node, db.Micros(now.Add(sinkHold)), db.Micros(now))
+			WHERE sp_audit_sinks.holder = excluded.holder OR sp_audit_sinks.held_until < $5 OR sp_audit_sinks.held_until > $6`,
+		name, number, node, db.Micros(now.Add(sinkHold)), db.Micros(now), db.Micros(now.Add(sinkHold+sinkSkew)))
 	return n == 1, err
 }
 

@@ -112,7 +112,10 @@ func (p *proof) run(kept []Head) error {
 		p.find(Finding{Damage: Broken, Seal: cut.number, Position: cut.position, What: "what retention noted of the events it deleted was not signed by this server: it may hide that others were"})
 	}
 	p.cut, p.Cut = cut, cut.position
-	if _, nameless, err := readRow(p.rd, ""); err != nil {
+	if wasCut && cut.odd {
+		p.find(Finding{Damage: Broken, Seal: cut.number, Position: cut.position, What: "a column of what retention noted has a value of another type than the server writes"})
+	}
+	if nameless, err := nameless(p.rd); err != nil {
 		return err
 	} else if nameless {
 		p.find(Finding{Damage: Inserted, What: "an event without an id: the server gives every event one"})
@@ -120,6 +123,9 @@ func (p *proof) run(kept []Head) error {
 	end, any, err := lastSeal(p.rd)
 	if err != nil {
 		return err
+	}
+	if end.odd { // SQLite has such a number behind all others
+		p.find(Finding{Damage: Broken, Seal: end.number, Position: end.first, What: "a column of the last seal has a value of another type than the server writes"})
 	}
 	last, err := p.seals(seal{number: cut.number, first: cut.position + 1, hash: cut.hash}, end.number)
 	if err != nil {
@@ -136,9 +142,11 @@ func (p *proof) run(kept []Head) error {
 		return err
 	}
 	for subject, at := range p.emptied {
-		// The deletion itself may be deleted by retention before the last event of
-		// the account, which is written late.
-		if !p.deleted[subject] && at.at > p.cut.sealedAt+2*late.Microseconds() {
+		gone, err := p.gone(subject)
+		if err != nil {
+			return err
+		}
+		if !gone {
 			p.find(at.finding(Erased, "what can be erased of it is empty, and no account.deleted tells why"))
 		}
 	}
@@ -209,6 +217,9 @@ func (p *proof) seal(before, s seal) error {
 		p.find(Finding{Damage: Broken, Seal: s.number, Position: s.first, What: fmt.Sprintf(what, args...)})
 	}
 	entries, whole := unpacked(s.events)
+	if s.odd {
+		broken("a column of the seal has a value of another type than the server writes")
+	}
 	switch signed := ed25519.Verify(p.key, s.statement(), s.signature); {
 	case s.number != before.number+1:
 		p.find(Finding{Damage: Removed, Seal: before.number + 1, Position: before.last() + 1, What: fmt.Sprintf("seals %d to %d are gone, with what they say of the events between positions %d and %d", before.number+1, s.number-1, before.last()+1, s.first-1)})
@@ -252,16 +263,23 @@ func (p *proof) read(until uuid.UUID) error {
 			return err
 		}
 		var r *row
-		n := 0
+		n, last := 0, false
 		err := rowsAfter(p.rd, p.after, verifyPage, func(scan db.Scan) error {
 			if r == nil {
 				r = new(row)
 			}
-			if err := scan(append(r.fields(), &r.salt, &r.commitment)...); err != nil {
+			oddID, odd := false, false
+			into := append(r.fields(), &r.salt, &r.commitment)
+			if err := scan(append(strict(&oddID, into[:1]), strict(&odd, into[1:])...)...); err != nil {
 				return err
 			}
 			n++
-			p.after = r.ID
+			if oddID { // SQLite has them behind all texts
+				last = true
+				p.find(Finding{Damage: Inserted, ID: r.ID, What: "its id is of another type than the server gives"})
+				return nil
+			}
+			p.after, r.odd = r.ID, odd
 			id, ours := parseID(r.ID)
 			if !ours {
 				t := db.Time(r.at)
@@ -281,17 +299,33 @@ func (p *proof) read(until uuid.UUID) error {
 		if err != nil {
 			return err
 		}
-		p.end = n < verifyPage
+		p.end = last || n < verifyPage
 	}
 	return nil
 }
+
+// gone reports whether a subject was an account and was deleted. Only accounts are,
+// and no id of theirs is given twice.
+func (p *proof) gone(subject string) (bool, error) {
+	if _, ours := parseID(subject); !ours || !p.deleted[subject] {
+		return false, nil
+	}
+	there, err := subjectThere(p.rd, subject)
+	return !there, err
+}
+
+// deletion reports whether the event tells that an account was deleted.
+func (r *row) deletion() bool { return !r.odd && r.Action == accountDeleted && r.Result == Success }
 
 // event compares an event with what was sealed of it.
 func (p *proof) event(want expected, r *row) {
 	p.Events++
 	want.at = r.at
+	same := !r.odd && r.digest() == want.digest
 	switch {
-	case r.digest() != want.digest:
+	case r.odd:
+		p.find(want.finding(Changed, "a column has a value of another type than the server writes: some readers do not find the event any more"))
+	case !same:
 		p.find(want.finding(Changed, "it is not what was sealed"))
 	case r.erased():
 		p.Erased++
@@ -299,13 +333,15 @@ func (p *proof) event(want expected, r *row) {
 		if subject == "" {
 			subject = r.Target
 		}
-		if first, ok := p.emptied[subject]; !ok || want.position < first.position {
+		// The deletion itself may be deleted by retention before the last event of
+		// the account, which is written late.
+		if first, ok := p.emptied[subject]; r.at > p.cut.sealedAt+2*late.Microseconds() && (!ok || want.position < first.position) {
 			p.emptied[subject] = want.place
 		}
 	case !bytes.Equal(r.committed(), r.commitment):
 		p.find(want.finding(Changed, "it is not what was sealed: one of reason, session, address, user agent, request id, decision id, detail, or their salt"))
 	}
-	if r.Action == accountDeleted && r.Result == Success {
+	if same && r.deletion() {
 		p.deleted[r.Target] = true
 	}
 }
@@ -316,10 +352,16 @@ func (p *proof) rest(last seal) error {
 	// order, in which nothing slips through.
 	if len(p.unsealed) > 0 {
 		if err := eachWaiting(p.rd, func(id string) {
-			if u, ours := parseID(id); ours && p.unsealed[u] != nil {
-				delete(p.unsealed, u)
-				p.Waiting++
+			u, ours := parseID(id)
+			r := p.unsealed[u]
+			if !ours || r == nil {
+				return
 			}
+			if r.deletion() { // what it erased may be sealed
+				p.deleted[r.Target] = true
+			}
+			delete(p.unsealed, u)
+			p.Waiting++
 		}); err != nil {
 			return err
 		}

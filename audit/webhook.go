@@ -6,6 +6,7 @@ import (
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -79,11 +80,27 @@ func newWebhook(address string, secret []byte) *webhook {
 	}}
 }
 
+// name tells webhooks apart in the database, where the address has no place: those of
+// many services have a secret in them.
+func (w *webhook) name() string {
+	sum := sha256.Sum256([]byte(w.url))
+	return hex.EncodeToString(sum[:16])
+}
+
+// bare returns an error without the address, for the log.
+func bare(err error) error {
+	var of *url.Error
+	if errors.As(err, &of) {
+		return of.Err
+	}
+	return err
+}
+
 func (w *webhook) deliver(ctx context.Context, b batch) error {
 	body := b.lines()
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, w.url, bytes.NewReader(body))
 	if err != nil {
-		return err
+		return bare(err)
 	}
 	req.Header.Set("Content-Type", "application/x-ndjson")
 	req.Header.Set("User-Agent", "sallyport")
@@ -91,7 +108,7 @@ func (w *webhook) deliver(ctx context.Context, b batch) error {
 	req.Header.Set(DeliveryHeader, fmt.Sprintf("%d-%d", b.from, b.to))
 	res, err := w.client.Do(req)
 	if err != nil {
-		return err
+		return bare(err)
 	}
 	defer res.Body.Close()
 	_, _ = io.Copy(io.Discard, io.LimitReader(res.Body, 64<<10)) // so that the connection is kept

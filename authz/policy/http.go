@@ -124,7 +124,7 @@ func (s *Service) Routes(a *api.API) {
 		}
 		d.ID = sallyport.NewDecisionID()
 		out := AnswerOf(d)
-		s.cfg.Refusals.Note(ctx, audit.Event{Action: "policy.checked", Target: id, DecisionID: d.ID, Detail: map[string]string{
+		s.cfg.Refusals.Note(ctx, audit.Event{Action: audit.PolicyChecked, Target: id, DecisionID: d.ID, Detail: map[string]string{
 			"action": in.Body.Action, "decision": out.Decision,
 		}})
 		return &api.Body[Answer]{Body: out}, nil
