@@ -215,6 +215,8 @@ func TestSurroundings(t *testing.T) {
 		"of the sixth version":     {`context.ip.isInRange(ip("2001:db8::/32"))`, request{addr: "2001:db8::7"}, true},
 		"with a zone":              {`context.ip.isInRange(ip("fe80::/10"))`, request{addr: "fe80::1%eth0"}, true},
 		"HEAD is GET":              {`context.method == "GET"`, request{method: "HEAD", path: "/a"}, true},
+		"of any method, too":       {`context.method == "GET"`, request{method: "HEAD", path: "/any"}, true},
+		"but a HEAD route's":       {`context.method == "GET"`, request{method: "HEAD", path: "/head"}, false},
 		"an escape is what it is":  {`context.path == "/a/b"`, request{method: "GET", path: "/%61/b"}, true},
 		"a path is a text":         {`context.path like "/x\"y*"`, request{method: "GET", path: "/x%22yz"}, true},
 		"just signed in":           {`context has auth_age && context.auth_age < 60`, request{claims: sallyport.Claims{AuthTime: monday.Add(-59 * time.Second)}}, true},
@@ -234,7 +236,7 @@ func TestSurroundings(t *testing.T) {
 		set := setOf(t, place, `permit(principal, action == Action::"delete:comments", resource) when { `+tt.when+` };`)
 		p, f := tt.r.facts(set)
 		if tt.r.method == "HEAD" {
-			f.Request.Pattern = "GET /a"
+			f.Request.Pattern = map[string]string{"/a": "GET /a", "/any": "/any", "/head": "HEAD /head"}[tt.r.path]
 		}
 		rule := sallyport.Permission("delete:comments")
 		if got := rule.Allows(&p, &f); got != tt.allow {
