@@ -167,7 +167,7 @@ func (d *door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		d.refuse(w, r, err)
 		return
 	}
-	carrier.Admit()
+	carrier.Admit(r)
 	p, facts := a.Principal(), sallyport.Facts{Now: d.g.wall(now), Request: r}
 	if !d.setup && d.g.owes(&p) {
 		e := demanded()
@@ -177,8 +177,8 @@ func (d *door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	if d.governed && !p.Anonymous() {
 		var err error
-		if facts.Policies, a.Policies, err = d.g.cfg.Policies(r.Context()); err != nil {
-			d.unread(w, r, err)
+		if facts.Policies, a.Policies, err = d.g.policies(r.Context()); err != nil {
+			d.answer(w, r, sallyport.AsError(err))
 			return
 		}
 	}
@@ -192,12 +192,45 @@ func (d *door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	d.next.ServeHTTP(w, r)
 }
 
-// unread answers a request while the policies that might forbid it cannot be read.
-func (d *door) unread(w http.ResponseWriter, r *http.Request, err error) {
-	if r.Context().Err() == nil {
-		d.g.cfg.Log.ErrorContext(r.Context(), "the policies could not be read", "error", err)
+// policies returns what is stored and its version. While it cannot be read, nothing
+// is let in that it might forbid.
+func (g *Gate) policies(ctx context.Context) (sallyport.Policies, int64, error) {
+	set, version, err := g.cfg.Policies(ctx)
+	if err == nil {
+		return set, version, nil
 	}
-	d.answer(w, r, sallyport.Unavailable())
+	if ctx.Err() == nil {
+		g.cfg.Log.ErrorContext(ctx, "the policies could not be read", "error", err)
+	}
+	return nil, 0, sallyport.Unavailable()
+}
+
+// Decide decides a rule inside an operation that a gate has let in, for what only some
+// of its uses need: with the policies and the facts of the request, and recorded as
+// the gate records. It returns the refusal, nil if the rule allows it. What follows it
+// in a transaction is refused if the policies change meanwhile.
+func (g *Gate) Decide(ctx context.Context, rule sallyport.Rule) error {
+	c := reqctx.From(ctx)
+	if c == nil || c.Admitted() == nil {
+		return sallyport.Unauthenticated()
+	}
+	r, p := c.Admitted(), c.Principal()
+	facts := sallyport.Facts{Now: g.wall(time.Now()), Request: r}
+	if g.cfg.Policies != nil && rule.Governed() && !p.Anonymous() {
+		set, version, err := g.policies(ctx)
+		if err != nil {
+			return err
+		}
+		own := c.Own()
+		if own.Policies != 0 && own.Policies != version {
+			return policiesChanged()
+		}
+		facts.Policies, own.Policies = set, version
+	}
+	if rule.Allows(&p, &facts) {
+		return nil
+	}
+	return g.denied(r, &rule, &p, &facts)
 }
 
 // noteAllowed records one of the requests that are let in, so that a draft of a
@@ -246,7 +279,7 @@ func (g *Gate) noteTime(wall time.Time) {
 func (g *Gate) Open(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		r, carrier := reqctx.Enter(r)
-		carrier.Admit()
+		carrier.Admit(r)
 		next.ServeHTTP(w, r)
 	})
 }
@@ -496,7 +529,12 @@ func (d *door) discard(w http.ResponseWriter, r *http.Request) (done bool) {
 // deny answers a request that the rule does not allow.
 func (d *door) deny(w http.ResponseWriter, r *http.Request, facts sallyport.Facts, c *reqctx.Carrier) {
 	p := c.Principal()
-	decision := d.rule.Explain(&p, &facts)
+	d.answer(w, r, d.g.denied(r, &d.rule, &p, &facts))
+}
+
+// denied records that a rule is not met, and returns what to answer.
+func (g *Gate) denied(r *http.Request, rule *sallyport.Rule, p *sallyport.Principal, facts *sallyport.Facts) *sallyport.Error {
+	decision := rule.Explain(p, facts)
 	e := decision.Refusal()
 	if e.Code != "unauthenticated" { // nobody signed in is no event
 		e = e.Decided()
@@ -505,15 +543,15 @@ func (d *door) deny(w http.ResponseWriter, r *http.Request, facts sallyport.Fact
 		if id == "" { // the answer asks for another sign-in
 			id = sallyport.NewDecisionID()
 		}
-		if d.g.cfg.Record != nil {
-			detail["facts"] = d.g.cfg.Record(r.Context(), d.rule, &p, &facts)
+		if g.cfg.Record != nil {
+			detail["facts"] = g.cfg.Record(r.Context(), *rule, p, facts)
 		}
 		if why := explanation(decision); why != "" {
 			detail["explanation"] = why
 		}
-		d.g.cfg.Refusals.Note(r.Context(), audit.Event{Action: audit.AccessDenied, Result: audit.Denied, Reason: reasons(decision), DecisionID: id, Detail: detail})
+		g.cfg.Refusals.Note(r.Context(), audit.Event{Action: audit.AccessDenied, Result: audit.Denied, Reason: reasons(decision), DecisionID: id, Detail: detail})
 	}
-	d.answer(w, r, e)
+	return e
 }
 
 // maxExplanation bounds what the audit log keeps of one, in bytes.

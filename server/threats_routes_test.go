@@ -1,12 +1,15 @@
 package server_test
 
 import (
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/sallyport/sallyport"
+	"github.com/sallyport/sallyport/audit"
 	"github.com/sallyport/sallyport/internal/db"
 	"github.com/sallyport/sallyport/internal/testkit"
 )
@@ -50,4 +53,63 @@ func TestA_PoliciesAboutARouteHoldOnEveryWayToIt(t *testing.T) {
 			}
 		}
 	})
+}
+
+// Giving roles along with something else takes what giving them alone takes, policies
+// and all, and is recorded as the gate records it.
+func TestA_PoliciesAboutRolesHoldWhereverRolesAreGiven(t *testing.T) {
+	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
+		type m = map[string]any
+		w := newWorld(t, d, nil)
+		_, admin := w.user("root", "admin")
+		create := func(name string, more m) reply {
+			body := m{"email": name + "@example.com", "username": name, "password": goodPassword}
+			maps.Copy(body, more)
+			return w.do("POST", "/users", admin.access, body)
+		}
+		roles := m{"roles": []string{"moderator"}}
+		w.policy(admin.access, "frozen", `forbid(principal, action == Action::"assign:roles", resource == Route::"POST /users") when { context.ip.isLoopback() && context.method == "POST" };`)
+		id := create("ada", roles).want(t, 403, "denied_by_policy").text(t, "decision_id")
+		if e := w.decision(id); !strings.Contains(e.Detail["explanation"], "Policy frozen forbids it") || e.Detail["route"] != "POST /users" || e.Detail["facts"] == "" {
+			t.Errorf("%+v", e)
+		}
+		create("ada", nil).want(t, 201, "")
+		w.do("DELETE", "/policies/frozen", admin.access, nil).want(t, 204, "")
+		create("bob", roles).want(t, 201, "")
+		if n := len(w.events("access.denied", 1)); n != 1 {
+			t.Errorf("%d events of one refusal", n)
+		}
+	})
+}
+
+func TestA_PoliciesAboutRolesHoldForSuperusers(t *testing.T) {
+	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
+		type m = map[string]any
+		w := newWorld(t, d, nil, asFastAPIUsers)
+		ada, _ := w.member("ada")
+		_, admin := w.member("boss", "admin")
+		patch := func(body m) reply { return w.do("PATCH", "/users/"+ada, admin, body) }
+		w.policy(admin, "frozen", `forbid(principal, action == Action::"assign:roles", resource);`)
+		patch(m{"is_superuser": true, "is_verified": true}).want(t, 403, "denied_by_policy")
+		patch(m{"is_superuser": false, "is_verified": true}).is(t, 200, userBody(ada, "ada@example.com", true, false, true)) // nothing is given
+		w.do("DELETE", "/policies/frozen", admin, nil).want(t, 204, "")
+		patch(m{"is_superuser": true}).is(t, 200, userBody(ada, "ada@example.com", true, true, true))
+		w.policy(admin, "frozen", `forbid(principal, action == Action::"assign:roles", resource);`)
+		patch(m{"is_superuser": false}).want(t, 403, "denied_by_policy")
+	})
+}
+
+// decision waits for the event of a refusal, and returns it.
+func (w *world) decision(id string) audit.Record {
+	w.t.Helper()
+	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		for _, e := range w.events("access.denied", 1) {
+			if e.DecisionID == id {
+				return e
+			}
+		}
+		if time.Now().After(deadline) {
+			w.t.Fatalf("the decision %s is in no event", id)
+		}
+	}
 }

@@ -22,6 +22,7 @@ import (
 // gate adds who is calling. It is kept small: every request pays for its bytes.
 type Carrier struct {
 	req      *http.Request // as it came: its context, header and peer
+	routed   *http.Request // as it left the gate: its route and path values
 	outer    *Carrier      // whose id is this one's
 	addr     netip.Addr    // the client's; not valid: the peer's
 	named    sync.Once
@@ -100,8 +101,20 @@ func (c *Carrier) Principal() sallyport.Principal {
 // admits once: see Enter.
 func (c *Carrier) Own() *Admission { return &c.own }
 
-// Admit makes known who is calling and what let them in.
-func (c *Carrier) Admit() { c.admitted.Store(true) }
+// Admit makes known who is calling and what let them in. r is the request as the
+// gate has it.
+func (c *Carrier) Admit(r *http.Request) {
+	c.routed = r
+	c.admitted.Store(true)
+}
+
+// Admitted returns the request that a gate has admitted, nil if none has.
+func (c *Carrier) Admitted() *http.Request {
+	if c.admitted.Load() {
+		return c.routed
+	}
+	return nil
+}
 
 // Check implements db.Guard: it looks again, inside a transaction that is made
 // for this request, whether what let it in still holds. A request may be under
