@@ -66,10 +66,10 @@ type Config struct {
 	Registration                            Registration // Open if empty
 	// Decide decides a rule for the request of ctx as the gate before an operation does
 	// (authn.Gate.Decide). Operations need it.
-	Decide func(ctx context.Context, rule sallyport.Rule) error
-	CursorKey                               []byte
-	Log                                     *slog.Logger
-	Now                                     func() time.Time
+	Decide    func(ctx context.Context, rule sallyport.Rule) error
+	CursorKey []byte
+	Log       *slog.Logger
+	Now       func() time.Time
 }
 
 // Service keeps accounts.
