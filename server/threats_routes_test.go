@@ -1,6 +1,7 @@
 package server_test
 
 import (
+	"fmt"
 	"maps"
 	"net/http"
 	"slices"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/audit"
+	"github.com/sallyport/sallyport/authz/policy"
 	"github.com/sallyport/sallyport/internal/db"
 	"github.com/sallyport/sallyport/internal/testkit"
 )
@@ -34,12 +36,12 @@ func TestA_PoliciesAboutARouteHoldOnEveryWayToIt(t *testing.T) {
 			"DELETE /comments/1", "DELETE /c/1", "DELETE /k/1", "DELETE /sub/notes/1", "DELETE /sub/n/1",
 			"GET /any/1", "HEAD /any/1", "POST /any/1",
 		}
-		for policy, closed := range map[string][]string{
+		for about, closed := range map[string][]string{
 			`resource == Route::"DELETE /comments/{id}")`:  {"DELETE /comments/1", "DELETE /c/1", "DELETE /k/1"},
 			`resource == Route::"DELETE /sub/notes/{id}")`: {"DELETE /sub/notes/1", "DELETE /sub/n/1"},
 			`resource) when { context.method == "GET" }`:   {"GET /any/1", "HEAD /any/1"},
 		} {
-			text := `forbid(principal, action == Action::"delete:comments", ` + policy + ";"
+			text := `forbid(principal, action == Action::"delete:comments", ` + about + ";"
 			w.policy(admin.access, "closed", text)
 			for _, call := range all {
 				status := http.StatusNoContent
@@ -111,5 +113,65 @@ func (w *world) decision(id string) audit.Record {
 		if time.Now().After(deadline) {
 			w.t.Fatalf("the decision %s is in no event", id)
 		}
+	}
+}
+
+// What is recorded of a refusal has of the path what a policy or the rule looks at,
+// and no more: a path may hold a secret, and be as long as the caller likes.
+func TestA_RefusalsKeepNoMoreOfAPathThanIsLookedAt(t *testing.T) {
+	t.Parallel()
+	const secret = "reset-token-0f9a8b7c"
+	w := newWorld(t, testkit.SQLite(t), func(w *world) {
+		comments(w)
+		w.mux.HandleFunc("GET /reset/{token}", sallyport.Role("admin"), func(http.ResponseWriter, *http.Request) {})
+	})
+	_, admin := w.user("root", "admin")
+	_, user := w.user("una")
+	refused := func(method, path string) audit.Record {
+		return w.decision(w.do(method, path, user.access, nil).want(t, 403, "").text(t, "decision_id"))
+	}
+	facts := func(e audit.Record) policy.Case {
+		c, err := policy.ParseCase(e.Detail["facts"])
+		if err != nil || c.Route == "" || c.Principal.ID == "" {
+			t.Errorf("%v: %s", err, e.Detail["facts"])
+		}
+		return c
+	}
+	// A policy about something else looks at paths; those of a plain role's route stay out.
+	w.policy(admin.access, "path", `permit(principal, action == Action::"delete:comments", resource) when { context.path like "/comments/public*" };`)
+	e := refused("GET", "/reset/"+secret)
+	if text := fmt.Sprintf("%+v", e); strings.Contains(text, secret) {
+		t.Errorf("the path is recorded: %s", text)
+	}
+	if c := facts(e); c.Context.Path != "" || c.Values != nil {
+		t.Errorf("%+v", c)
+	}
+	// Where it is looked at, it is there, to decide once more, and cut.
+	e = refused("DELETE", "/comments/"+secret)
+	if c := facts(e); c.Context.Path != "/comments/"+secret || !strings.Contains(e.Detail["explanation"], secret) {
+		t.Errorf("%+v", e)
+	}
+	long := strings.Repeat("%01", 3000)
+	for _, path := range []string{"/comments/" + long, "/orders/" + long + "/approval"} {
+		method := map[bool]string{true: "DELETE", false: "POST"}[strings.HasPrefix(path, "/comments")]
+		e := refused(method, path)
+		if c := facts(e); len(e.Detail["facts"]) > 1500 || (c.Context.Path == "") != (c.Values["id"] != "") {
+			t.Errorf("%d bytes: %s", len(e.Detail["facts"]), e.Detail["facts"])
+		}
+		size := 0
+		for _, text := range e.Detail {
+			size += len(text)
+		}
+		if size > 4000 {
+			t.Errorf("%s: %d bytes of detail", method, size)
+		}
+	}
+	// A draft that looks at a path that was not kept cannot be evaluated, and denies.
+	c, set := facts(refused("POST", "/orders/17/approval")), policy.NewSet([]*policy.Policy{mustPolicy(t, `@id("x") permit(principal, action, resource) unless { context.path like "/x*" };`)}, nil, policy.Place{})
+	if d := c.Decide(set); d.Allowed || len(d.Reasons[0].Errors) != 1 {
+		t.Errorf("%+v", d)
+	}
+	if d := c.Decide(set.With([]*policy.Policy{mustPolicy(t, `@id("x") permit(principal, action, resource);`)})); !d.Allowed {
+		t.Errorf("%+v", d)
 	}
 }

@@ -381,7 +381,7 @@ func (s *Set) context(a *surroundings, want uses) types.Record {
 	if want&useMethod != 0 {
 		m["method"] = types.String(a.method)
 	}
-	if want&usePath != 0 {
+	if want&usePath != 0 && a.path != "" {
 		m["path"] = types.String(a.path)
 	}
 	if want&useCredential != 0 {
