@@ -458,3 +458,52 @@ func TestDraftsHaveNames(t *testing.T) {
 		}
 	}
 }
+
+// A refusal is words for the policies that decided it, however many there are: its
+// cost must not be in the hands of whoever is refused.
+func TestExplainWordsWhatItShowsOnly(t *testing.T) {
+	const most = 50
+	explain := func(count int) (sallyport.PolicyExplanation, float64) {
+		texts := make([]string, count)
+		for i := range texts {
+			texts[i] = fmt.Sprintf(`@id("p%04d") permit(principal in Role::"moderator", action == Action::"delete:comments", resource) when { context.mfa && context.local.hour >= 9 && context.local.hour < 18 };`, i)
+		}
+		if count > most { // those that decide come last
+			texts[count-3] = `@id("applies") permit(principal, action == Action::"delete:comments", resource);`
+			texts[count-2] = `@id("forbids") forbid(principal, action == Action::"delete:comments", resource) unless { context.mfa };`
+			texts[count-1] = `@id("wrong") forbid(principal, action == Action::"delete:comments", resource) when { context.ip.isLoopback() };`
+		}
+		set := setOf(t, policy.Place{}, texts...)
+		p, f := request{roles: []string{"moderator"}}.facts(set)
+		q := sallyport.PolicyQuestion{Principal: &p, Facts: &f, Action: "delete:comments"}
+		var x sallyport.PolicyExplanation
+		allocs := testing.AllocsPerRun(3, func() { x = set.Explain(q) })
+		return x, allocs
+	}
+	_, few := explain(most)
+	x, many := explain(1000)
+	if len(x.Policies) != most || x.Policies[0].ID != "wrong" || x.Policies[1].ID != "forbids" || x.Policies[2].ID != "applies" || x.Policies[3].ID != "p0000" || len(x.Errors) != 1 {
+		t.Errorf("%d policies: %+v", len(x.Policies), x.Policies[:4])
+	}
+	// To decide one takes a few allocations, and to put one into words hundreds.
+	if perWord := few / most; many > few+950*perWord/4 {
+		t.Errorf("%.0f allocations for 1,000 policies and %.0f for %d: all are put into words", many, few, most)
+	}
+	t.Logf("%.0f allocations for 1,000 policies, %.0f for %d", many, few, most)
+}
+
+func BenchmarkDenial(b *testing.B) {
+	texts := make([]string, 1000)
+	for i := range texts {
+		texts[i] = `permit(principal in Role::"moderator", action == Action::"delete:comments", resource) when { context.mfa && context.local.hour >= 9 && context.local.hour < 18 };`
+	}
+	set := setOf(b, policy.Place{}, texts...)
+	r := request{roles: []string{"moderator"}}
+	p, f := r.facts(set)
+	rule := sallyport.Permission("delete:comments")
+	for b.Loop() {
+		if rule.Explain(&p, &f).Allowed {
+			b.Fatal("allowed")
+		}
+	}
+}
