@@ -182,6 +182,9 @@ func (d *door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
+	if v := carrier.OuterPolicies(); v != 0 {
+		a.Policies = v // what is done here was let in by those, too
+	}
 	if !d.rule.Allows(&p, &facts) {
 		d.deny(w, r, facts, carrier)
 		return
@@ -225,7 +228,9 @@ func (g *Gate) Decide(ctx context.Context, rule sallyport.Rule) error {
 		if own.Policies != 0 && own.Policies != version {
 			return policiesChanged()
 		}
-		facts.Policies, own.Policies = set, version
+		if facts.Policies = set; own.Policies == 0 {
+			own.Policies = version
+		}
 	}
 	if rule.Allows(&p, &facts) {
 		return nil
@@ -371,7 +376,7 @@ func (g *Gate) find(ctx context.Context, guesses *Guesses, s *numbered, cred str
 		}
 		if v.Static != nil {
 			p := sallyport.NewPrincipal(v.Claims, v.Static)
-			*a = reqctx.Admission{Full: &p}
+			*a = reqctx.Admission{Full: &p, By: g} // which has the policies looked at again
 			return nil
 		}
 		if err = g.confirm(ctx, s, &key, v, a); !errors.Is(err, ErrAgain) || attempt == 3 {
@@ -421,6 +426,12 @@ func (g *Gate) confirm(ctx context.Context, s *numbered, key *live.Key, v Verifi
 
 // Check implements reqctx.Checker.
 func (g *Gate) Check(tx *db.Tx, a *reqctx.Admission, alone bool) error {
+	if a.Known == nil { // it stands in the configuration: as long as this process runs
+		if alone {
+			return nil
+		}
+		return g.samePolicies(tx, a)
+	}
 	v := verifiedAs(a)
 	st, err := g.schemes[a.Scheme].Confirm(tx, v)
 	if _, refused := errors.AsType[*Refused](err); refused || errors.Is(err, ErrAgain) {
@@ -441,26 +452,37 @@ func (g *Gate) Check(tx *db.Tx, a *reqctx.Admission, alone bool) error {
 	if !v.Expires.IsZero() && !g.wall(time.Now()).Before(v.Expires) {
 		return InvalidToken()
 	}
-	if !alone && a.Policies != 0 {
-		if v, err := g.cfg.PoliciesVersion(tx); err != nil {
+	if !alone {
+		if err := g.samePolicies(tx, a); err != nil {
 			return err
-		} else if v != a.Policies {
-			return policiesChanged()
 		}
 	}
 	if alone || uint32(st.Subject) == a.SubjectVersion && uint32(st.Roles) == a.RolesVersion {
 		return nil
 	}
-	// Something changed. What matters is whether this caller has lost anything.
+	// Something changed. What matters is whether this caller has lost anything; where
+	// policies were asked, also whether they gained what one may forbid.
 	p := a.Principal()
 	now, err := g.cfg.GrantsOf(tx, v.Subject)
-	if err != nil || now.Includes(p.Grants()) {
+	if err != nil || now.Includes(p.Grants()) && (a.Policies == 0 || p.Grants().Includes(now)) {
 		return err
 	}
 	return &sallyport.Error{
 		Status: http.StatusConflict, Code: "authority_changed",
 		Message: "Your roles or permissions changed while this request was under way. Nothing was done. Send it again.",
 	}
+}
+
+// samePolicies returns an error if other policies hold than those that were asked.
+func (g *Gate) samePolicies(tx *db.Tx, a *reqctx.Admission) error {
+	if a.Policies == 0 {
+		return nil
+	}
+	v, err := g.cfg.PoliciesVersion(tx)
+	if err == nil && v != a.Policies {
+		err = policiesChanged()
+	}
+	return err
 }
 
 // policiesChanged is the answer to a change that was let in by policies which are

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"testing"
@@ -11,9 +12,11 @@ import (
 
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/audit"
+	"github.com/sallyport/sallyport/authn/apikey"
 	"github.com/sallyport/sallyport/authz/policy"
 	"github.com/sallyport/sallyport/internal/db"
 	"github.com/sallyport/sallyport/internal/testkit"
+	"github.com/sallyport/sallyport/server"
 )
 
 // A policy about a route holds on every way to it: under an alias, by HEAD, and where
@@ -174,4 +177,66 @@ func TestA_RefusalsKeepNoMoreOfAPathThanIsLookedAt(t *testing.T) {
 	if d := c.Decide(set.With([]*policy.Policy{mustPolicy(t, `@id("x") permit(principal, action, resource);`)})); !d.Allowed {
 		t.Errorf("%+v", d)
 	}
+}
+
+// A change under way is made by what policies see when it is made: not if its caller
+// gained a role meanwhile that one forbids, not by a key of the configuration that was
+// let in by other policies, and not from within a request that was.
+func TestA_WhatPoliciesSawUnderWay(t *testing.T) {
+	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
+		type m = map[string]any
+		clerk := apikey.Generate()
+		decided, goOn := make(chan struct{}), make(chan struct{})
+		w := newWorld(t, d, func(w *world) {
+			// It lets the caller change their own account, once it was let in itself.
+			w.mux.HandleFunc("POST /outer", sallyport.Permission("rename:self"), func(rw http.ResponseWriter, r *http.Request) {
+				decided <- struct{}{}
+				<-goOn
+				inner := r.Clone(r.Context())
+				inner.Method, inner.URL = http.MethodPatch, &url.URL{Path: "/users/me"}
+				w.mux.ServeHTTP(rw, inner)
+			})
+		}, func(c *server.Config) {
+			c.APIKeys = []apikey.Static{apikey.NewStatic("clerk", clerk, []string{"write:roles", "assign:roles"})}
+		})
+		_, admin := w.user("root", "admin")
+		bossID, boss := w.user("boss", "admin")
+		w.define("trainee", "rename:self")
+		put := func(token string) *slow { return w.slow("PUT", "/permissions/x:y", token) }
+		body := `{"description":"x"}`
+
+		// A role that is gained.
+		w.policy(admin.access, "trainees", `forbid(principal in Role::"trainee", action == Action::"write:roles", resource);`)
+		put(boss.access).finish(body).want(t, 200, "")
+		change := put(boss.access)
+		w.grant(bossID, "trainee")
+		change.finish(body).want(t, 409, "authority_changed")
+		w.do("PUT", "/permissions/x:y", boss.access, m{"description": "x"}).want(t, 403, "denied_by_policy")
+
+		// A key of the configuration.
+		put(clerk.Reveal()).finish(body).want(t, 200, "")
+		change = put(clerk.Reveal())
+		w.policy(admin.access, "keys", `forbid(principal is Client, action == Action::"write:roles", resource);`)
+		change.finish(body).want(t, 409, "authority_changed")
+		w.doKeyed("PUT", "/permissions/x:y", clerk.Reveal(), m{"description": "x"}).want(t, 403, "denied_by_policy")
+
+		// A request within another.
+		_, una := w.user("una", "trainee")
+		for status, meanwhile := range map[int]func(){
+			200: func() {},
+			409: func() {
+				w.policy(admin.access, "names", `forbid(principal, action == Action::"rename:self", resource);`)
+			},
+		} {
+			w.do("DELETE", "/policies/names", admin.access, nil)
+			answer := make(chan reply, 1)
+			go func() { answer <- w.send(w.request("POST", "/outer", una.access, m{"full_name": "Una"})) }()
+			<-decided
+			meanwhile()
+			goOn <- struct{}{}
+			if r := <-answer; r.status != status {
+				t.Errorf("a request within another: %d, want %d: %s", r.status, status, r.body)
+			}
+		}
+	})
 }

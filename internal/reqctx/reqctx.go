@@ -116,6 +116,17 @@ func (c *Carrier) Admitted() *http.Request {
 	return nil
 }
 
+// OuterPolicies returns the version of the policies by which the request was let in
+// that this one is part of; 0 if none were asked.
+func (c *Carrier) OuterPolicies() int64 {
+	for o := c.outer; o != nil; o = o.outer {
+		if o.admitted.Load() && o.own.Policies != 0 {
+			return o.own.Policies
+		}
+	}
+	return 0
+}
+
 // Check implements db.Guard: it looks again, inside a transaction that is made
 // for this request, whether what let it in still holds. A request may be under
 // way for as long as its body takes; what it changes is decided by what its
