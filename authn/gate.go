@@ -122,7 +122,7 @@ func (g *Gate) require(rule sallyport.Rule, setup bool) func(http.Handler) http.
 	}
 	schemes := g.schemesFor(rule)
 	return func(next http.Handler) http.Handler {
-		d := &door{g: g, rule: rule, setup: setup, schemes: schemes, next: next, governed: g.cfg.Policies != nil && rule.Governed()}
+		d := &door{g: g, rule: rule, setup: setup, schemes: schemes, next: next, governed: g.cfg.Policies != nil && rule.Governed(), names: slices.Collect(rule.Names)}
 		d.refuser, _ = next.(Refuser)
 		return d
 	}
@@ -157,6 +157,7 @@ type door struct {
 	refuser Refuser // nil: problem details
 	// governed tells that policies can matter to the rule.
 	governed bool
+	names    []string // of the permissions, scopes and actions that the rule names
 }
 
 func (d *door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -181,9 +182,10 @@ func (d *door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			d.answer(w, r, sallyport.AsError(err))
 			return
 		}
+		a.Applied = applies(facts.Policies, d.names)
 	}
-	if v := carrier.OuterPolicies(); v != 0 {
-		a.Policies = v // what is done here was let in by those, too
+	if v, applied := carrier.OuterPolicies(); v != 0 { // what is done here was let in by those, too
+		a.Policies, a.Applied = v, a.Applied || applied
 	}
 	if !d.rule.Allows(&p, &facts) {
 		d.deny(w, r, facts, carrier)
@@ -208,6 +210,16 @@ func (g *Gate) policies(ctx context.Context) (sallyport.Policies, int64, error) 
 	return nil, 0, sallyport.Unavailable()
 }
 
+// applies reports whether there is a policy about one of these actions.
+func applies(set sallyport.Policies, actions []string) bool {
+	for _, name := range actions {
+		if set.Apply(name) {
+			return true
+		}
+	}
+	return false
+}
+
 // Decide decides a rule inside an operation that a gate has let in, for what only some
 // of its uses need: with the policies and the facts of the request, and recorded as
 // the gate records. It returns the refusal, nil if the rule allows it. What follows it
@@ -230,6 +242,9 @@ func (g *Gate) Decide(ctx context.Context, rule sallyport.Rule) error {
 		}
 		if facts.Policies = set; own.Policies == 0 {
 			own.Policies = version
+		}
+		if !own.Applied && applies(set, slices.Collect(rule.Names)) {
+			own.Applied = true
 		}
 	}
 	if rule.Allows(&p, &facts) {
@@ -357,7 +372,7 @@ func (g *Gate) find(ctx context.Context, guesses *Guesses, s *numbered, cred str
 	g.noteTime(wall)
 	key := g.cfg.Live.KeyOf(s.n, cred, s.guessable)
 	if g.cfg.Live.Get(&key, wall, &a.Found) && a.Known.Kind == s.Kind() {
-		a.By, a.Scheme = g, s.n
+		a.By, a.Scheme = g, int32(s.n)
 		if a.Alive {
 			return nil
 		}
@@ -410,7 +425,7 @@ func (g *Gate) confirm(ctx context.Context, s *numbered, key *live.Key, v Verifi
 		return err
 	}
 	stamp := g.cfg.Live.Publish(ticket, &live.State{MFA: st.MFA, AuthTime: st.AuthTime, Until: st.Until, Subject: st.Subject, Roles: st.Roles, Grants: grants})
-	*a = reqctx.Admission{By: g, Scheme: s.n, Found: live.Found{
+	*a = reqctx.Admission{By: g, Scheme: int32(s.n), Found: live.Found{
 		Known: &live.Known{Profile: proven.Profile, Scopes: v.Scopes}, Unit: v.Unit, Subject: proven.Subject, Expires: live.Seconds(v.Expires),
 		Alive: true, MFA: st.MFA, AuthTime: live.Seconds(st.AuthTime),
 		SubjectVersion: uint32(st.Subject), RolesVersion: uint32(st.Roles), Grants: grants, Stamp: stamp,
@@ -461,10 +476,10 @@ func (g *Gate) Check(tx *db.Tx, a *reqctx.Admission, alone bool) error {
 		return nil
 	}
 	// Something changed. What matters is whether this caller has lost anything; where
-	// policies were asked, also whether they gained what one may forbid.
+	// there is a policy, also whether they gained what it may forbid.
 	p := a.Principal()
 	now, err := g.cfg.GrantsOf(tx, v.Subject)
-	if err != nil || now.Includes(p.Grants()) && (a.Policies == 0 || p.Grants().Includes(now)) {
+	if err != nil || now.Includes(p.Grants()) && (!a.Applied || p.Grants().Includes(now)) {
 		return err
 	}
 	return &sallyport.Error{

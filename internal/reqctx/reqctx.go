@@ -42,7 +42,10 @@ type Admission struct {
 	// Full is somebody whom the cache cannot know.
 	Full   *sallyport.Principal
 	By     Checker // nil: there is nothing to look at again
-	Scheme int     // the gate's number of it
+	Scheme int32   // the gate's number of it
+	// Applied tells that there was a policy about what was asked for: who gains a role
+	// may lose by it.
+	Applied bool
 	// Policies is the version of the policies that were asked; 0: none were.
 	Policies int64
 }
@@ -117,14 +120,14 @@ func (c *Carrier) Admitted() *http.Request {
 }
 
 // OuterPolicies returns the version of the policies by which the request was let in
-// that this one is part of; 0 if none were asked.
-func (c *Carrier) OuterPolicies() int64 {
+// that this one is part of, 0 if none were asked, and whether any applied.
+func (c *Carrier) OuterPolicies() (version int64, applied bool) {
 	for o := c.outer; o != nil; o = o.outer {
 		if o.admitted.Load() && o.own.Policies != 0 {
-			return o.own.Policies
+			return o.own.Policies, o.own.Applied
 		}
 	}
-	return 0
+	return 0, false
 }
 
 // Check implements db.Guard: it looks again, inside a transaction that is made
