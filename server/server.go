@@ -937,7 +937,7 @@ const keepTurns = 30 * 24 * time.Hour
 // cleanup puts together what becomes old.
 func (s *Server) cleanup() []cleanup.Step {
 	return slices.Concat(
-		s.Sessions.Cleanup(), s.SignIn.Cleanup(), s.Accounts.Cleanup(), s.Lockout.Cleanup(), s.Mail.Cleanup(), s.Chain.Cleanup(s.cfg.AuditRetention),
+		s.Sessions.Cleanup(), s.SignIn.Cleanup(), s.Accounts.Cleanup(), s.Lockout.Cleanup(), s.Mail.Cleanup(),
 		[]cleanup.Step{
 			{Table: "sp_changes", Delete: func(tx *db.Tx, _ time.Time, limit int) (int64, error) { return s.DB.DeleteChanges(tx, limit) }},
 			{Table: "sp_certificates", Delete: deleteChallenges},
@@ -945,6 +945,7 @@ func (s *Server) cleanup() []cleanup.Step {
 				return deleteTurns(tx, before.Add(-keepTurns), limit)
 			}},
 		},
+		s.Chain.Cleanup(s.cfg.AuditRetention), // last: a log that is long takes long
 	)
 }
 

@@ -110,7 +110,11 @@ func Settle(ctx context.Context, cfg Config, keep []string, detail map[string]st
 	}
 	done = append(done, signing)
 	return done, cfg.DB.Write(ctx, func(tx *db.Tx) error {
-		if _, err := db.Settled(tx); err != nil {
+		marked, err := db.Settled(tx)
+		if err == nil && !marked {
+			err = db.NewFeed(tx)
+		}
+		if err != nil {
 			return err
 		}
 		e := audit.Event{Action: "database.restored", Detail: map[string]string{}}

@@ -81,6 +81,38 @@ func TestF_ADatabaseThatWentBackIsOnlyLogged(t *testing.T) {
 	}
 }
 
+// A feed that a clock which was ahead has named is later than all that come: where the
+// database goes back to before it, that is settled once.
+func TestF_AFeedAheadIsSettledOnce(t *testing.T) {
+	t.Parallel()
+	s := newSettleWorld(t, testkit.Postgres(t))
+	other := testkit.Again(t, s.db)
+	set := func(feed string) {
+		t.Helper()
+		if err := other.Write(t.Context(), func(tx *db.Tx) error {
+			_, err := tx.Exec("UPDATE sp_versions SET feed = $1", feed)
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	set("ffffffff-ahead")
+	time.Sleep(3 * s.sv.Lease())
+	set("0")
+	for end := time.Now().Add(20 * time.Second); count(t, other, "database.settled") == 0; time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("it was never settled")
+		}
+	}
+	time.Sleep(4 * s.sv.Lease()) // several more readings
+	if back, settled := count(t, other, "database.went_back"), count(t, other, "database.settled"); back != 1 || settled != 1 {
+		t.Errorf("went back %d times and was settled %d times", back, settled)
+	}
+	if tk := s.signIn("bob", goodPassword); !s.alive(tk.access) {
+		t.Error("a new session does not hold")
+	}
+}
+
 // A node that dies over it leaves a mark: whoever starts next ends what is left
 // before anybody is let in.
 func TestF_AnEndingThatWasInterruptedIsFinished(t *testing.T) {

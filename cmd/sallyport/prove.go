@@ -94,9 +94,7 @@ func (c proveCmd) Run(a *app) error {
 		if opt.Given, err = c.given(a, d); err != nil {
 			return err
 		}
-		if at.Scheme == "http" && !loopback(at.Hostname()) {
-			a.info("warning: the credentials go to %s in clear", at)
-		}
+		inClear(a, at)
 		return finish(prove.Plan(d, opt))
 	}
 	own := s.isSet("data_dir") || s.isSet("database")
@@ -104,6 +102,7 @@ func (c proveCmd) Run(a *app) error {
 		a.info("There is no database of this server here (--data, --database) and no --token-file: only nobody, and credentials that are not good, are tried.")
 		return finish(prove.Plan(d, opt))
 	}
+	inClear(a, at)
 	return c.withOwn(a, s, base, func(p *principals) error {
 		if c.Routes == "" {
 			if differences, err = p.unlisted(d); err != nil {
@@ -199,6 +198,13 @@ func proveTransport() *http.Transport {
 	t := http.DefaultTransport.(*http.Transport).Clone()
 	t.Proxy = nil // credentials go to the server, and to nobody on the way
 	return t
+}
+
+// inClear warns where what is sent can be read on the way.
+func inClear(a *app, at *url.URL) {
+	if at.Scheme == "http" && !loopback(at.Hostname()) {
+		a.info("warning: the credentials go to %s in clear", at)
+	}
 }
 
 func loopback(host string) bool {
@@ -645,7 +651,7 @@ func (p *principals) apiKey(ctx context.Context, who *subject, h prove.Holding, 
 	if who.client {
 		return "", fmt.Errorf("%w: an API key of an administrator, which no account is made for", prove.ErrCannot)
 	}
-	rec, key, err := p.o.APIKeys.Create(ctx, apikey.NewKey{Owner: who.id, Name: "prove", Scopes: h.Scopes})
+	rec, key, err := p.o.APIKeys.Create(ctx, apikey.NewKey{Owner: who.id, Name: "prove", Scopes: h.Scopes, Expires: time.Now().Add(leftOver)})
 	if err != nil {
 		return "", err
 	}
@@ -661,6 +667,9 @@ func (p *principals) apiKey(ctx context.Context, who *subject, h prove.Holding, 
 // longest is how long ago a session of prove's may have begun.
 const longest = 300 * 24 * time.Hour
 
+// leftOver bounds what a run that is killed leaves behind.
+const leftOver = 24 * time.Hour
+
 // session begins a session as long ago as is asked for, on a clock that is late.
 func (p *principals) session(ctx context.Context, who *subject, h prove.Holding, s prove.State) (string, error) {
 	if h.Age > longest {
@@ -671,7 +680,7 @@ func (p *principals) session(ctx context.Context, who *subject, h prove.Holding,
 		late, access = time.Hour, time.Minute
 	}
 	svc := session.New(session.Config{
-		DB: p.o.db, Keys: p.o.Keys, Issuer: p.o.Issuer(), Access: access, Refresh: 2 * longest, Life: 2 * longest,
+		DB: p.o.db, Keys: p.o.Keys, Issuer: p.o.Issuer(), Access: access, Refresh: late + leftOver, Life: late + leftOver,
 		Format: session.Format(p.s.text("tokens.format")), Now: func() time.Time { return time.Now().Add(-late) },
 	})
 	p.end = append(p.end, svc)

@@ -72,6 +72,7 @@ type WentBack struct {
 	Change string    // one that is missing: what Changed was told; "" if the whole feed is an earlier one
 	At     time.Time // when it was made
 	feed   string    // which the database has now
+	seen   string    // a later one that this process has seen; "" for none
 }
 
 func (e *WentBack) Error() string {
@@ -94,7 +95,7 @@ func (d *DB) wentBack(ctx context.Context, before, now Cursor) error {
 		return nil
 	case now.feed < before.feed:
 		d.history.distrust()
-		return &Error{"read changes", &WentBack{feed: now.feed}}
+		return &Error{"read changes", &WentBack{feed: now.feed, seen: before.feed}}
 	}
 	what, at := d.history.lately()
 	lost := &WentBack{feed: now.feed}
@@ -122,9 +123,11 @@ func (d *DB) wentBack(ctx context.Context, before, now Cursor) error {
 func (d *DB) CountWentBack() { d.counts.wentBack.Add(1) }
 
 // Unsettle marks the database that a WentBack tells of as one that nobody believes
-// until Settled. It reports false if another node has seen to it.
+// until Settled. It reports false if another node has seen to it. What comes next
+// sorts after all that this process has seen: to it, an earlier feed is a sign that
+// the database went back once more.
 func Unsettle(tx *Tx, lost *WentBack, now time.Time) (bool, error) {
-	n, err := tx.Exec("UPDATE sp_versions SET unsettled = $1 WHERE id = 1 AND unsettled = 0 AND feed = $2", Micros(now), lost.feed)
+	n, err := tx.Exec("UPDATE sp_versions SET unsettled = $1, feed = $3 WHERE id = 1 AND unsettled = 0 AND feed = $2", Micros(now), lost.feed, max(lost.feed, lost.seen))
 	return n == 1, err
 }
 
@@ -135,12 +138,13 @@ func Unsettled(rd Reader) (bool, error) {
 	return since != 0, err
 }
 
-// Settled ends that, and makes every node forget what it knows. It reports whether
-// there was something to end.
+// Settled ends that, and makes every node forget what it knows. It reports false, and
+// does neither, if the database is not marked: nodes would believe that what they
+// look for has been seen to.
 func Settled(tx *Tx) (bool, error) {
 	n, err := tx.Exec("UPDATE sp_versions SET unsettled = 0 WHERE id = 1 AND unsettled <> 0")
-	if err != nil {
+	if err != nil || n == 0 {
 		return false, err
 	}
-	return n == 1, NewFeed(tx)
+	return true, NewFeed(tx)
 }

@@ -134,6 +134,21 @@ func TestWentBack(t *testing.T) {
 			if ours[0] {
 				t.Error("a node that comes late has begun anew")
 			}
+			// Nor does one that settles late: what it would say is that all is well.
+			_, _, settled, err := d.Changes(t.Context(), db.Cursor{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			behind(func(tx *db.Tx) error {
+				again, err := db.Settled(tx)
+				if again {
+					t.Error("settled twice")
+				}
+				return err
+			})
+			if _, all, _, err := d.Changes(t.Context(), settled); err != nil || all {
+				t.Errorf("settled late: %v, and everything may have changed: %v", err, all)
+			}
 		})
 	}
 }

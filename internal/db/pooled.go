@@ -81,7 +81,9 @@ func (p *pooled) write(ctx context.Context, fn func(*Tx) error) error {
 func (p *pooled) once(ctx context.Context, fn func(*Tx) error) error {
 	// The caller's cancellation ends the wait for a connection, nothing later.
 	p.db.counts.commits.Add(1)
-	conn, err := p.pool.Conn(ctx)
+	wait, done := context.WithTimeout(ctx, p.db.limit) // where the server hangs, those who wait would become ever more
+	conn, err := p.pool.Conn(wait)
+	done()
 	if err != nil {
 		return wrap("connect", err)
 	}
