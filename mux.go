@@ -58,6 +58,7 @@ type Mux struct {
 type entry struct {
 	route   Route
 	handler http.Handler // behind its gate
+	of      string       // of an alias: the path of the route that it stands for
 }
 
 // NewMux returns an empty Mux whose rules g enforces.
@@ -125,7 +126,7 @@ func (m *Mux) enter(pattern string, rule Rule, setup bool, through func(http.Han
 			panic(fmt.Sprintf("sallyport: route %q: %v names the path value %q, and the pattern has none of that name", pattern, rule, name))
 		}
 	}
-	m.add(entry{Route{Method: method, Path: p, Rule: rule, Setup: setup, Limits: slices.Clone(limits)}, through(h)})
+	m.add(entry{route: Route{Method: method, Path: p, Rule: rule, Setup: setup, Limits: slices.Clone(limits)}, handler: through(h)})
 }
 
 // Open registers a handler for everybody that looks at no credentials: the gate
@@ -148,7 +149,8 @@ func (m *Mux) Open(pattern string, h http.Handler, limits ...Limit) {
 // Alias serves a route that is registered already under one more pattern, for
 // clients that know it by another path: “POST /login” for “POST /auth/login”. It is
 // the same handler behind the same gate: its rule, and what its limits have counted,
-// are one.
+// are one, and so is its name: for policies, the audit log and Request.Pattern it is
+// the route that it stands for.
 //
 // It panics if there is no such route, if the patterns differ in method or in the
 // names of their wildcards, and if another route serves the path already: an alias
@@ -169,6 +171,9 @@ func (m *Mux) Alias(pattern, of string) {
 		panic(fmt.Sprintf("sallyport: alias %q: %q serves this path already", pattern, by))
 	}
 	e := m.entries[i]
+	if e.of == "" {
+		e.of = e.route.Path
+	}
 	e.route.Path = p
 	m.add(e)
 }
@@ -209,11 +214,13 @@ func (m *Mux) servedBy(method, path string) string {
 }
 
 // pattern returns what ServeMux knows the route by.
-func (e entry) pattern() string {
-	if e.route.Method == "*" {
-		return e.route.Path
+func (e entry) pattern() string { return joinPattern(e.route.Method, e.route.Path) }
+
+func joinPattern(method, path string) string {
+	if method == "*" {
+		return path
 	}
-	return e.route.Method + " " + e.route.Path
+	return method + " " + path
 }
 
 // Mount adds every route of sub under a prefix ("/" for none). It takes a Mux
@@ -230,6 +237,9 @@ func (m *Mux) Mount(prefix string, sub *Mux) {
 				panic(fmt.Sprintf("sallyport: route %q names a host and cannot be mounted under %q", e.route.Path, prefix))
 			}
 			e.route.Path = prefix + e.route.Path
+			if e.of != "" {
+				e.of = prefix + e.of
+			}
 		}
 		m.add(e)
 	}
@@ -239,8 +249,14 @@ func (m *Mux) add(e entry) {
 	if m.mounted {
 		panic(fmt.Sprintf("sallyport: route %q: this Mux has been mounted and is closed", e.route.Path))
 	}
-	h := e.handler
+	h, of := e.handler, ""
+	if e.of != "" {
+		of = joinPattern(e.route.Method, e.of)
+	}
 	m.mux.HandleFunc(e.pattern(), func(w http.ResponseWriter, r *http.Request) {
+		if of != "" {
+			r.Pattern = of // before the gate: what is forbidden on a route is forbidden by its alias
+		}
 		h.ServeHTTP(w.(*missWriter).ResponseWriter, r)
 	})
 	m.entries = append(m.entries, e)

@@ -64,9 +64,12 @@ type Config struct {
 	// counts.
 	RegisterLimit, MailLimit, PasswordLimit []sallyport.Limit
 	Registration                            Registration // Open if empty
-	CursorKey                               []byte
-	Log                                     *slog.Logger
-	Now                                     func() time.Time
+	// Decide decides a rule for the request of ctx as the gate before an operation does
+	// (authn.Gate.Decide). Operations need it.
+	Decide    func(ctx context.Context, rule sallyport.Rule) error
+	CursorKey []byte
+	Log       *slog.Logger
+	Now       func() time.Time
 }
 
 // Service keeps accounts.
@@ -481,6 +484,12 @@ func (s *Service) Demand(p *sallyport.Principal, rule sallyport.Rule) error {
 		return nil
 	}
 	return rule.Explain(p, &facts).Refusal()
+}
+
+// MayAssign returns why the caller of ctx may not give or take roles along with
+// something else, nil if they may: what PUT /users/{id}/roles asks for, policies too.
+func (s *Service) MayAssign(ctx context.Context) error {
+	return s.cfg.Decide(ctx, sallyport.Permission("assign:roles"))
 }
 
 // setDisabled also ends the sessions: enabling does not bring them back.

@@ -319,10 +319,10 @@ func (s *Service) adminRoutes(a *api.API) {
 	}, api.Doc("Accounts", "List accounts", "In order of creation."), api.Errors(400))
 
 	api.Post(a, "/users", write, func(ctx context.Context, in *createInput) (*userOutput, error) {
-		p := sallyport.From(ctx)
-		if in.Body.Roles != nil && !p.Can("assign:roles") {
-			rule := sallyport.Permission("assign:roles")
-			return nil, rule.Explain(&p, &sallyport.Facts{Now: s.cfg.Now()}).Refusal()
+		if in.Body.Roles != nil {
+			if err := s.MayAssign(ctx); err != nil {
+				return nil, err
+			}
 		}
 		u := NewUser{
 			Email: in.Body.Email, Username: in.Body.Username, FullName: in.Body.FullName,

@@ -485,11 +485,12 @@ func Handle[I, O any](a *API, method, path string, rule sallyport.Rule, f func(c
 	}
 }
 
-// noteRefusal tells of an operation that refused what its rule had let in. It returns
-// the error to answer with, which names the decision that was told of.
+// noteRefusal tells of an operation that refused what its rule had let in, unless it
+// has a decision's name: that is told of already. It returns the error to answer with,
+// which names the decision that was told of.
 func (a *API) noteRefusal(ctx context.Context, operation string, err error) error {
 	e, ok := errors.AsType[*sallyport.Error](err)
-	if !ok || e.Status != http.StatusForbidden && e.Code != "last_administrator" {
+	if !ok || e.DecisionID != "" || e.Status != http.StatusForbidden && e.Code != "last_administrator" {
 		return err
 	}
 	e = e.Decided()

@@ -122,7 +122,7 @@ func (g *Gate) require(rule sallyport.Rule, setup bool) func(http.Handler) http.
 	}
 	schemes := g.schemesFor(rule)
 	return func(next http.Handler) http.Handler {
-		d := &door{g: g, rule: rule, setup: setup, schemes: schemes, next: next, governed: g.cfg.Policies != nil && rule.Governed()}
+		d := &door{g: g, rule: rule, setup: setup, schemes: schemes, next: next, governed: g.cfg.Policies != nil && rule.Governed(), names: slices.Collect(rule.Names)}
 		d.refuser, _ = next.(Refuser)
 		return d
 	}
@@ -157,6 +157,7 @@ type door struct {
 	refuser Refuser // nil: problem details
 	// governed tells that policies can matter to the rule.
 	governed bool
+	names    []string // of the permissions, scopes and actions that the rule names
 }
 
 func (d *door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -167,7 +168,7 @@ func (d *door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		d.refuse(w, r, err)
 		return
 	}
-	carrier.Admit()
+	carrier.Admit(r)
 	p, facts := a.Principal(), sallyport.Facts{Now: d.g.wall(now), Request: r}
 	if !d.setup && d.g.owes(&p) {
 		e := demanded()
@@ -177,10 +178,14 @@ func (d *door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	if d.governed && !p.Anonymous() {
 		var err error
-		if facts.Policies, a.Policies, err = d.g.cfg.Policies(r.Context()); err != nil {
-			d.unread(w, r, err)
+		if facts.Policies, a.Policies, err = d.g.policies(r.Context()); err != nil {
+			d.answer(w, r, sallyport.AsError(err))
 			return
 		}
+		a.Applied = applies(facts.Policies, d.names)
+	}
+	if v, applied := carrier.OuterPolicies(); v != 0 { // what is done here was let in by those, too
+		a.Policies, a.Applied = v, a.Applied || applied
 	}
 	if !d.rule.Allows(&p, &facts) {
 		d.deny(w, r, facts, carrier)
@@ -192,12 +197,60 @@ func (d *door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	d.next.ServeHTTP(w, r)
 }
 
-// unread answers a request while the policies that might forbid it cannot be read.
-func (d *door) unread(w http.ResponseWriter, r *http.Request, err error) {
-	if r.Context().Err() == nil {
-		d.g.cfg.Log.ErrorContext(r.Context(), "the policies could not be read", "error", err)
+// policies returns what is stored and its version. While it cannot be read, nothing
+// is let in that it might forbid.
+func (g *Gate) policies(ctx context.Context) (sallyport.Policies, int64, error) {
+	set, version, err := g.cfg.Policies(ctx)
+	if err == nil {
+		return set, version, nil
 	}
-	d.answer(w, r, sallyport.Unavailable())
+	if ctx.Err() == nil {
+		g.cfg.Log.ErrorContext(ctx, "the policies could not be read", "error", err)
+	}
+	return nil, 0, sallyport.Unavailable()
+}
+
+// applies reports whether there is a policy about one of these actions.
+func applies(set sallyport.Policies, actions []string) bool {
+	for _, name := range actions {
+		if set.Apply(name) {
+			return true
+		}
+	}
+	return false
+}
+
+// Decide decides a rule inside an operation that a gate has let in, for what only some
+// of its uses need: with the policies and the facts of the request, and recorded as
+// the gate records. It returns the refusal, nil if the rule allows it. What follows it
+// in a transaction is refused if the policies change meanwhile.
+func (g *Gate) Decide(ctx context.Context, rule sallyport.Rule) error {
+	c := reqctx.From(ctx)
+	if c == nil || c.Admitted() == nil {
+		return sallyport.Unauthenticated()
+	}
+	r, p := c.Admitted(), c.Principal()
+	facts := sallyport.Facts{Now: g.wall(time.Now()), Request: r}
+	if g.cfg.Policies != nil && rule.Governed() && !p.Anonymous() {
+		set, version, err := g.policies(ctx)
+		if err != nil {
+			return err
+		}
+		own := c.Own()
+		if own.Policies != 0 && own.Policies != version {
+			return policiesChanged()
+		}
+		if facts.Policies = set; own.Policies == 0 {
+			own.Policies = version
+		}
+		if !own.Applied && applies(set, slices.Collect(rule.Names)) {
+			own.Applied = true
+		}
+	}
+	if rule.Allows(&p, &facts) {
+		return nil
+	}
+	return g.denied(r, &rule, &p, &facts)
 }
 
 // noteAllowed records one of the requests that are let in, so that a draft of a
@@ -246,7 +299,7 @@ func (g *Gate) noteTime(wall time.Time) {
 func (g *Gate) Open(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		r, carrier := reqctx.Enter(r)
-		carrier.Admit()
+		carrier.Admit(r)
 		next.ServeHTTP(w, r)
 	})
 }
@@ -319,7 +372,7 @@ func (g *Gate) find(ctx context.Context, guesses *Guesses, s *numbered, cred str
 	g.noteTime(wall)
 	key := g.cfg.Live.KeyOf(s.n, cred, s.guessable)
 	if g.cfg.Live.Get(&key, wall, &a.Found) && a.Known.Kind == s.Kind() {
-		a.By, a.Scheme = g, s.n
+		a.By, a.Scheme = g, int32(s.n)
 		if a.Alive {
 			return nil
 		}
@@ -338,7 +391,7 @@ func (g *Gate) find(ctx context.Context, guesses *Guesses, s *numbered, cred str
 		}
 		if v.Static != nil {
 			p := sallyport.NewPrincipal(v.Claims, v.Static)
-			*a = reqctx.Admission{Full: &p}
+			*a = reqctx.Admission{Full: &p, By: g} // which has the policies looked at again
 			return nil
 		}
 		if err = g.confirm(ctx, s, &key, v, a); !errors.Is(err, ErrAgain) || attempt == 3 {
@@ -372,7 +425,7 @@ func (g *Gate) confirm(ctx context.Context, s *numbered, key *live.Key, v Verifi
 		return err
 	}
 	stamp := g.cfg.Live.Publish(ticket, &live.State{MFA: st.MFA, AuthTime: st.AuthTime, Until: st.Until, Subject: st.Subject, Roles: st.Roles, Grants: grants})
-	*a = reqctx.Admission{By: g, Scheme: s.n, Found: live.Found{
+	*a = reqctx.Admission{By: g, Scheme: int32(s.n), Found: live.Found{
 		Known: &live.Known{Profile: proven.Profile, Scopes: v.Scopes}, Unit: v.Unit, Subject: proven.Subject, Expires: live.Seconds(v.Expires),
 		Alive: true, MFA: st.MFA, AuthTime: live.Seconds(st.AuthTime),
 		SubjectVersion: uint32(st.Subject), RolesVersion: uint32(st.Roles), Grants: grants, Stamp: stamp,
@@ -388,6 +441,12 @@ func (g *Gate) confirm(ctx context.Context, s *numbered, key *live.Key, v Verifi
 
 // Check implements reqctx.Checker.
 func (g *Gate) Check(tx *db.Tx, a *reqctx.Admission, alone bool) error {
+	if a.Known == nil { // it stands in the configuration: as long as this process runs
+		if alone {
+			return nil
+		}
+		return g.samePolicies(tx, a)
+	}
 	v := verifiedAs(a)
 	st, err := g.schemes[a.Scheme].Confirm(tx, v)
 	if _, refused := errors.AsType[*Refused](err); refused || errors.Is(err, ErrAgain) {
@@ -408,26 +467,37 @@ func (g *Gate) Check(tx *db.Tx, a *reqctx.Admission, alone bool) error {
 	if !v.Expires.IsZero() && !g.wall(time.Now()).Before(v.Expires) {
 		return InvalidToken()
 	}
-	if !alone && a.Policies != 0 {
-		if v, err := g.cfg.PoliciesVersion(tx); err != nil {
+	if !alone {
+		if err := g.samePolicies(tx, a); err != nil {
 			return err
-		} else if v != a.Policies {
-			return policiesChanged()
 		}
 	}
 	if alone || uint32(st.Subject) == a.SubjectVersion && uint32(st.Roles) == a.RolesVersion {
 		return nil
 	}
-	// Something changed. What matters is whether this caller has lost anything.
+	// Something changed. What matters is whether this caller has lost anything; where
+	// there is a policy, also whether they gained what it may forbid.
 	p := a.Principal()
 	now, err := g.cfg.GrantsOf(tx, v.Subject)
-	if err != nil || now.Includes(p.Grants()) {
+	if err != nil || now.Includes(p.Grants()) && (!a.Applied || p.Grants().Includes(now)) {
 		return err
 	}
 	return &sallyport.Error{
 		Status: http.StatusConflict, Code: "authority_changed",
 		Message: "Your roles or permissions changed while this request was under way. Nothing was done. Send it again.",
 	}
+}
+
+// samePolicies returns an error if other policies hold than those that were asked.
+func (g *Gate) samePolicies(tx *db.Tx, a *reqctx.Admission) error {
+	if a.Policies == 0 {
+		return nil
+	}
+	v, err := g.cfg.PoliciesVersion(tx)
+	if err == nil && v != a.Policies {
+		err = policiesChanged()
+	}
+	return err
 }
 
 // policiesChanged is the answer to a change that was let in by policies which are
@@ -496,7 +566,12 @@ func (d *door) discard(w http.ResponseWriter, r *http.Request) (done bool) {
 // deny answers a request that the rule does not allow.
 func (d *door) deny(w http.ResponseWriter, r *http.Request, facts sallyport.Facts, c *reqctx.Carrier) {
 	p := c.Principal()
-	decision := d.rule.Explain(&p, &facts)
+	d.answer(w, r, d.g.denied(r, &d.rule, &p, &facts))
+}
+
+// denied records that a rule is not met, and returns what to answer.
+func (g *Gate) denied(r *http.Request, rule *sallyport.Rule, p *sallyport.Principal, facts *sallyport.Facts) *sallyport.Error {
+	decision := rule.Explain(p, facts)
 	e := decision.Refusal()
 	if e.Code != "unauthenticated" { // nobody signed in is no event
 		e = e.Decided()
@@ -505,15 +580,15 @@ func (d *door) deny(w http.ResponseWriter, r *http.Request, facts sallyport.Fact
 		if id == "" { // the answer asks for another sign-in
 			id = sallyport.NewDecisionID()
 		}
-		if d.g.cfg.Record != nil {
-			detail["facts"] = d.g.cfg.Record(r.Context(), d.rule, &p, &facts)
+		if g.cfg.Record != nil {
+			detail["facts"] = g.cfg.Record(r.Context(), *rule, p, facts)
 		}
 		if why := explanation(decision); why != "" {
 			detail["explanation"] = why
 		}
-		d.g.cfg.Refusals.Note(r.Context(), audit.Event{Action: audit.AccessDenied, Result: audit.Denied, Reason: reasons(decision), DecisionID: id, Detail: detail})
+		g.cfg.Refusals.Note(r.Context(), audit.Event{Action: audit.AccessDenied, Result: audit.Denied, Reason: reasons(decision), DecisionID: id, Detail: detail})
 	}
-	d.answer(w, r, e)
+	return e
 }
 
 // maxExplanation bounds what the audit log keeps of one, in bytes.

@@ -544,6 +544,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 		DB: cfg.DB, Passwords: hasher, Sessions: s.Sessions, Lockout: s.Lockout, Mail: s.Mail, Links: links, Refusals: s.Refusals, Devices: signin.Devices,
 		Registration: cfg.Registration, VerifyAddress: cfg.VerifyAddress, CursorKey: keys.RefreshKey(), Now: cfg.Now,
 		ForgetDevices: signin.ForgetDevices,
+		Decide:        func(ctx context.Context, rule sallyport.Rule) error { return s.gate.Decide(ctx, rule) },
 		RegisterLimit: outer.limits.ofRegistration(), MailLimit: outer.limits.ofMail(), PasswordLimit: outer.limits.ofPasswords("the current password"),
 	})
 	recoveryKey, err := keyFor(keys, "recovery codes")

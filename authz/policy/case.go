@@ -4,14 +4,17 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/netip"
+	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/internal/reqctx"
 )
 
 // Case is one decision with everything that it depends on: as it is recorded, and
-// as it can be asked about. It decides the same at any time, until policies change.
+// as it can be asked about. It decides the same at any time, until policies change,
+// but for what was too long to keep (maxRecorded).
 type Case struct {
 	Rule      sallyport.Rule    `json:"rule"`
 	Principal Principal         `json:"principal"`
@@ -44,8 +47,11 @@ type Context struct {
 	Credential sallyport.Kind `json:"credential"`
 }
 
-// maxCase bounds what is recorded of one decision, in bytes.
-const maxCase = 16 << 10
+// Bounds of what is recorded of one decision, in bytes.
+const (
+	maxCase     = 16 << 10
+	maxRecorded = 256 // of a text that the caller chose, as JSON
+)
 
 // Record returns the case that a request is, as JSON; "" if it would be too long.
 func (s *Set) Record(rule sallyport.Rule, p *sallyport.Principal, f *sallyport.Facts) string {
@@ -63,7 +69,10 @@ func (s *Set) Record(rule sallyport.Rule, p *sallyport.Principal, f *sallyport.F
 		c.Context.AuthAge = &age
 	}
 	if r := f.Request; r != nil {
-		c.Context.Method, c.Context.Path, c.Route = methodOf(r), clip(r.URL.Path, maxText), r.Pattern
+		c.Context.Method, c.Route = methodOf(r), r.Pattern
+		if s.looksAtPath(rule) {
+			c.Context.Path = recordable(r.URL.Path)
+		}
 		if carrier := reqctx.From(r.Context()); carrier != nil {
 			if addr := carrier.Addr().Unmap(); addr.IsValid() {
 				c.Context.IP = addr.String()
@@ -81,10 +90,38 @@ func (s *Set) Record(rule sallyport.Rule, p *sallyport.Principal, f *sallyport.F
 	return string(b)
 }
 
+// looksAtPath reports whether a policy that applies to the rule does. Otherwise the
+// path is nobody's business: it may hold a secret that was put in it.
+func (s *Set) looksAtPath(rule sallyport.Rule) bool {
+	for action := range rule.Names {
+		if b := s.bucket(action); b != nil && b.uses&usePath != 0 && sallyport.Governed(action) {
+			return true
+		}
+	}
+	return false
+}
+
+// recordable cuts what a caller sent to maxRecorded bytes, counted as JSON has them.
+func recordable(text string) string {
+	n := 0
+	for i, r := range text {
+		switch {
+		case r < ' ', r == utf8.RuneError, strings.ContainsRune("\"\\<>&\u2028\u2029", r):
+			n += len(`\u0000`)
+		default:
+			n += utf8.RuneLen(r)
+		}
+		if n > maxRecorded {
+			return text[:i] + "…"
+		}
+	}
+	return text
+}
+
 func valuesOf(rule sallyport.Rule, r *http.Request) map[string]string {
 	out := map[string]string{}
 	for name := range rule.Values {
-		out[name] = clip(r.PathValue(name), maxText)
+		out[name] = recordable(r.PathValue(name))
 	}
 	if len(out) == 0 {
 		return nil

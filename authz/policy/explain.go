@@ -40,33 +40,22 @@ func (s *Set) explain(a *asked) sallyport.PolicyExplanation {
 		Principal: a.principal, Action: actionUID(a.action), Resource: a.resource,
 		Context: s.context(&a.around, useContext), Entities: &entities{a, s.view(a.grants), useID},
 	}
-	for _, p := range b.list {
-		out.Policies = append(out.Policies, p.reason(env))
+	// What decided comes first. Every policy is evaluated for that, and only those that
+	// are shown are put into words, which takes many times as long.
+	found := make([]outcome, len(b.list))
+	for i, p := range b.list {
+		found[i] = p.outcome(env)
 	}
-	// What decided comes first.
-	rank := func(r sallyport.PolicyReason) int {
-		switch {
-		case r.Error != "":
-			return 0
-		case r.Applies && r.Effect == "forbid":
-			return 1
-		case r.Applies:
-			return 2
-		case r.Effect == "permit":
-			return 3
-		}
-		return 4
-	}
-	slices.SortStableFunc(out.Policies, func(x, y sallyport.PolicyReason) int { return rank(x) - rank(y) })
-	if left := len(out.Policies) - maxReasons; left > 0 {
-		out.Policies = out.Policies[:maxReasons]
-	}
+	slices.SortStableFunc(found, func(x, y outcome) int { return x.rank() - y.rank() })
+	found = found[:min(len(found), maxReasons)]
 	var why, need []string
-	for _, r := range out.Policies {
+	for _, o := range found {
+		r := o.reason(env)
+		out.Policies = append(out.Policies, r)
 		if r.Error != "" {
 			out.Errors = append(out.Errors, r.ID+": "+r.Error)
 		}
-		switch n := rank(r); {
+		switch n := o.rank(); {
 		case n == 0, n == 1:
 			why = append(why, r.Text)
 			need = append(need, "policy "+r.ID+" not to forbid it")
@@ -122,19 +111,46 @@ func unmet(r sallyport.PolicyReason, forbids bool) string {
 	return strings.Join(parts, " and ")
 }
 
-// reason tells what one policy came to.
-func (p *Policy) reason(env eval.Env) sallyport.PolicyReason {
-	r := sallyport.PolicyReason{ID: p.ID, Effect: p.Effect()}
+// outcome is what one policy came to.
+type outcome struct {
+	*Policy
+	applies bool
+	wrong   string // "": it can be evaluated
+}
+
+func (p *Policy) outcome(env eval.Env) outcome {
+	if p.broken != nil {
+		return outcome{p, false, p.broken.Error()}
+	}
+	applies, wrong := matches(p.cedar, env)
+	return outcome{p, applies, wrong}
+}
+
+// rank orders policies by what they had to do with a decision.
+func (o outcome) rank() int {
+	switch {
+	case o.wrong != "":
+		return 0
+	case o.applies && !o.Permits:
+		return 1
+	case o.applies:
+		return 2
+	case o.Permits:
+		return 3
+	}
+	return 4
+}
+
+// reason puts it into words.
+func (o outcome) reason(env eval.Env) sallyport.PolicyReason {
+	p := o.Policy
+	r := sallyport.PolicyReason{ID: p.ID, Effect: p.Effect(), Applies: o.applies}
 	if p.broken != nil {
 		r.Error = "it cannot be read: " + p.broken.Error()
 		r.Text = fmt.Sprintf("Policy %s cannot be read, which denies.", p.ID)
 		return r
 	}
-	whole, err := matches(p.cedar, env)
-	r.Applies = whole
-	if err != "" {
-		r.Error = clip(err, maxValue)
-	}
+	r.Error = clip(o.wrong, maxValue)
 	scope := *p.ast
 	scope.Conditions, scope.Annotations = nil, nil
 	inScope, _ := matches(cedar.NewPolicyFromAST((*publicast.Policy)(&scope)), env)

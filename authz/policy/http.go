@@ -105,7 +105,7 @@ func (s *Service) Routes(a *api.API) {
 			return nil, err
 		}
 		return etag(st), nil
-	}, api.Doc("Policies", "Create or replace a policy", "The policy is read and checked before it is stored: names of actions, roles, types and attributes must exist, and types must fit. It holds on every node within a second. Nobody can write one about what they may not do themselves."), api.Errors(409, 412))
+	}, api.Doc("Policies", "Create or replace a policy", "The policy is read and checked before it is stored: names of actions, roles, types and attributes must exist, and types must fit. It holds on every node within a second. Nobody can write one about a permission that they do not hold."), api.Errors(409, 412))
 	api.Delete(a, "/policies/{id}", write, func(ctx context.Context, in *idInput) (*api.None, error) {
 		version, err := match(in.IfMatch)
 		if err != nil {

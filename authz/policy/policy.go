@@ -207,10 +207,11 @@ func (s *Set) ask(q sallyport.PolicyQuestion) (asked, bool) {
 	return a, ok
 }
 
-// methodOf returns the method of the route: one for GET serves HEAD too, and a
-// policy about GET must not be passed by with HEAD.
+// methodOf returns the method of the route: what serves GET serves HEAD too, and a
+// policy about GET must not be passed by with HEAD. Only a route for HEAD alone is
+// something else.
 func methodOf(r *http.Request) string {
-	if r.Method == http.MethodHead && strings.HasPrefix(r.Pattern, http.MethodGet+" ") {
+	if r.Method == http.MethodHead && !strings.HasPrefix(r.Pattern, http.MethodHead+" ") {
 		return http.MethodGet
 	}
 	return r.Method
@@ -380,7 +381,7 @@ func (s *Set) context(a *surroundings, want uses) types.Record {
 	if want&useMethod != 0 {
 		m["method"] = types.String(a.method)
 	}
-	if want&usePath != 0 {
+	if want&usePath != 0 && a.path != "" {
 		m["path"] = types.String(a.path)
 	}
 	if want&useCredential != 0 {

@@ -215,6 +215,8 @@ func TestSurroundings(t *testing.T) {
 		"of the sixth version":     {`context.ip.isInRange(ip("2001:db8::/32"))`, request{addr: "2001:db8::7"}, true},
 		"with a zone":              {`context.ip.isInRange(ip("fe80::/10"))`, request{addr: "fe80::1%eth0"}, true},
 		"HEAD is GET":              {`context.method == "GET"`, request{method: "HEAD", path: "/a"}, true},
+		"of any method, too":       {`context.method == "GET"`, request{method: "HEAD", path: "/any"}, true},
+		"but a HEAD route's":       {`context.method == "GET"`, request{method: "HEAD", path: "/head"}, false},
 		"an escape is what it is":  {`context.path == "/a/b"`, request{method: "GET", path: "/%61/b"}, true},
 		"a path is a text":         {`context.path like "/x\"y*"`, request{method: "GET", path: "/x%22yz"}, true},
 		"just signed in":           {`context has auth_age && context.auth_age < 60`, request{claims: sallyport.Claims{AuthTime: monday.Add(-59 * time.Second)}}, true},
@@ -234,7 +236,7 @@ func TestSurroundings(t *testing.T) {
 		set := setOf(t, place, `permit(principal, action == Action::"delete:comments", resource) when { `+tt.when+` };`)
 		p, f := tt.r.facts(set)
 		if tt.r.method == "HEAD" {
-			f.Request.Pattern = "GET /a"
+			f.Request.Pattern = map[string]string{"/a": "GET /a", "/any": "/any", "/head": "HEAD /head"}[tt.r.path]
 		}
 		rule := sallyport.Permission("delete:comments")
 		if got := rule.Allows(&p, &f); got != tt.allow {
@@ -453,6 +455,55 @@ func TestDraftsHaveNames(t *testing.T) {
 		}
 		if got := strings.Join(names, " "); got != want {
 			t.Errorf("%s: %q, want %q", text, got, want)
+		}
+	}
+}
+
+// A refusal is words for the policies that decided it, however many there are: its
+// cost must not be in the hands of whoever is refused.
+func TestExplainWordsWhatItShowsOnly(t *testing.T) {
+	const most = 50
+	explain := func(count int) (sallyport.PolicyExplanation, float64) {
+		texts := make([]string, count)
+		for i := range texts {
+			texts[i] = fmt.Sprintf(`@id("p%04d") permit(principal in Role::"moderator", action == Action::"delete:comments", resource) when { context.mfa && context.local.hour >= 9 && context.local.hour < 18 };`, i)
+		}
+		if count > most { // those that decide come last
+			texts[count-3] = `@id("applies") permit(principal, action == Action::"delete:comments", resource);`
+			texts[count-2] = `@id("forbids") forbid(principal, action == Action::"delete:comments", resource) unless { context.mfa };`
+			texts[count-1] = `@id("wrong") forbid(principal, action == Action::"delete:comments", resource) when { context.ip.isLoopback() };`
+		}
+		set := setOf(t, policy.Place{}, texts...)
+		p, f := request{roles: []string{"moderator"}}.facts(set)
+		q := sallyport.PolicyQuestion{Principal: &p, Facts: &f, Action: "delete:comments"}
+		var x sallyport.PolicyExplanation
+		allocs := testing.AllocsPerRun(3, func() { x = set.Explain(q) })
+		return x, allocs
+	}
+	_, few := explain(most)
+	x, many := explain(1000)
+	if len(x.Policies) != most || x.Policies[0].ID != "wrong" || x.Policies[1].ID != "forbids" || x.Policies[2].ID != "applies" || x.Policies[3].ID != "p0000" || len(x.Errors) != 1 {
+		t.Errorf("%d policies: %+v", len(x.Policies), x.Policies[:4])
+	}
+	// To decide one takes a few allocations, and to put one into words hundreds.
+	if perWord := few / most; many > few+950*perWord/4 {
+		t.Errorf("%.0f allocations for 1,000 policies and %.0f for %d: all are put into words", many, few, most)
+	}
+	t.Logf("%.0f allocations for 1,000 policies, %.0f for %d", many, few, most)
+}
+
+func BenchmarkDenial(b *testing.B) {
+	texts := make([]string, 1000)
+	for i := range texts {
+		texts[i] = `permit(principal in Role::"moderator", action == Action::"delete:comments", resource) when { context.mfa && context.local.hour >= 9 && context.local.hour < 18 };`
+	}
+	set := setOf(b, policy.Place{}, texts...)
+	r := request{roles: []string{"moderator"}}
+	p, f := r.facts(set)
+	rule := sallyport.Permission("delete:comments")
+	for b.Loop() {
+		if rule.Explain(&p, &f).Allowed {
+			b.Fatal("allowed")
 		}
 	}
 }

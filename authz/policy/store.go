@@ -231,7 +231,7 @@ func (a Author) covers(actions []string) bool {
 func aboveOwn() error {
 	return &sallyport.Error{
 		Status: http.StatusForbidden, Code: "above_own_rights",
-		Message: "You cannot write or delete a policy about what you may not do yourself. One about all actions is for administrators. Ask somebody who holds all the permissions concerned.",
+		Message: "You cannot write or delete a policy about a permission that you do not hold. One about all actions is for administrators. Ask somebody who holds all the permissions concerned.",
 	}
 }
 

@@ -338,6 +338,11 @@ func (e *Endpoint) replace(r *http.Request, in *input, u account.User, actor *ro
 			return 0, nil, err
 		}
 	}
+	if c.Admin != nil {
+		if err := e.Accounts.MayAssign(r.Context()); err != nil {
+			return 0, nil, err
+		}
+	}
 	if c == (account.Replacement{Keep: c.Keep}) { // nothing that is known here
 		return http.StatusOK, userOf(u), nil
 	}
@@ -367,7 +372,7 @@ func (e *Endpoint) userRoutes() {
 
 	e.register(operation{
 		method: http.MethodPatch, path: "/users/{id}", tag: "Accounts", summary: "Change an account (fastapi-users)",
-		detail: "All of it or nothing. A new password, and another address of one's own, need a session with a sign-in of the last ten minutes, and is_superuser everything that the role admin gives. An account that may do more than the caller cannot be changed.",
+		detail: "All of it or nothing. A new password, and another address of one's own, need a session with a sign-in of the last ten minutes, and is_superuser assign:roles and everything that the role admin gives. An account that may do more than the caller cannot be changed.",
 		body: object(nil, map[string]*huma.Schema{
 			"email": text(""), "password": text(""), "is_active": flag("false: disabled"), "is_superuser": flag("Gives or takes the role admin"), "is_verified": flag(""),
 		}),

@@ -22,6 +22,7 @@ import (
 // gate adds who is calling. It is kept small: every request pays for its bytes.
 type Carrier struct {
 	req      *http.Request // as it came: its context, header and peer
+	routed   *http.Request // as it left the gate: its route and path values
 	outer    *Carrier      // whose id is this one's
 	addr     netip.Addr    // the client's; not valid: the peer's
 	named    sync.Once
@@ -41,7 +42,10 @@ type Admission struct {
 	// Full is somebody whom the cache cannot know.
 	Full   *sallyport.Principal
 	By     Checker // nil: there is nothing to look at again
-	Scheme int     // the gate's number of it
+	Scheme int32   // the gate's number of it
+	// Applied tells that there was a policy about what was asked for: who gains a role
+	// may lose by it.
+	Applied bool
 	// Policies is the version of the policies that were asked; 0: none were.
 	Policies int64
 }
@@ -100,8 +104,31 @@ func (c *Carrier) Principal() sallyport.Principal {
 // admits once: see Enter.
 func (c *Carrier) Own() *Admission { return &c.own }
 
-// Admit makes known who is calling and what let them in.
-func (c *Carrier) Admit() { c.admitted.Store(true) }
+// Admit makes known who is calling and what let them in. r is the request as the
+// gate has it.
+func (c *Carrier) Admit(r *http.Request) {
+	c.routed = r
+	c.admitted.Store(true)
+}
+
+// Admitted returns the request that a gate has admitted, nil if none has.
+func (c *Carrier) Admitted() *http.Request {
+	if c.admitted.Load() {
+		return c.routed
+	}
+	return nil
+}
+
+// OuterPolicies returns the version of the policies by which the request was let in
+// that this one is part of, 0 if none were asked, and whether any applied.
+func (c *Carrier) OuterPolicies() (version int64, applied bool) {
+	for o := c.outer; o != nil; o = o.outer {
+		if o.admitted.Load() && o.own.Policies != 0 {
+			return o.own.Policies, o.own.Applied
+		}
+	}
+	return 0, false
+}
 
 // Check implements db.Guard: it looks again, inside a transaction that is made
 // for this request, whether what let it in still holds. A request may be under

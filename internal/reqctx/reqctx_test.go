@@ -15,7 +15,7 @@ import (
 func admit(c *reqctx.Carrier, subject string) {
 	p := sallyport.NewPrincipal(sallyport.Claims{Subject: subject}, nil)
 	c.Own().Full = &p
-	c.Admit()
+	c.Admit(nil)
 }
 
 func TestOneCarrierARequest(t *testing.T) {
