@@ -53,10 +53,10 @@ const (
 func TestCleanUp(t *testing.T) {
 	t.Parallel()
 	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
-		w := newWorld(t, d, nil)
+		w := newWorld(t, d, nil, func(c *server.Config) { c.CleanEvery = time.Hour }) // not by itself
 		now := w.clock.now()
 		ago := func(d time.Duration) int64 { return db.Micros(now.Add(-d)) }
-		const day, many, moment = 24 * time.Hour, 2100, time.Minute
+		const day, many, moment = 24 * time.Hour, 2100, 20 * time.Minute
 		exec := func(q func(tx *db.Tx, sqlite bool) error) {
 			t.Helper()
 			if err := d.Write(t.Context(), func(tx *db.Tx) error { return q(tx, d.Dialect() == db.SQLite) }); err != nil {
