@@ -834,8 +834,9 @@ func (s *Server) declareLater(r sallyport.Rule) {
 }
 
 // Declare makes every permission that a rule names exist, so that it can be
-// granted, and every type of resource, so that policies can be about it. The guard does it behind the first request; a program that wants it
-// done before it listens calls it once its routes are registered.
+// granted, and every type of resource, so that policies can be about it. The guard
+// does it behind the first request; a program that wants it done before it listens
+// calls it once its routes are registered.
 func (s *Server) Declare(ctx context.Context) error {
 	s.undeclared.Store(false)
 	s.mu.Lock()

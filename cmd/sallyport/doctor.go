@@ -215,7 +215,7 @@ func (e *examination) headers() {
 // tls looks at the connection.
 func (e *examination) tls() {
 	if e.base.Scheme != "https" {
-		if ip, err := netip.ParseAddr(e.base.Hostname()); e.base.Hostname() == "localhost" || err == nil && ip.IsLoopback() {
+		if onThisMachine(e.base.Hostname()) {
 			e.note("https", warning, "", "this URL is for this machine only: passwords go over it in clear")
 			return
 		}

@@ -16,7 +16,6 @@ import (
 	"log/slog"
 	"maps"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"os"
 	"slices"
@@ -202,17 +201,9 @@ func proveTransport() *http.Transport {
 
 // inClear warns where what is sent can be read on the way.
 func inClear(a *app, at *url.URL) {
-	if at.Scheme == "http" && !loopback(at.Hostname()) {
+	if at.Scheme == "http" && !onThisMachine(at.Hostname()) {
 		a.info("warning: the credentials go to %s in clear", at)
 	}
-}
-
-func loopback(host string) bool {
-	if host == "localhost" {
-		return true
-	}
-	ip, err := netip.ParseAddr(host)
-	return err == nil && ip.IsLoopback()
 }
 
 // document reads the OpenAPI document.
