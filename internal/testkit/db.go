@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/sallyport/sallyport/internal/db"
 	"github.com/sallyport/sallyport/store/postgres"
@@ -49,7 +50,11 @@ func SQLite(t testing.TB) *db.DB {
 func Postgres(t testing.TB) *db.DB {
 	t.Helper()
 	name := PostgresURL(t)
-	return migrated(t, opened(t, func() (*db.DB, error) { return postgres.Open(context.Background(), name) }))
+	return migrated(t, opened(t, func() (*db.DB, error) {
+		// Several packages share one server with the race detector's costs: what would be
+		// an outage in service is only a busy machine here.
+		return postgres.OpenWith(context.Background(), name, postgres.Options{StatementTimeout: time.Minute})
+	}))
 }
 
 // Again opens the database of a handle that this package gave once more, as
