@@ -6,6 +6,9 @@
 // It stores nothing; what it has found out is remembered by internal/live. It
 // never tells a caller why a credential was refused; the reason goes to the log
 // and the audit log.
+//
+// Begin with Gate.Require, which a program reaches as server.Server.Require, and
+// with Scheme, which every kind of credential implements.
 package authn
 
 import (
@@ -95,6 +98,7 @@ type Refused struct {
 	Guess   bool   // nobody has ever had it, as far as can be told: see Guesses
 }
 
+// Error says the reason: it is for a log, and not for an answer.
 func (r *Refused) Error() string { return "credential refused: " + r.Reason }
 
 // ErrAgain tells the gate to verify once more: what the credential was verified

@@ -14,6 +14,8 @@
 // crash. What it keeps in memory only lets attempts wait for each other. A name
 // that is no account's counts like one, and is stored as a keyed digest alone,
 // because people type passwords where names belong. It never sees a password.
+//
+// Begin with Guard.Begin.
 package lockout
 
 import (

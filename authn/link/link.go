@@ -6,6 +6,9 @@
 // letter. What a token is good for is decided by who uses it: packages account
 // and signin. For an address that is no account's it does the same work, so that
 // nobody learns by asking who has one.
+//
+// Begin with Make, before the transaction, and Service.Store and Service.Use within
+// it.
 package link
 
 import (

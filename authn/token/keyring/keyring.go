@@ -3,6 +3,8 @@
 //
 // It decides which key signs and which are still accepted. It never stores or
 // shows a private key that is not sealed under the master key.
+//
+// Begin with Ring: a program has its server's, server.Server.Keys.
 package keyring
 
 import (
