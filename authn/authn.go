@@ -42,8 +42,8 @@ type Scheme interface {
 	Challenge(e *sallyport.Error) string
 }
 
-// Guessable is a Scheme whose credentials a person may have thought of.
-type Guessable interface{ Guessable() }
+// guessable is a Scheme whose credentials a person may have thought of.
+type guessable interface{ guessable() }
 
 // Restricted is a Scheme whose credential is not enough on every request, such
 // as a cookie, which a browser sends without being asked.
@@ -52,10 +52,10 @@ type Restricted interface {
 	Restrict(r *http.Request) error
 }
 
-// Sticky is a Scheme whose credential a client goes on sending until it is told
+// sticky is a Scheme whose credential a client goes on sending until it is told
 // to stop, such as a cookie. One that is refused is refused on public routes too:
 // without Discard, whoever has it would be locked out of those until it expires.
-type Sticky interface {
+type sticky interface {
 	// Discard adds to the header of a refusal what has the client forget it.
 	Discard(h http.Header)
 }
