@@ -48,7 +48,7 @@ func (d *DB) OnChange(f func(what []string)) (stop func()) {
 // OnEvent has f told of every transaction with events of the audit log that is
 // committed through this handle, before the Write that made it returns. f must be
 // quick, and must not write. The function that is returned ends it.
-func (d *DB) OnEvent(f func()) (stop func()) {
+func (d *DB) OnEvent(f func([]Event)) (stop func()) {
 	return d.listen(&listener{happened: f})
 }
 
@@ -72,7 +72,7 @@ func (d *DB) listen(l *listener) (stop func()) {
 // listener is told of one of the two.
 type listener struct {
 	changed  func([]string)
-	happened func()
+	happened func([]Event)
 }
 
 func (d *DB) listenersNow() []*listener {
@@ -90,8 +90,8 @@ func (d *DB) announce(t *Tx) {
 	if t == nil {
 		return
 	}
-	for _, h := range t.happened {
-		d.counts.happened.Add(h[0], h[1])
+	for _, e := range t.happened {
+		d.counts.happened.Add(e.Action, e.Result)
 	}
 	if len(t.changed) > 0 && d.history != nil {
 		d.history.note(t.changed, t.changedAt)
@@ -105,7 +105,7 @@ func (d *DB) announce(t *Tx) {
 		case l.changed != nil && len(t.changed) > 0:
 			l.changed(t.changed)
 		case l.happened != nil && len(t.happened) > 0:
-			l.happened()
+			l.happened(t.happened)
 		}
 	}
 }
