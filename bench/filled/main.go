@@ -102,7 +102,7 @@ func run(ctx context.Context, base, log string, accounts int, keep bool) (missed
 			}
 			_, err = file.Seek(0, io.SeekEnd)
 			if err == nil {
-				err = m.visit(ctx, uint64(round))
+				err = m.visit(ctx)
 			}
 			if err == nil {
 				err = m.read(file)
@@ -230,13 +230,19 @@ func (m *measured) fill(ctx context.Context, url string) error {
 	return nil
 }
 
-// count learns how large the tables are.
+// count learns how large the tables are, and has all of them read into memory: what is
+// compared is the work, and not the disk.
 func (m *measured) count(ctx context.Context) error {
 	raw, err := sql.Open("pgx", m.url)
 	if err != nil {
 		return err
 	}
 	defer raw.Close()
+	for _, each := range []string{"CREATE EXTENSION IF NOT EXISTS pg_prewarm", "SELECT pg_prewarm(oid) FROM pg_class WHERE relkind IN ('r', 'i') AND left(relname, 3) = 'sp_'"} {
+		if _, err := raw.ExecContext(ctx, each); err != nil {
+			return fmt.Errorf("%w: %s", err, each)
+		}
+	}
 	rows, err := raw.QueryContext(ctx, "SELECT relname, reltuples FROM pg_class WHERE relkind = 'r' AND left(relname, 3) = 'sp_'")
 	if err != nil {
 		return err
@@ -272,7 +278,10 @@ func texts(ctx context.Context, raw *sql.DB, query string) (out []string, err er
 
 // visit has people from everywhere in the tables do everything. Those with a second
 // factor are left out: theirs nobody knows.
-func (m *measured) visit(ctx context.Context, round uint64) error {
+func (m *measured) visit(ctx context.Context) error {
+	if err := m.forgive(ctx); err != nil {
+		return err
+	}
 	d, err := postgres.Open(ctx, m.url)
 	if err != nil {
 		return err
@@ -283,9 +292,8 @@ func (m *measured) visit(ctx context.Context, round uint64) error {
 		return err
 	}
 	defer town.Close()
-	at := rand.New(rand.NewPCG(1, round))
 	for range visits {
-		i := at.IntN(m.accounts) + 1
+		i := rand.IntN(m.accounts) + 1
 		if i%10 == 3 || i%1000 == 0 { // disabled
 			i = i/10*10 + 1
 		}
@@ -298,6 +306,17 @@ func (m *measured) visit(ctx context.Context, round uint64) error {
 		}
 	}
 	return town.Office(ctx)
+}
+
+// forgive forgets what was refused in earlier rounds: all come from one address.
+func (m *measured) forgive(ctx context.Context) error {
+	raw, err := sql.Open("pgx", m.url+"&auto_explain.log_min_duration=-1") // none of the server's statements
+	if err != nil {
+		return err
+	}
+	defer raw.Close()
+	_, err = raw.ExecContext(ctx, "DELETE FROM sp_attempts WHERE network LIKE '127.%'")
+	return err
 }
 
 var entry = regexp.MustCompile(`LOG:  duration: ([0-9.]+) ms  plan:$`)

@@ -62,13 +62,6 @@ func Start(ctx context.Context, d *db.DB) (*Town, error) {
 		return nil, err
 	}
 	t.base = "http://" + l.Addr().String()
-	// It begins a day after what happened last, on its own clock: what was refused in
-	// another on the same database is forgotten.
-	var last int64
-	if _, err := d.View(ctx).Row("SELECT at FROM sp_audit ORDER BY at DESC LIMIT 1", nil, &last); err != nil {
-		return nil, err
-	}
-	t.ahead.Store(max(0, int64(time.Until(db.Time(last).Add(24*time.Hour)))))
 	if t.sv, err = server.New(ctx, server.Config{
 		DB: d, BaseURL: t.base, MasterKey: masterKey, Password: Hashes, TokenFormat: session.Opaque, Basic: true,
 		Mail: t, MailSignIn: true, Metrics: true, AccessTTL: session.MaxAccessTTL, CleanEvery: time.Hour, Now: t.now,
