@@ -1,18 +1,20 @@
 package main
 
 import (
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/sallyport/sallyport/internal/testkit"
 )
 
 // TestQuickstartGo does what docs/quickstart-go.md says, to the letter, in an empty
 // folder: its program becomes main.go where it stands, and is built and run as a module
-// of its own. “go get” finds this checkout, and the module proxy is off: every other
-// module is in the cache, or the tests themselves could not have been built.
+// of its own. “go get” finds this checkout, whether or not it is published. What else
+// the go command wants to know of modules is in the cache, or comes from where it
+// always comes from.
 func TestQuickstartGo(t *testing.T) {
 	t.Parallel()
 	page, err := os.ReadFile(filepath.Join(docsFolder, "quickstart-go.md"))
@@ -37,11 +39,11 @@ func TestQuickstartGo(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// From nothing this takes longer than a step may; from here on it is in the cache.
-	build := exec.Command("go", "build", "-o", os.DevNull, "./examples/quickstart", "./cmd/sallyport")
-	build.Dir, build.Env = root, append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("go build: %v\n%s", err, out)
+	// From nothing, compiling takes longer than a step may; from here on it is in the cache.
+	compile := exec.Command("go", "list", "-export", "-deps", "./examples/quickstart", "./cmd/sallyport")
+	compile.Dir, compile.Env = root, append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := compile.CombinedOutput(); err != nil {
+		t.Fatalf("go list -export: %v\n%s", err, out)
 	}
 	steps := stepsOf(t, before)
 	if last := steps[len(steps)-1]; !strings.HasPrefix(last.command, "go mod init ") {
@@ -55,14 +57,8 @@ func TestQuickstartGo(t *testing.T) {
 		s.line += passed
 		steps = append(steps, s)
 	}
-	env := []string{"GOPROXY=off", "GOSUMDB=off", "GOFLAGS=-buildvcs=false", "GOTOOLCHAIN=local", "CGO_ENABLED=0"}
-	for _, name := range []string{"GOMODCACHE", "GOCACHE"} {
-		out, err := exec.Command("go", "env", name).Output()
-		if err != nil {
-			t.Fatal(err)
-		}
-		env = append(env, fmt.Sprintf("%s=%s", name, strings.TrimSpace(string(out))))
-	}
+	env := append(goEnv(t), "GOPROXY="+ownProxy(t)+","+goVariable(t, "GOPROXY"))
+	canTidy(t, root, program, env)
 	runTranscript(t, steps, env...)
 }
 
@@ -73,4 +69,62 @@ func stepsOf(t *testing.T, page string) []step {
 		t.Fatal(err)
 	}
 	return steps
+}
+
+// goVariable returns what the go command says of a variable.
+func goVariable(t *testing.T, name string) string {
+	t.Helper()
+	out, err := exec.Command("go", "env", name).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(string(out))
+}
+
+// goEnv is what a go command needs that runs in an empty home: the caches. Checksums are
+// those of our own go.sum, which the tests' own build has held everything against.
+func goEnv(t *testing.T) []string {
+	env := []string{"GOSUMDB=off", "GOFLAGS=-buildvcs=false", "GOTOOLCHAIN=local", "CGO_ENABLED=0"}
+	for _, name := range []string{"GOMODCACHE", "GOCACHE"} {
+		env = append(env, name+"="+goVariable(t, name))
+	}
+	return env
+}
+
+// ownProxy is a module proxy that knows one module, ours, and has no release of it: the
+// go command then takes the one that replaces it, and asks nobody else.
+func ownProxy(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	const version = "v0.0.0-00010101000000-000000000000" // of what is replaced by a folder
+	info := `{"Version": "` + version + `", "Time": "0001-01-01T00:00:00Z"}`
+	for name, text := range map[string]string{"@latest": info, "@v/" + version + ".info": info, "@v/list": ""} {
+		path := filepath.Join(dir, "github.com", "sallyport", "sallyport", filepath.FromSlash(name))
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return "file://" + filepath.ToSlash(dir)
+}
+
+// canTidy leaves the test out where modules that the go command wants to look at are
+// neither in the cache nor to be had.
+func canTidy(t *testing.T, root, program string, env []string) {
+	t.Helper()
+	dir := t.TempDir()
+	module := "module example.com/probe\n\ngo 1.26\n\nreplace github.com/sallyport/sallyport => " + root +
+		"\n\ntool github.com/sallyport/sallyport/cmd/sallyport\n"
+	for name, text := range map[string]string{"go.mod": module, "main.go": program} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	tidy := exec.Command("go", "mod", "tidy")
+	tidy.Dir, tidy.Env = dir, append(os.Environ(), env...)
+	if out, err := tidy.CombinedOutput(); err != nil {
+		testkit.Missing(t, "the go command cannot have the modules that it wants to look at: %v\n%s", err, out)
+	}
 }
