@@ -263,14 +263,14 @@ func Line(r Record) []byte {
 	return line(struct {
 		Schema string `json:"schema"`
 		Record
-	}{"sallyport.audit_event/v1", r})
+	}{eventSchema, r})
 }
 
 func headLine(h Head) []byte {
 	return line(struct {
 		Schema string `json:"schema"`
 		Head
-	}{"sallyport.audit_head/v1", h})
+	}{headSchema, h})
 }
 
 func line(v any) []byte {
