@@ -304,6 +304,16 @@ func TestU_WhateverIsChangedInAnExportIsFound(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
+	// A time that JSON cannot say stops nobody from reading the rest.
+	all, err := audit.Latest(d.View(t.Context()), 20)
+	if err != nil || len(all) != 11 || !json.Valid(audit.Line(all[0])) || !bytes.Contains(audit.Line(all[0]), []byte(`"at":"9999-`)) {
+		t.Errorf("%d events, %v: %+v", len(all), err, all[0])
+	}
+	if v, err := c.Verify(t.Context()); err != nil {
+		t.Error(err)
+	} else if _, err := json.Marshal(v); err != nil || len(v.Findings) != 2 {
+		t.Errorf("%+v: %v", v.Findings, err)
+	}
 	v := verdict(t, exported(t, c, time.Time{}, 11), c.Key(), kept)
 	if len(v.Findings) != 2 || v.Findings[0].Damage != audit.Changed || v.Findings[0].Position != 6 || v.Findings[1].Damage != audit.Removed || v.Findings[1].Position != 9 {
 		t.Errorf("%+v", v.Findings)

@@ -190,7 +190,7 @@ func (v *findings) find(f Finding) {
 func (at place) finding(d Damage, what string) Finding {
 	f := Finding{Damage: d, Seal: at.seal, Position: at.position, ID: at.id.String(), What: what}
 	if at.at != 0 {
-		t := db.Time(at.at)
+		t := sayable(db.Time(at.at))
 		f.At = &t
 	}
 	return f
@@ -292,7 +292,7 @@ func (p *proof) read(until uuid.UUID) error {
 			p.after, r.odd = r.ID, odd
 			id, ours := parseID(r.ID)
 			if !ours {
-				t := db.Time(r.at)
+				t := sayable(db.Time(r.at))
 				p.find(Finding{Damage: Inserted, ID: r.ID, At: &t, What: "its id is none that the server gives"})
 				return nil
 			}
