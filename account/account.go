@@ -231,6 +231,9 @@ func (s *Service) Create(ctx context.Context, actor role.Actor, in NewUser) (Use
 }
 
 func (s *Service) create(ctx context.Context, actor role.Actor, in NewUser, action string) (User, error) {
+	if s.cfg.Users != nil {
+		return User{}, keptElsewhere()
+	}
 	k, err := in.check()
 	if err != nil {
 		return User{}, err

@@ -194,14 +194,14 @@ func (s *Service) note(ctx context.Context, tx *db.Tx, ownID string, sh shadow, 
 			return err
 		}
 	}
-	if disabled == sh.disabled {
-		return nil
+	if sh.blocked || disabled == sh.disabled {
+		return nil // whom an administrator has shut out here stays out
 	}
 	// Whoever it is: the last administrator, too, is let in or not by the table.
-	if err := role.SetDisabledAnyway(tx, id, disabled || sh.blocked); err != nil {
+	if err := role.SetDisabledAnyway(tx, id, disabled); err != nil {
 		return err
 	}
-	return s.noteDisabled(ctx, tx, id, disabled || sh.blocked, byTable)
+	return s.noteDisabled(ctx, tx, id, disabled, byTable)
 }
 
 // differences names the members of an account that another profile changes.
@@ -278,16 +278,20 @@ func (s *Service) followed(ctx context.Context, id string) (ownID string, there 
 }
 
 // UserChanged tells that the service has changed a user of its table, or deleted them:
-// the account that stands for them is made, brought up to date or deleted, and what
-// must end has ended when it returns.
+// the account that stands for them, if there is one, is brought up to date or deleted,
+// and what must end has ended when it returns.
 func (s *Service) UserChanged(ctx context.Context, ownID string) error {
 	if err := s.checkOwn(ownID); err != nil {
 		return err
 	}
 	ctx = decided(ctx) // it is done there; who asked for it may be gone
 	// Whoever has read the table before has read what may be old.
-	if err := s.cfg.DB.Write(ctx, func(tx *db.Tx) error { return bumpOwn(tx, ownID) }); err != nil {
+	known := false
+	if err := s.cfg.DB.Write(ctx, func(tx *db.Tx) (err error) {
+		known, err = bumpOwn(tx, ownID)
 		return err
+	}); err != nil || !known {
+		return err // whoever makes the account meanwhile reads the table after that
 	}
 	id, found, err := s.catchUp(ctx, ownID)
 	if err != nil || found || id == "" {
@@ -509,10 +513,14 @@ func (s *Service) findOwn(ctx context.Context, login string) (User, error) {
 func keptHere(rd db.Reader, id string) error {
 	_, found, err := readOwnID(rd, id)
 	if err == nil && found {
-		err = &sallyport.Error{
-			Status: http.StatusConflict, Code: "kept_elsewhere",
-			Message: "This user is kept in a table of the service's own, which decides on name, address and password. Nothing was changed. Change it in the service.",
-		}
+		err = keptElsewhere()
 	}
 	return err
+}
+
+func keptElsewhere() error {
+	return &sallyport.Error{
+		Status: http.StatusConflict, Code: "kept_elsewhere",
+		Message: "Users are kept in a table of the service's own, which decides who there is, and on name, address and password. Nothing was changed. Do it in the service.",
+	}
 }

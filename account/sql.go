@@ -357,9 +357,9 @@ func updateOwn(tx *db.Tx, ownID string, version int64, disabled bool) (bool, err
 	return n == 1, err
 }
 
-func bumpOwn(tx *db.Tx, ownID string) error {
-	_, err := tx.Exec("UPDATE sp_own_users SET version = version + 1 WHERE own_id = $1", ownID)
-	return err
+func bumpOwn(tx *db.Tx, ownID string) (known bool, err error) {
+	n, err := tx.Exec("UPDATE sp_own_users SET version = version + 1 WHERE own_id = $1", ownID)
+	return n == 1, err
 }
 
 // noteBlocked notes that an administrator has disabled or enabled somebody, and returns

@@ -14,6 +14,7 @@ import (
 
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/authn/password"
+	"github.com/sallyport/sallyport/internal/measure"
 )
 
 // Users is the users table of a service that has one already. It stays the truth: who
@@ -80,6 +81,7 @@ func usersAway() *sallyport.Error {
 
 // ask calls the users table. What comes of it that is no answer is usersAway.
 func (s *Service) ask(ctx context.Context, method string, call func(ctx context.Context) error) (err error) {
+	defer measure.Span(ctx, "users table")()
 	asking, cancel := context.WithTimeout(ctx, askFor)
 	defer cancel()
 	defer func() {
@@ -191,13 +193,19 @@ func shown(name string) string {
 }
 
 // keysOf returns what stands where others have the names that they are found by. It
-// begins with the name, so that a search finds it, and a space and the id make it one
-// that nobody can type in.
+// begins with the name, so that a search finds it. A space makes it one that no login
+// name becomes, and the id, in capitals, which no search has, the only one.
 func (p profile) keysOf(id string) keys {
 	email, _ := EmailKey(p.email)
-	k := keys{email: email + " " + id}
+	only := " " + strings.Map(func(r rune) rune {
+		if r >= 'a' {
+			return r - 'a' + 'A'
+		}
+		return r - '-' + 'G' // the digits, and what is between them
+	}, id)
+	k := keys{email: email + only}
 	if p.username != "" {
-		name := strings.ToLower(norm.NFKC.String(p.username)) + " " + id
+		name := strings.ToLower(norm.NFKC.String(p.username)) + only
 		k.username = &name
 	}
 	return k

@@ -100,7 +100,7 @@ func (s *Server) follow() func(ctx context.Context, subject string) error {
 // at again once a minute while they are used. Then the users table is asked, too, behind
 // the request: a change that the server was not told of holds no longer than that.
 const (
-	followEvery = 5 * time.Second
+	followEvery = time.Second
 	lookAgain   = time.Minute
 	maxUsed     = 50_000 // beyond it they are noted a minute later
 )

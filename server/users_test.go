@@ -18,6 +18,7 @@ import (
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/account"
 	"github.com/sallyport/sallyport/authn/password"
+	"github.com/sallyport/sallyport/authz/role"
 	"github.com/sallyport/sallyport/internal/db"
 	"github.com/sallyport/sallyport/internal/testkit"
 	"github.com/sallyport/sallyport/mail"
@@ -29,12 +30,14 @@ import (
 type ownTable struct {
 	mu  sync.Mutex
 	all map[string]account.OwnUser
+	// asked is how often ByID was asked for an id.
+	asked map[string]int
 	// fault, if set, is what a call does in place of answering.
 	fault func(ctx context.Context, method string) error
 }
 
 func table(users ...account.OwnUser) *ownTable {
-	p := &ownTable{all: map[string]account.OwnUser{}}
+	p := &ownTable{all: map[string]account.OwnUser{}, asked: map[string]int{}}
 	for _, u := range users {
 		p.all[u.ID] = u
 	}
@@ -76,12 +79,14 @@ func (p *ownTable) ByLogin(ctx context.Context, login string) (account.OwnUser, 
 }
 
 func (p *ownTable) ByID(ctx context.Context, id string) (account.OwnUser, bool, error) {
+	p.mu.Lock()
+	u, found := p.all[id]
+	p.asked[id]++
+	p.mu.Unlock()
+	// What happens now, happens after the table was read.
 	if err := p.enter(ctx, "ByID"); err != nil {
 		return account.OwnUser{}, false, err
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	u, found := p.all[id]
 	return u, found, nil
 }
 
@@ -115,6 +120,23 @@ func (p *ownTable) remove(id string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	delete(p.all, id)
+}
+
+// followed does something, and waits until the server has asked about a user behind it.
+func (p *ownTable) followed(t *testing.T, id string, use func()) {
+	t.Helper()
+	count := func() int {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		return p.asked[id]
+	}
+	before := count()
+	use()
+	for end := time.Now().Add(10 * time.Second); count() == before; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("nobody has asked about %s", id)
+		}
+	}
 }
 
 func (p *ownTable) hash(id string) string {
@@ -414,11 +436,20 @@ func TestA_OwnUserChangedInSilence(t *testing.T) {
 	basic := basicValue("basic", goodPassword)
 	byBasic := func() bool { return w.as("GET", "/by-basic", basic, nil).status == 204 }
 	compared := w.signIn("compared", goodPassword)
-	if !w.lives(cookie) || !w.accepted(key) || !byBasic() || !w.lives(control) {
-		t.Fatal("not accepted to begin with")
+	for id, accepted := range map[string]func() bool{
+		"cookie": func() bool { return w.lives(cookie) }, "key": func() bool { return w.accepted(key) }, "basic": byBasic, "0": func() bool { return w.lives(control) },
+	} {
+		p.followed(t, id, func() {
+			if !accepted() {
+				t.Fatalf("%s: not accepted to begin with", id)
+			}
+		})
 	}
 	for _, id := range []string{"cookie", "key", "basic"} {
 		off(id)
+	}
+	if !w.lives(cookie) || !w.accepted(key) || !byBasic() {
+		t.Error("a change that nobody has heard of holds at once: then the page says too little")
 	}
 	w.clock.advance(time.Minute + time.Second)
 	refusedSoon(t, "cookie", func() bool { return w.lives(cookie) })
@@ -551,6 +582,9 @@ func TestF_OwnUsersTable(t *testing.T) {
 		})
 		if !w.alive(tk.access) {
 			t.Errorf("%s: who is signed in is refused", name)
+		}
+		if name == "slow" {
+			continue
 		}
 		if err := w.sv.UserChanged(t.Context(), "1"); err == nil {
 			t.Errorf("%s: UserChanged says that it is done", name)
@@ -821,9 +855,39 @@ func TestL_OwnUsersRefusalsAreAlike(t *testing.T) {
 	if s := out.String(); !strings.Contains(s, "own_id=odd") || !strings.Contains(s, "own_id=md5") || strings.Contains(s, "own_id=off") || strings.Contains(s, "planted") {
 		t.Errorf("the log does not say whose hash cannot be verified, or has it: %.2000s", s)
 	}
-	// Letters are asked for alike, too.
+	// Letters are asked for alike, too: of nobody, of a user whose address is not known to
+	// be theirs, and of one who may have them.
 	p.add(ownUser(t, "ada", "ada"))
-	w.form("/token", "grant_type", "password", "username", "ada", "password", goodPassword).want(t, 200, "")
+	box := &mailbox{}
+	w = newWorld(t, testkit.SQLite(t), nil, withUsers(p), withMail(box), withMailSignIn)
+	p.change("off", func(u *account.OwnUser) { u.EmailVerified = false })
+	for _, path := range []string{"/auth/forgot-password", "/auth/request-link"} {
+		var want string
+		for _, name := range []string{"nobody", "off", "disabled", "ada"} {
+			began := time.Now()
+			r := w.post(path, map[string]string{"email": name + "@example.com"}).want(t, 202, "")
+			if took := time.Since(began); took < grid {
+				t.Errorf("%s of %s was answered after %v, before the grid of %v", path, name, took, grid)
+			}
+			m := r.json(t)
+			delete(m, "handle") // random
+			if got := fmt.Sprint(m); want == "" {
+				want = got
+			} else if got != want {
+				t.Errorf("%s: %s is answered %s, nobody %s", path, name, got, want)
+			}
+		}
+	}
+	for _, name := range []string{"nobody", "off", "disabled"} {
+		if n := len(box.to(w, name+"@example.com", mail.Reset)) + len(box.to(w, name+"@example.com", mail.SignIn)); n != 0 {
+			t.Errorf("%s was sent %d letters", name, n)
+		}
+	}
+	if len(box.to(w, "ada@example.com", mail.Reset)) != 1 || len(box.to(w, "ada@example.com", mail.SignIn)) != 1 {
+		t.Error("who may have letters was sent none")
+	}
+
+	w.signIn("ada", goodPassword)
 	for _, login := range []string{strings.Repeat("a", 5000), "ada\x00", "@", "' OR '1'='1"} {
 		w.form("/token", "grant_type", "password", "username", login, "password", goodPassword).want(t, 401, "invalid_grant")
 	}
@@ -879,6 +943,9 @@ func TestA_OwnUsersBlockedHere(t *testing.T) {
 		there(true)
 		there(false)
 		in(401) // here, still
+		if n := len(w.events("account.enabled", 0)); n != 0 {
+			t.Errorf("%d events say that they were enabled", n)
+		}
 		there(true)
 		if patch(false) != true {
 			t.Error("an administrator has enabled whom the table has not")
@@ -895,10 +962,12 @@ func TestA_OwnUsersBlockedHere(t *testing.T) {
 		in(200)
 
 		// The rest is the table's, also for programs.
+		if _, err := w.sv.Accounts.Create(t.Context(), role.Operator(), account.NewUser{Email: "x@example.com", Password: goodPassword}); code(err) != "kept_elsewhere" {
+			t.Errorf("an account past the table: %v", err)
+		}
 		name := "eve"
 		to := &name
-		var e *sallyport.Error
-		if _, err := w.sv.Accounts.Update(t.Context(), nil, w.subject("2"), account.Change{Username: &to}); !errors.As(err, &e) || e.Code != "kept_elsewhere" {
+		if _, err := w.sv.Accounts.Update(t.Context(), nil, w.subject("2"), account.Change{Username: &to}); code(err) != "kept_elsewhere" {
 			t.Errorf("another name: %v", err)
 		}
 		// The last administrator, too, is let in or not by the table alone.
@@ -908,6 +977,14 @@ func TestA_OwnUsersBlockedHere(t *testing.T) {
 			t.Error("the last administrator is disabled in the table, and let in")
 		}
 	})
+}
+
+// code is that of an error that a caller may see.
+func code(err error) string {
+	if err == nil {
+		return ""
+	}
+	return sallyport.AsError(err).Code
 }
 
 // Accounts that were there before are nobody's of the table: no way in finds them.
@@ -932,8 +1009,7 @@ func TestA_OwnUsersAndAccountsFromBefore(t *testing.T) {
 		// And a server without the table finds nobody of it.
 		plain.form("/token", "grant_type", "password", "username", "bob", "password", goodPassword).want(t, 401, "invalid_grant")
 		plain.signIn("ada", goodPassword)
-		var e *sallyport.Error
-		if err := plain.sv.Accounts.SetPassword(t.Context(), w.subject("2"), "granite-pelican-48-tangerine"); !errors.As(err, &e) || e.Code != "kept_elsewhere" {
+		if err := plain.sv.Accounts.SetPassword(t.Context(), w.subject("2"), "granite-pelican-48-tangerine"); code(err) != "kept_elsewhere" {
 			t.Errorf("a password set past the table: %v", err)
 		}
 	})

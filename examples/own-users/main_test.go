@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/crypto/bcrypt"
+
+	"github.com/sallyport/sallyport/prove"
 )
 
 const (
@@ -171,4 +173,31 @@ func TestService(t *testing.T) {
 	do(t, "POST", at+"/token/refresh", "", `{"refresh_token":"`+bob.Refresh+`"}`, 401)
 	signIn(t, at, "bob", "walnut-harbour-31-quilt", 401)
 	do(t, "GET", at+"/notes", ada.Access, "", 200)
+}
+
+// What the service declares is what it enforces, as seen from outside.
+func TestDeclaredIsEnforced(t *testing.T) {
+	t.Parallel()
+	address, _ := start(t)
+	do(t, "POST", address+"/sign-up", "", `{"name":"bob","password":"`+bobsPassword+`"}`, 201)
+	bob := signIn(t, address, "bob", bobsPassword, 200)
+	d, err := prove.ReadDocument(bytes.NewReader(do(t, "GET", address+"/openapi.json", "", "", 200)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	at, err := url.Parse(address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cases, left := prove.Plan(d, prove.Options{Sparing: true, Given: []prove.Given{
+		{Name: "bob", Value: bob.Access, Holding: prove.Holding{Scheme: "bearer", Kind: "bearer", Roles: []string{"user"}}},
+	}})
+	rep, err := (&prove.Runner{Base: at}).Run(t.Context(), d, cases)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rep.Merge(nil, left)
+	if len(rep.Differences)+len(rep.Untried) > 0 || rep.Operations < 40 || rep.Admitted < 10 {
+		t.Errorf("%+v", rep)
+	}
 }
