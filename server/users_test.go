@@ -1073,3 +1073,27 @@ func TestOwnUsersConfiguration(t *testing.T) {
 	w.do("GET", "/own-id", tk.access, nil).want(t, 404, "not_found")
 	w.do("GET", "/own-id", "", nil).want(t, 401, "unauthenticated")
 }
+
+// ownUsersPlans runs what is run for a table of users only, in a database of its own.
+func ownUsersPlans(t *testing.T, dialect db.Dialect, note func(statement string)) {
+	t.Helper()
+	d := testkit.SQLite(t)
+	if dialect == db.Postgres {
+		d = testkit.Postgres(t)
+	}
+	p := table(ownUser(t, "1", "ada"))
+	w := newWorld(t, d, nil, withUsers(p))
+	d.Trace(note)
+	defer d.Trace(nil)
+	tk := w.signIn("ada", goodPassword) // made, and the hash replaced
+	p.change("1", func(u *account.OwnUser) { u.FullName = "Ada" })
+	w.refresh(tk)
+	if n, err := w.sv.CompareUsers(t.Context()); n != 1 || err != nil {
+		t.Errorf("%d users compared: %v", n, err)
+	}
+	if err := w.sv.SetRoles(t.Context(), w.subject("1"), "user", "admin"); err != nil {
+		t.Error(err)
+	}
+	p.remove("1")
+	w.changed("1")
+}
