@@ -5,6 +5,9 @@
 // stores or logs a password, never shows a hash, never lets anybody change an
 // account that may do more than they, and never tells a stranger who has one,
 // where addresses are verified.
+//
+// Where a service keeps its users itself (Users), an account here only stands for one of
+// them: who there is, names, address and password are decided there.
 package account
 
 import (

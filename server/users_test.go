@@ -612,7 +612,20 @@ func TestF_OwnUsersTable(t *testing.T) {
 	w.do("PUT", "/users/me/password", tk.access, map[string]string{"current_password": goodPassword, "new_password": "granite-pelican-48-tangerine"}).want(t, 503, "unavailable")
 	p.fails(nil)
 	w.refresh(tk)
+	w.signIn("ada", goodPassword)
+	if !strings.HasPrefix(p.hash("1"), "$2") {
+		t.Error("a better hash was stored while another one may be under way")
+	}
+	w.clock.advance(upgradeFor + time.Second)
+	tk = w.signIn("ada", goodPassword)
+	if !strings.HasPrefix(p.hash("1"), "$argon2id$") {
+		t.Error("a better hash is not tried again")
+	}
+	w.refresh(tk)
 }
+
+// upgradeFor is how long whoever stores a better hash has for it.
+const upgradeFor = time.Minute
 
 // lockedText is a log that may be written at once.
 type lockedText struct {
@@ -1064,6 +1077,13 @@ func TestOwnUsersConfiguration(t *testing.T) {
 			t.Errorf("%q: %v", key, err)
 		}
 	}
+	// Whose address is verified is for the table to say.
+	bob := ownUser(t, "2", "bob")
+	bob.EmailVerified = false
+	v := newWorld(t, testkit.SQLite(t), nil, withUsers(table(ownUser(t, "1", "ada"), bob)), withMail(&mailbox{}), func(c *server.Config) { c.VerifyAddress = true })
+	v.signIn("ada", goodPassword)
+	v.form("/token", "grant_type", "password", "username", "bob", "password", goodPassword).want(t, 401, "invalid_grant")
+
 	// What is there for such a table says so where there is none.
 	w := newWorld(t, testkit.SQLite(t), ownRoutes)
 	if err := w.sv.UserChanged(t.Context(), "1"); err == nil {
