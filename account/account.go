@@ -82,8 +82,9 @@ type Config struct {
 
 // Service keeps accounts.
 type Service struct {
-	cfg Config
-	own ownBodies
+	cfg    Config
+	own    ownBodies
+	asking asking
 }
 
 // New returns a Service.
@@ -100,7 +101,7 @@ func New(cfg Config) *Service {
 	case cfg.Registration == "":
 		cfg.Registration = Open
 	}
-	return &Service{cfg: cfg}
+	return &Service{cfg: cfg, asking: asking{permits: make(chan struct{}, maxAsking)}}
 }
 
 // User is an account as those who may see it see it.
@@ -677,7 +678,13 @@ func (s *Service) setPassword(ctx context.Context, write func(context.Context, f
 			return err
 		}
 		// It has been decided there; who compared meanwhile may have stored it already.
-		replace = func(tx *db.Tx) (bool, error) { return true, setHash(tx, u.ID, hash, s.cfg.Now()) }
+		replace = func(tx *db.Tx) (bool, error) {
+			now, _, err := latest(tx, u.ID, stored, hash)
+			if err == nil {
+				err = setHash(tx, u.ID, now, s.cfg.Now())
+			}
+			return true, err
+		}
 		ctx = decided(ctx)
 	}
 	return write(ctx, func(tx *db.Tx) error {

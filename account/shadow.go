@@ -421,11 +421,29 @@ func (s *Service) replaceHash(ctx context.Context, id, old, hash string) error {
 	if err := s.cfg.DB.Write(ctx, func(*db.Tx) error { return nil }); err != nil {
 		return err
 	}
-	ok, err := s.updateHash(ctx, ownID, old, hash)
+	// What is here of a hash that cannot be verified is "", and the table has it whole.
+	u, found, err := s.userByID(ctx, ownID)
+	if err != nil {
+		return err
+	}
+	ok := false
+	if found && u.profile().hash == old {
+		ok, err = s.updateHash(ctx, ownID, u.Hash, hash)
+	}
 	if err == nil && !ok {
 		err = changedMeanwhile()
 	}
 	return err
+}
+
+// latest returns what is to be stored of a hash that has replaced old in the users
+// table: that, unless the table was compared since, and may have had another one by then.
+func latest(rd db.Reader, id, old, hash string) (string, bool, error) {
+	l, found, err := ReadLogin(rd, id)
+	if l.Hash != old {
+		hash = l.Hash
+	}
+	return hash, found, err
 }
 
 // resetOwn is Reset for a user of the users table. The letter is used up before the
@@ -480,8 +498,15 @@ func (s *Service) resetOwn(ctx context.Context, token, pw string) (User, error) 
 	} else if !ok {
 		return User{}, changedMeanwhile()
 	}
-	err = s.cfg.DB.Write(decided(ctx), func(tx *db.Tx) (err error) {
-		if u, err = s.chosen(ctx, tx, a, hash); err != nil {
+	err = s.cfg.DB.Write(decided(ctx), func(tx *db.Tx) error {
+		stored, found, err := latest(tx, a.ID, a.hash, hash)
+		if err == nil && !found {
+			err = sallyport.NotFound("user")
+		}
+		if err != nil {
+			return err
+		}
+		if u, err = s.chosen(ctx, tx, a, stored); err != nil {
 			return err
 		}
 		return audit.Append(ctx, tx, audit.Event{Action: "password.changed", Target: a.ID, Detail: map[string]string{"by": "letter"}})

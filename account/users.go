@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"runtime/debug"
 	"strings"
+	"sync/atomic"
 	"time"
 	"unicode"
 	"unicode/utf8"
@@ -59,6 +60,11 @@ const (
 	maxLogin = 1024
 	// askFor is how long the users table may take for an answer.
 	askFor = 5 * time.Second
+	// maxAsking is how many at once ask the users table for what strangers send, so that
+	// these leave it connections for everything else; maxWaiting is how many wait for
+	// that. Hashing takes longer: where the table is quick, nobody waits.
+	maxAsking  = 32
+	maxWaiting = 1000
 	// upgradeFor is how long whoever stores a better hash of a password has for it,
 	// before another sign-in may.
 	upgradeFor = time.Minute
@@ -99,16 +105,57 @@ func (s *Service) ask(ctx context.Context, method string, call func(ctx context.
 	return nil
 }
 
+// asking bounds how many ask the users table at once.
+type asking struct {
+	permits chan struct{}
+	waiting atomic.Int64
+}
+
+var errCrowded = errors.New("too many wait to ask it")
+
+// enter waits for a permit to ask.
+func (a *asking) enter(ctx context.Context) (leave func(), err error) {
+	defer a.waiting.Add(-1)
+	if a.waiting.Add(1) > maxWaiting {
+		return nil, errCrowded
+	}
+	select {
+	case a.permits <- struct{}{}:
+		return func() { <-a.permits }, nil
+	case <-ctx.Done():
+		return nil, fmt.Errorf("%w: %w", errCrowded, ctx.Err())
+	}
+}
+
+// nobody is what comes of an answer that there is no such user: none, if the table may
+// have given up and forgotten to say so, as rows.Next does without rows.Err. What is
+// here of somebody who is gone is shut out, or deleted.
+func nobody(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("it found nobody, and may have given up: %w", err)
+	}
+	return nil
+}
+
 // userByLogin finds a user by what a person types in.
 func (s *Service) userByLogin(ctx context.Context, login string) (u OwnUser, found bool, err error) {
-	if len(login) > maxLogin || !storable(login) {
+	if login == "" || len(login) > maxLogin || !storable(login) {
 		return u, false, nil // nobody's, in no database
 	}
-	err = s.ask(ctx, "ByLogin", func(ctx context.Context) (err error) {
-		if u, found, err = s.cfg.Users.ByLogin(ctx, login); err == nil && found {
-			err = u.check()
+	err = s.ask(ctx, "ByLogin", func(ctx context.Context) error {
+		leave, err := s.asking.enter(ctx)
+		if err != nil {
+			return err
 		}
-		return err
+		defer leave()
+		u, found, err = s.cfg.Users.ByLogin(ctx, login)
+		switch {
+		case err != nil:
+			return err
+		case !found:
+			return nobody(ctx)
+		}
+		return u.check()
 	})
 	if err != nil || !found {
 		return OwnUser{}, false, err
@@ -121,10 +168,13 @@ func (s *Service) userByLogin(ctx context.Context, login string) (u OwnUser, fou
 
 func (s *Service) userByID(ctx context.Context, id string) (u OwnUser, found bool, err error) {
 	err = s.ask(ctx, "ByID", func(ctx context.Context) (err error) {
-		if u, found, err = s.cfg.Users.ByID(ctx, id); err != nil || !found {
+		u, found, err = s.cfg.Users.ByID(ctx, id)
+		switch {
+		case err != nil:
 			return err
-		}
-		if u.ID != id {
+		case !found:
+			return nobody(ctx)
+		case u.ID != id:
 			return fmt.Errorf("asked for the id %q, it gave %q", id, u.ID)
 		}
 		return u.check()

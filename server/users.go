@@ -146,20 +146,27 @@ func (s *Server) confirmPassword(rd db.Reader, v authn.Verified) (authn.State, e
 	return st, err
 }
 
-// followUsed asks the users table about whoever has used such a credential.
+// followUsed asks the users table about whoever has used such a credential, up to the
+// first of whom it cannot be asked: they are noted again when they go on using it. The
+// others are left for the next time, so that one whose row is broken is in nobody's way,
+// and a table that is away is logged once.
 func (s *Server) followUsed(ctx context.Context) {
 	s.used.mu.Lock()
 	m := s.used.m
 	s.used.m = nil
 	s.used.mu.Unlock()
 	for subject := range m {
+		delete(m, subject)
 		err := s.Accounts.Follow(ctx, subject)
-		if e, ok := err.(*sallyport.Error); ok && e.Status >= 500 || ctx.Err() != nil {
-			return // it was logged, and would be for each; they are noted again
+		if _, refused := err.(*authn.Refused); err == nil || refused {
+			continue
 		}
-		if _, refused := err.(*authn.Refused); err != nil && !refused {
+		if e, ok := err.(*sallyport.Error); !ok || e.Status < 500 { // otherwise it was logged
 			s.cfg.Log.ErrorContext(ctx, "it could not be stored what the service's table of users says; it is tried again", "error", err)
-			return
 		}
+		break
+	}
+	for subject := range m {
+		s.use(subject)
 	}
 }
