@@ -82,7 +82,9 @@ func LoginName(login string) string {
 	case username != "":
 		return "username:" + username
 	}
-	return "none:" + login // it names no account, now or later
+	// It names no account here, now or later. A users table may compare it as it does
+	// others: without regard to case.
+	return "none:" + strings.ToLower(norm.NFKC.String(login))
 }
 
 func fullNameOK(name string) bool {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -206,4 +207,27 @@ func TestR_OwnUsersPasswordOvertaken(t *testing.T) {
 		}
 		w.signIn("ada", "granite-pelican-48-tangerine")
 	})
+}
+
+// foldedTable compares names as a table does whose query is lower(name) = lower($1).
+type foldedTable struct{ *ownTable }
+
+func (f foldedTable) ByLogin(ctx context.Context, login string) (account.OwnUser, bool, error) {
+	return f.ownTable.ByLogin(ctx, strings.ToLower(login))
+}
+
+// Two spellings of a name are one when failures are counted, whether somebody has it or
+// not, also where our own rules know no such names.
+func TestL_OwnUsersSpellings(t *testing.T) {
+	t.Parallel()
+	p := foldedTable{table(ownUser(t, "1", "ada lovelace"), ownUser(t, "2", "bob"))}
+	w := newWorld(t, testkit.SQLite(t), nil, func(c *server.Config) { c.Users = p })
+	v := w.at("203.0.113.7")
+	for _, name := range []string{"ada lovelace", "nobody at all", "bob", "nobody"} {
+		for i := range 5 {
+			v.token([]string{name, strings.ToUpper(name)}[i%2], badPassword).want(t, 401, "invalid_grant")
+		}
+		locked(t, name, v.token(name, badPassword), time.Second, time.Hour)
+	}
+	v.token("somebody else", badPassword).want(t, 401, "invalid_grant")
 }
