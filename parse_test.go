@@ -63,13 +63,13 @@ func TestParseRuleMistakes(t *testing.T) {
 		"policy(a:b, Order)":      "has no type",
 		"policy(a:b, O::x, O::y)": "takes an action",
 		strings.Repeat("all(", 17) + "mfa" + strings.Repeat(")", 17): "nested deeper than 16",
-		strings.Repeat(" ", 1025):       "longer than 1024 bytes",
-		"role(admin)\n":                 "at byte 12",
-		"role(admin)\x00":               "at byte 12",
-		`{"role":"admin"}`:              "at byte 1",
-		"signed-in,public":              "at byte 10",
-		"any(signed-in,role(x)":         "at byte 22",
-		"all(all(all(role(a))),via(x))": "at byte 27",
+		strings.Repeat(" ", 1025):                                    "longer than 1024 bytes",
+		"role(admin)\n":                                              "at byte 12",
+		"role(admin)\x00":                                            "at byte 12",
+		`{"role":"admin"}`:                                           "at byte 1",
+		"signed-in,public":                                           "at byte 10",
+		"any(signed-in,role(x)":                                      "at byte 22",
+		"all(all(all(role(a))),via(x))":                              "at byte 27",
 	} {
 		r, err := sallyport.ParseRule(text)
 		if err == nil || !strings.Contains(err.Error(), want) {
