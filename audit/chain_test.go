@@ -710,13 +710,53 @@ func TestU_AnEmptyEventExcusesNoOther(t *testing.T) {
 			_, err := tx.Exec("UPDATE sp_audit SET at = 0, reason = '', detail = '{}', salt = $2 WHERE id = (SELECT MIN(id) FROM sp_audit WHERE actor = $1)", ada, blank)
 			return err
 		})
-		sealed(t, c)
+		sealed(t, brief(t, testkit.Again(t, d))) // by one that has not recorded them
 		whole(t, c, 3)
 		write(func(tx *db.Tx) error {
 			_, err := tx.Exec("UPDATE sp_audit SET reason = '', detail = '{}', salt = $2 WHERE actor = $1", ada, blank)
 			return err
 		})
 		if v, err := c.Verify(t.Context()); err != nil || len(v.Findings) != 1 || v.Findings[0].Damage != audit.Erased || v.Findings[0].At.Before(time.Now()) {
+			t.Errorf("%+v %v", v, err)
+		}
+	})
+}
+
+// U. What a process has recorded it seals as it was recorded, whatever somebody does to
+// the row before; and reads nothing for it. What others have recorded it reads.
+func TestU_SealedAsItWasRecorded(t *testing.T) {
+	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
+		c := brief(t, d)
+		write := func(do string) {
+			t.Helper()
+			if err := d.Write(t.Context(), func(tx *db.Tx) error {
+				var err error
+				switch do {
+				case "change":
+					_, err = tx.Exec("UPDATE sp_audit SET target = 'x' WHERE action = 'x.change'")
+				case "remove":
+					_, err = tx.Exec("DELETE FROM sp_audit WHERE action = 'x.remove'")
+				}
+				return err
+			}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		// Enough for the digests to be forgotten in between, and for the control.
+		for range 3 {
+			appendEvents(t, d, 3, audit.Event{Action: "x.done"})
+			sealed(t, c)
+		}
+		sealed(t, c)
+		sealed(t, c)
+		whole(t, c, 9)
+		appendEvents(t, d, 1, audit.Event{Action: "x.change"})
+		appendEvents(t, d, 1, audit.Event{Action: "x.remove"})
+		write("change")
+		write("remove")
+		sealed(t, c)
+		v, err := c.Verify(t.Context())
+		if err != nil || len(v.Findings) != 2 || v.Findings[0].Damage != audit.Changed || v.Findings[0].Position != 10 || v.Findings[1].Damage != audit.Removed || v.Findings[1].Position != 11 {
 			t.Errorf("%+v %v", v, err)
 		}
 	})

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/ed25519"
+	"crypto/sha256"
 	"errors"
 	"log/slog"
 	"os"
@@ -40,6 +41,7 @@ type Chain struct {
 
 	one    sync.Mutex // seals at a time
 	seen   seal       // the last that this process has made or found: number and hash
+	own    recent     // what this process has recorded
 	wake   chan struct{}
 	stop   chan struct{}
 	done   chan struct{} // nil: it does not run
@@ -73,7 +75,8 @@ func NewChain(c ChainConfig) *Chain {
 		db: c.DB, key: ed25519.NewKeyFromSeed(c.Seed), node: clip(host, maxText), log: c.Log,
 		wake: make(chan struct{}, 1), stop: make(chan struct{}),
 	}
-	x.unhear = c.DB.OnEvent(func() {
+	x.unhear = c.DB.OnEvent(func(events []db.Event) {
+		x.own.add(events)
 		x.dirty.Store(true)
 		select {
 		case x.wake <- struct{}{}:
@@ -197,6 +200,7 @@ func (c *Chain) Seal(ctx context.Context) error {
 			c.dirty.Store(true)
 			return err
 		case n < sealSize:
+			c.own.age()
 			return nil
 		}
 	}
@@ -232,19 +236,10 @@ func (c *Chain) sealSome(ctx context.Context) (int, error) {
 	}
 	slices.Sort(ids)
 	ids = slices.Compact(ids)
-	rows, err := rowsOf(v, ids)
+	entries, err := c.entries(ctx, v, ids)
 	if err != nil {
 		return 0, err
 	}
-	if slices.ContainsFunc(rows, func(r row) bool { return len(r.commitment) == 0 }) {
-		if err := c.db.Write(ctx, func(tx *db.Tx) error { return commitOld(tx, ids) }); err != nil {
-			return 0, err
-		}
-		if rows, err = rowsOf(v, ids); err != nil {
-			return 0, err
-		}
-	}
-	entries := c.entries(ids, rows)
 	s.events, s.node, s.sealedAt = packed(entries), c.node, db.Micros(time.Now())
 	s.hash = s.link(previous)
 	s.signature = ed25519.Sign(c.key, s.statement())
@@ -335,24 +330,89 @@ func (c *Chain) remember(rd db.Reader, number int64, hash []byte) error {
 	return nil
 }
 
-// entries returns what a seal says of events. One that waits and is not there was
-// removed by somebody: that is sealed, too.
-func (c *Chain) entries(ids []string, rows []row) []entry {
-	there := make(map[string]*row, len(rows))
-	for i := range rows {
-		there[rows[i].ID] = &rows[i]
+// entries returns what a seal says of events. What this process has recorded it knows;
+// others are read. One that waits and is not there was removed by somebody: that is
+// sealed, too.
+func (c *Chain) entries(ctx context.Context, v db.View, ids []string) ([]entry, error) {
+	digests, unknown := c.own.of(ids)
+	if len(unknown) > 0 {
+		rows, err := rowsOf(v, unknown)
+		if err != nil {
+			return nil, err
+		}
+		if slices.ContainsFunc(rows, func(r row) bool { return len(r.commitment) == 0 }) {
+			if err := c.db.Write(ctx, func(tx *db.Tx) error { return commitOld(tx, unknown) }); err != nil {
+				return nil, err
+			}
+			if rows, err = rowsOf(v, unknown); err != nil {
+				return nil, err
+			}
+		}
+		for i := range rows {
+			digests[rows[i].ID] = rows[i].digest()
+		}
 	}
 	out := make([]entry, 0, len(ids))
 	for _, id := range ids {
-		e := entry{id: uuid.MustParse(id)}
-		if r := there[id]; r != nil {
-			e.digest = r.digest()
-		} else {
+		digest, there := digests[id]
+		if !there {
 			c.log.Error("an event of the audit log was removed before it was sealed", "event", id)
 		}
-		out = append(out, e)
+		out = append(out, entry{uuid.MustParse(id), digest})
 	}
-	return out
+	return out, nil
+}
+
+// recent holds digests of events from their commit until they are sealed, so that what
+// is sealed is what was recorded, whatever has become of the row since, and need not be
+// read again. What is not in here is only slower.
+type recent struct {
+	mu         sync.Mutex
+	young, old map[string][sha256.Size]byte
+}
+
+// maxRecent is how many are held of one age. A process that records for longer than it
+// can seal reads the rest.
+const maxRecent = 32 << 10
+
+func (r *recent) add(events []db.Event) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.young == nil {
+		r.young = map[string][sha256.Size]byte{}
+	}
+	for _, e := range events {
+		if e.ID != "" && len(r.young) < maxRecent {
+			r.young[e.ID] = e.Digest
+		}
+	}
+}
+
+// of returns the digests of events that are in here, and the ids of the others.
+func (r *recent) of(ids []string) (digests map[string][sha256.Size]byte, unknown []string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	digests = make(map[string][sha256.Size]byte, len(ids))
+	for _, id := range ids {
+		digest, there := r.young[id]
+		if !there {
+			digest, there = r.old[id]
+		}
+		if there {
+			digests[id] = digest
+		} else {
+			unknown = append(unknown, id)
+		}
+	}
+	return digests, unknown
+}
+
+// age forgets what was in here at the last call already: everything that waited was
+// sealed twice since, by whichever node.
+func (r *recent) age() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.old, r.young = r.young, nil
 }
 
 // onSeal has f told of what this process seals. There is one who hears.

@@ -21,9 +21,13 @@ var chained = true
 const columns = "id, at, action, result, actor, actor_kind, target, reason, session, address, user_agent, request_id, decision_id, detail"
 
 func insert(tx *db.Tx, r Record) error {
-	tx.Happened(r.Action, string(r.Result))
 	e := row{Record: r, at: db.Micros(r.At), detail: r.encoded()}
 	e.commit()
+	told := db.Event{Action: r.Action, Result: string(r.Result)}
+	if chained {
+		told.ID, told.Digest = e.ID, e.digest()
+	}
+	tx.Happened(told)
 	args := []any{
 		e.ID, e.at, e.Action, string(e.Result), e.Actor, e.ActorKind, e.Target,
 		e.Reason, e.Session, e.Address, e.UserAgent, e.RequestID, e.DecisionID, e.detail, e.salt, e.commitment,
@@ -219,13 +223,8 @@ func forgetWaiting(tx *db.Tx, id string) error {
 
 // rowsOf returns events by their ids, as far as they are there.
 func rowsOf(rd db.Reader, ids []string) (out []row, err error) {
-	for some := range slices.Chunk(ids, listSize) {
-		err := rd.Rows(splitID+"SELECT "+columns+", salt, commitment FROM sp_audit WHERE id"+inIDs, []any{strings.Join(some, ""), len(some)}, appendRow(&out))
-		if err != nil {
-			return nil, err
-		}
-	}
-	return out, nil
+	err = rd.Rows("SELECT "+columns+", salt, commitment FROM sp_audit WHERE"+amongIDs, among(ids), appendRow(&out))
+	return out, err
 }
 
 func readRow(rd db.Reader, id string) (r row, found bool, err error) {
@@ -350,32 +349,26 @@ func insertSeal(tx *db.Tx, s seal) (free bool, err error) {
 	return n == 1, err
 }
 
-// ids are of one length, so that a list of them can go over as one text, and be
-// taken apart in SQL that both databases have. Cutting out the last of them takes as
-// long as the text is: so it is not long.
-const (
-	idSize   = 36
-	listSize = 100
-	splitID  = `WITH RECURSIVE list (i) AS (SELECT CAST(0 AS BIGINT) UNION ALL SELECT i + 1 FROM list WHERE i + 1 < CAST($2 AS BIGINT)) `
-	inIDs    = ` IN (SELECT substr(CAST($1 AS TEXT), CAST(i * 36 + 1 AS INTEGER), 36) FROM list)`
-)
+// idSize is the length of an id.
+const idSize = 36
 
-// inLists calls f for some ids at a time, as what splitID takes, and adds up.
-func inLists(ids []string, f func(list string, n int) (int64, error)) (all int64, err error) {
-	for some := range slices.Chunk(ids, listSize) {
-		n, err := f(strings.Join(some, ""), len(some))
-		if err != nil {
-			return all, err
-		}
-		all += n
+// amongIDs takes a list of ids as one value: the members of a JSON object, which
+// both databases take apart with the same words. What was recorded together has ids
+// close together; their bounds have the index used, whatever the database knows of
+// the table.
+const amongIDs = " id BETWEEN $2 AND $3 AND id IN (SELECT key FROM json_each($1))"
+
+// among makes what amongIDs takes of ids, which are well-formed: nothing in them is
+// special in JSON.
+func among(ids []string) []any {
+	if len(ids) == 0 {
+		return []any{"{}", "", ""}
 	}
-	return all, nil
+	return []any{`{"` + strings.Join(ids, `":0,"`) + `":0}`, slices.Min(ids), slices.Max(ids)}
 }
 
 func endWaiting(tx *db.Tx, keys []string) (int64, error) {
-	return inLists(keys, func(list string, n int) (int64, error) {
-		return tx.Exec(splitID+"DELETE FROM sp_audit_waiting WHERE id"+inIDs, list, n)
-	})
+	return tx.Exec("DELETE FROM sp_audit_waiting WHERE"+amongIDs, among(keys)...)
 }
 
 func readCut(rd db.Reader) (c cut, found bool, err error) {
@@ -475,19 +468,12 @@ func listUp(rd db.Reader, f Filter, from position, until int64, limit int, out *
 
 // listed returns the events of a seal in its order; one that is gone is left out.
 func listed(rd db.Reader, s seal) (out []Record, err error) {
-	for some := range slices.Chunk(s.ids(), listSize) {
-		err := rd.Rows(splitID+"SELECT "+columns+" FROM sp_audit WHERE id"+inIDs+" ORDER BY id", []any{strings.Join(some, ""), len(some)}, appendTo(&out))
-		if err != nil {
-			return nil, err
-		}
-	}
-	return out, nil
+	err = rd.Rows("SELECT "+columns+" FROM sp_audit WHERE"+amongIDs+" ORDER BY id", among(s.ids()), appendTo(&out))
+	return out, err
 }
 
 func deleteEvents(tx *db.Tx, ids []string) (int64, error) {
-	return inLists(ids, func(list string, n int) (int64, error) {
-		return tx.Exec(splitID+"DELETE FROM sp_audit WHERE id"+inIDs, list, n)
-	})
+	return tx.Exec("DELETE FROM sp_audit WHERE"+amongIDs, among(ids)...)
 }
 
 func deleteSeals(tx *db.Tx, after, to int64) (int64, error) {

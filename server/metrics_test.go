@@ -171,11 +171,11 @@ func TestMetricsCountWhatWasCommitted(t *testing.T) {
 	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
 		w := newWorld(t, d, nil)
 		_ = d.Write(t.Context(), func(tx *db.Tx) error {
-			tx.Happened("test.undone", "success")
+			tx.Happened(db.Event{Action: "test.undone", Result: "success"})
 			return fmt.Errorf("undone")
 		})
 		if err := d.Write(t.Context(), func(tx *db.Tx) error {
-			tx.Happened("test.done", "success")
+			tx.Happened(db.Event{Action: "test.done", Result: "success"})
 			return nil
 		}); err != nil {
 			t.Fatal(err)

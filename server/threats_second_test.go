@@ -177,6 +177,7 @@ func TestT_StepsReplayAndClock(t *testing.T) {
 		w := newWorld(t, d, nil, noLockout)
 		_, ada := w.user("ada")
 		a, recovery := w.enrol(ada.access)
+		w.clock.stop()
 		w.clock.advance(10 * time.Minute)
 		for _, shift := range []int64{-3, -2, 2, 3} {
 			w.verify(w.due("ada"), a.code(shift)).want(t, 401, "invalid_2fa_code")

@@ -48,7 +48,7 @@ func (d *DB) OnChange(f func(what []string)) (stop func()) {
 // OnEvent has f told of every transaction with events of the audit log that is
 // committed through this handle, before the Write that made it returns. f must be
 // quick, and must not write. The function that is returned ends it.
-func (d *DB) OnEvent(f func()) (stop func()) {
+func (d *DB) OnEvent(f func([]Event)) (stop func()) {
 	return d.listen(&listener{happened: f})
 }
 
@@ -72,7 +72,7 @@ func (d *DB) listen(l *listener) (stop func()) {
 // listener is told of one of the two.
 type listener struct {
 	changed  func([]string)
-	happened func()
+	happened func([]Event)
 }
 
 func (d *DB) listenersNow() []*listener {
@@ -90,8 +90,8 @@ func (d *DB) announce(t *Tx) {
 	if t == nil {
 		return
 	}
-	for _, h := range t.happened {
-		d.counts.happened.Add(h[0], h[1])
+	for _, e := range t.happened {
+		d.counts.happened.Add(e.Action, e.Result)
 	}
 	if len(t.changed) > 0 && d.history != nil {
 		d.history.note(t.changed, t.changedAt)
@@ -105,7 +105,7 @@ func (d *DB) announce(t *Tx) {
 		case l.changed != nil && len(t.changed) > 0:
 			l.changed(t.changed)
 		case l.happened != nil && len(t.happened) > 0:
-			l.happened()
+			l.happened(t.happened)
 		}
 	}
 }
@@ -186,7 +186,9 @@ func (d *DB) changesSQLite(ctx context.Context, after Cursor, next *Cursor) (wha
 
 // A transaction was not visible to the snapshot before if its id was not given
 // then (from xmax on) or if it was still in progress (xip). Both are looked up
-// by index, however long the oldest transaction has been running.
+// by index, however long the oldest transaction has been running. The upper bound, the
+// orders and limits are there for the planner: of an open range it takes a third of the
+// table to be in it, and reads all of that.
 //
 // When the server started is part of the epoch (Cursor.server). A standby that took
 // over without the last commits gives their ids to other transactions, which would
@@ -200,9 +202,10 @@ func (d *DB) changesPostgres(ctx context.Context, after Cursor, next *Cursor) (w
 	var unsettled int64
 	err = View{d, ctx, d.changes}.Rows(`SELECT v.feed, v.unsettled, pg_postmaster_start_time()::text, pg_current_snapshot()::text, c.what, c.at
 		FROM sp_versions v LEFT JOIN (
-			SELECT what, at FROM sp_changes WHERE tx >= pg_snapshot_xmax($1::pg_snapshot)
+			(SELECT what, at FROM sp_changes WHERE tx BETWEEN pg_snapshot_xmax($1::pg_snapshot) AND '18446744073709551615'::xid8 ORDER BY tx LIMIT $3)
 			UNION ALL
-			SELECT what, at FROM sp_changes WHERE tx IN (SELECT pg_snapshot_xip($1::pg_snapshot))
+			SELECT late.what, late.at FROM pg_snapshot_xip($1::pg_snapshot) x
+				CROSS JOIN LATERAL (SELECT what, at FROM sp_changes WHERE tx = x ORDER BY what LIMIT $3) late
 		) c ON $2
 		WHERE v.id = 1 LIMIT $3`, []any{snapshot, after.started, maxChanges + 1}, func(scan Scan) error {
 		var w *string

@@ -2,15 +2,18 @@ package db_test
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/sallyport/sallyport/internal/db"
 	"github.com/sallyport/sallyport/internal/testkit"
+	"github.com/sallyport/sallyport/store/postgres"
 )
 
 // reader reads changes as a node does.
@@ -198,6 +201,69 @@ func TestChangesAreAnnouncedAfterTheCommitAndBeforeWriteReturns(t *testing.T) {
 			t.Fatalf("heard of %q", heard)
 		}
 	})
+}
+
+// A poll takes no longer the more changes are kept: three hours of them. The planner of
+// PostgreSQL has to see that without knowing how far they were read.
+func TestAPollReadsNoOldChanges(t *testing.T) {
+	t.Parallel()
+	url := testkit.PostgresURL(t)
+	d, err := postgres.Open(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	if _, err := d.Migrate(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	raw, err := sql.Open("pgx", url+"&default_query_exec_mode=simple_protocol")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer raw.Close()
+	raw.SetMaxOpenConns(1)
+	exec := func(statement string) {
+		t.Helper()
+		if _, err := raw.Exec(statement); err != nil {
+			t.Fatalf("%v: %s", err, statement)
+		}
+	}
+	plan := func(statement string) (out string) {
+		t.Helper()
+		exec("PREPARE p AS " + statement)
+		defer exec("DEALLOCATE p")
+		rows, err := raw.Query("EXPLAIN EXECUTE p(pg_current_snapshot(), TRUE, 10001)")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer rows.Close()
+		for rows.Next() {
+			var line string
+			if err := rows.Scan(&line); err != nil {
+				t.Fatal(err)
+			}
+			out += line + "\n"
+		}
+		return out
+	}
+	exec("INSERT INTO sp_changes (what, at) SELECT 'subject ' || i, i FROM generate_series(1, 30000) i")
+	exec("ANALYZE sp_changes")
+	exec("SET plan_cache_mode = force_generic_plan")
+	var poll string
+	d.Trace(func(statement string) {
+		if strings.Contains(statement, "sp_changes") {
+			poll = statement
+		}
+	})
+	(&changesReader{t: t, d: d}).read()
+	d.Trace(nil)
+	if got := plan(poll); strings.Contains(got, "Seq Scan on sp_changes") {
+		t.Error(got)
+	}
+	// It can be told.
+	if got := plan("SELECT what FROM sp_changes WHERE tx >= pg_snapshot_xmax(CAST($1 AS pg_snapshot)) AND $2::boolean LIMIT $3"); !strings.Contains(got, "Seq Scan on sp_changes") {
+		t.Error(got)
+	}
 }
 
 func TestTooManyChangesAreEverything(t *testing.T) {

@@ -1,6 +1,7 @@
 package db
 
 import (
+	"crypto/sha256"
 	"errors"
 	"sync/atomic"
 	"time"
@@ -33,10 +34,16 @@ func (c *counts) write(do func() error) error {
 	return err
 }
 
-// Happened has an event of the audit log counted, if the transaction commits.
-func (t *Tx) Happened(action, result string) {
-	t.happened = append(t.happened, [2]string{action, result})
+// Event is what is told of an event of the audit log.
+type Event struct {
+	Action, Result string
+	ID             string
+	Digest         [sha256.Size]byte // of what was written
 }
+
+// Happened has an event of the audit log counted, and told to who hears of events, if
+// the transaction commits.
+func (t *Tx) Happened(e Event) { t.happened = append(t.happened, e) }
 
 // Measure returns what is known of the database here.
 func (d *DB) Measure() []measure.Family {

@@ -13,10 +13,10 @@ type Tx struct {
 	stmts map[query]*sql.Stmt // of SQLite's one writer; nil elsewhere
 	err   error               // the first SQL error sticks
 
-	changed   []string    // whose authority it changes
-	changedAt []int64     // the time of each
-	happened  [][2]string // what is counted if it commits
-	unsealed  []string    // ids of events, of SQLite's one writer
+	changed   []string // whose authority it changes
+	changedAt []int64  // the time of each
+	happened  []Event  // what is told if it commits
+	unsealed  []string // ids of events, of SQLite's one writer
 
 	count, failAt int // statements run; which one is to fail, of a rehearsal
 	trace         func(string)
