@@ -26,7 +26,7 @@ func (s *Server) forwardRoutes() error {
 			seen.Ignored = cmp.Or(seen.Ignored, string(clientip.XForwardedFor)) // it asks as a proxy does
 			s.wall.proxies.note(r, seen, s.cfg.Log)
 		},
-		Person: s.person, Keys: s.Keys.Set, Issuer: s.cfg.BaseURL, SignIn: page, Log: s.cfg.Log, Now: s.cfg.Now,
+		Person: s.person, Keys: s.Keys.Set, Issuer: s.cfg.BaseURL, SignIn: page, Refusals: s.Refusals, Log: s.cfg.Log, Now: s.cfg.Now,
 	})
 	if err != nil {
 		return err

@@ -296,7 +296,10 @@ func TestA_ForwardAuthRefusals(t *testing.T) {
 				break
 			}
 			q.require = "signed-in"
-			ask(q).want(t, 403, "bad_target")
+			id := ask(q).want(t, 403, "bad_target").text(t, "decision_id")
+			if e := w.decision(id); e.Detail["code"] != "bad_target" || e.Detail["route"] != "GET /forward-auth/"+proxy {
+				t.Errorf("%+v", e)
+			}
 		}
 		if proxy != "envoy" {
 			for _, uri := range []string{"http://app.example/", "x", "*", "/%zz"} {
@@ -337,10 +340,17 @@ func TestA_ForwardAuthRefusals(t *testing.T) {
 			t.Errorf("%s: sent on to %s", uri, r.header.Get("Location"))
 		}
 	}
-	// A preflight is no leave: Envoy lets in with 200 and nothing else.
-	for _, headers := range [][]string{nil, {"Origin", "https://evil.example", "Access-Control-Request-Method", "DELETE"}} {
-		if r := w.question(question{proxy: "envoy", require: "signed-in", method: "OPTIONS", headers: headers}); r.status == 200 {
-			t.Errorf("a preflight passes: %d", r.status)
+	// A preflight is no leave, of an origin that may read answers either: Envoy lets in
+	// with 200 and nothing else.
+	shared := w.restarted(behindOffice, func(c *server.Config) { c.CORS.Origins = []string{"https://pages.example"} })
+	for _, headers := range [][]string{
+		nil, {"Origin", "https://evil.example", "Access-Control-Request-Method", "DELETE"}, {"Origin", "https://pages.example", "Access-Control-Request-Method", "DELETE"},
+	} {
+		for _, w := range []*world{w, shared} {
+			r := w.question(question{proxy: "envoy", require: "signed-in", method: "OPTIONS", headers: headers})
+			if r.status == 200 || r.header.Get("X-Sallyport-Subject") != "" {
+				t.Errorf("a preflight passes: %d", r.status)
+			}
 		}
 	}
 	// What is asked in another way than a proxy's is refused.

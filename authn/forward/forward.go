@@ -25,6 +25,7 @@ import (
 	"time"
 
 	"github.com/sallyport/sallyport"
+	"github.com/sallyport/sallyport/audit"
 	"github.com/sallyport/sallyport/authn"
 	"github.com/sallyport/sallyport/authn/token"
 	"github.com/sallyport/sallyport/internal/reqctx"
@@ -49,6 +50,7 @@ type Config struct {
 	// Issuer is the base URL; SignIn the path of the page where people sign in, "" if
 	// there is none.
 	Issuer, SignIn string
+	Refusals       *audit.Refusals
 	Log            *slog.Logger
 	Now            func() time.Time
 }
@@ -171,7 +173,7 @@ func (d *Door) handler(p proxy) http.Handler {
 		a := &answer{d: d, p: p}
 		if !d.cfg.FromProxy(r) {
 			d.cfg.Undeclared(r)
-			a.Refuse(w, r, undeclared())
+			a.refuse(w, r, undeclared())
 			return
 		}
 		rule, err := ruleOf(p, r)
@@ -185,12 +187,12 @@ func (d *Door) handler(p proxy) http.Handler {
 			return
 		}
 		if a.client, err = original(r, method, uri, host); err != nil {
-			a.Refuse(w, r, badTarget(err.Error()))
+			a.refuse(w, r, badTarget(err.Error()))
 			return
 		}
 		if rule.Governed() {
 			if err := onePath(a.client.URL); err != nil {
-				a.Refuse(w, r, badTarget(err.Error()))
+				a.refuse(w, r, badTarget(err.Error()))
 				return
 			}
 		}
@@ -341,7 +343,7 @@ func (d *Door) mistake(w http.ResponseWriter, r *http.Request, a *answer, what s
 		d.cfg.Log.WarnContext(r.Context(), "a proxy does not ask as it should, and everything is refused to it; more of the kind are not logged for a minute",
 			"proxy", a.p.name, "peer", r.RemoteAddr, "mistake", what, "fix", "sallyport snippet "+a.p.name)
 	}
-	a.Refuse(w, r, &sallyport.Error{
+	a.refuse(w, r, &sallyport.Error{
 		Status: http.StatusForbidden, Code: "proxy_misconfigured",
 		Message: "The proxy before this service is not set up as it should be: " + what + ". Its operator finds the right lines with: sallyport snippet " + a.p.name + ".",
 	})
@@ -356,6 +358,17 @@ type answer struct {
 }
 
 var _ authn.Refuser = (*answer)(nil)
+
+// refuse refuses a question that does not come as far as the gate, which records its
+// own refusals.
+func (a *answer) refuse(w http.ResponseWriter, r *http.Request, e *sallyport.Error) {
+	e = e.Decided()
+	a.d.cfg.Refusals.Note(r.Context(), audit.Event{
+		Action: audit.AccessDenied, Result: audit.Denied, Reason: e.Message, DecisionID: e.DecisionID,
+		Detail: map[string]string{"method": r.Method, "route": reqctx.Route(r), "code": e.Code},
+	})
+	a.Refuse(w, r, e)
+}
 
 // The headers of a refusal that tell the proxy of it, for its own log and pages.
 const (

@@ -288,7 +288,7 @@ func TestSnippetYAML(t *testing.T) {
 			if !slices.Equal(up, forward.IdentityHeaders) {
 				t.Errorf("the service is told %v", up)
 			}
-			for _, x := range inside[[]any](t, service, "authorization_request", "allowed_headers", "patterns") {
+			for _, x := range inside[[]any](t, authz, "allowed_headers", "patterns") {
 				down = append(down, fmt.Sprint(x))
 			}
 			if s := strings.ToLower(fmt.Sprint(down)); strings.Contains(s, "x-sallyport") || !strings.Contains(s, "cookie") || !strings.Contains(s, "origin") || !strings.Contains(s, "sec-fetch-") || !strings.Contains(s, "sec-websocket-") || !strings.Contains(s, "x-forwarded-proto") {
