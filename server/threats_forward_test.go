@@ -332,8 +332,10 @@ func TestA_ForwardAuthRefusals(t *testing.T) {
 	w.question(q).want(t, 403, "proxy_misconfigured")
 	q.require = "signed-in"
 	w.question(q).want(t, 401, "unauthenticated")
-	q.headers = []string{forward.RequireHeader, "public"} // beside Envoy's own
-	w.question(q).want(t, 403, "proxy_misconfigured")
+	for _, own := range []string{"public", "role(user)"} { // beside Envoy's own
+		q.headers = append(bearerOf(tk), forward.RequireHeader, own)
+		w.question(q).want(t, 403, "proxy_misconfigured")
+	}
 	for _, uri := range []string{"//x", "/a/../b", "/./x"} {
 		r := w.question(question{proxy: "envoy", require: "signed-in", uri: uri, headers: bearerOf(tk)}).want(t, 403, "bad_target")
 		if r.header.Get("Location") != "" {

@@ -481,3 +481,58 @@ func claimsOf(t *testing.T, compact string) (claims map[string]any) {
 	}
 	return claims
 }
+
+// What is printed for HTTPS, at either end, is read by the proxies' own parsers.
+func TestSnippetProxiesOverTLS(t *testing.T) {
+	t.Parallel()
+	args := []string{"--base-url", "https://localhost", "--url", "https://127.0.0.1:8443", "--upstream", "https://127.0.0.1:9443"}
+	t.Run("nginx", func(t *testing.T) {
+		path, err := exec.LookPath("nginx")
+		if err != nil {
+			testkit.Missing(t, "nginx is not here (Debian: apt-get install nginx-light)")
+		}
+		files := newPair(t, "localhost")
+		dir := t.TempDir()
+		text := snippetText(t, append([]string{"nginx"}, args...)...)
+		for from, to := range map[string]string{"/etc/ssl/certs/localhost.pem": files.cert, "/etc/ssl/private/localhost.key": files.key, "/etc/ssl/certs/ca-certificates.crt": files.cert} {
+			if !strings.Contains(text, from) {
+				t.Errorf("%s is not named", from)
+			}
+			text = strings.ReplaceAll(text, from, to)
+		}
+		write(t, filepath.Join(dir, "app.conf"), text)
+		test := func(extra string) (string, error) {
+			write(t, filepath.Join(dir, "nginx.conf"), fmt.Sprintf("pid %[1]s/pid; error_log %[1]s/error.log; events {}\nhttp { access_log off; include %[1]s/app.conf; %[2]s client_body_temp_path %[1]s/body; proxy_temp_path %[1]s/proxy; fastcgi_temp_path %[1]s/f; uwsgi_temp_path %[1]s/u; scgi_temp_path %[1]s/s; }\n", dir, extra))
+			out, err := exec.Command(path, "-t", "-e", filepath.Join(dir, "error.log"), "-p", dir, "-c", filepath.Join(dir, "nginx.conf")).CombinedOutput()
+			return string(out), err
+		}
+		if out, err := test(""); err != nil {
+			t.Errorf("%v: %s", err, out)
+		}
+		if out, err := test("nonsense on;"); err == nil {
+			t.Errorf("the parser takes anything: %s", out)
+		}
+	})
+	t.Run("caddy", func(t *testing.T) {
+		path, err := exec.LookPath("caddy")
+		if err != nil {
+			testkit.Missing(t, "Caddy is not here (Debian: apt-get install caddy)")
+		}
+		file := filepath.Join(t.TempDir(), "Caddyfile")
+		adapt := func(text string) (string, error) {
+			write(t, file, text)
+			c := exec.Command(path, "adapt", "--config", file, "--adapter", "caddyfile")
+			c.Env = []string{"HOME=" + t.TempDir(), "PATH=" + os.Getenv("PATH")}
+			out, err := c.CombinedOutput()
+			return string(out), err
+		}
+		text := snippetText(t, append([]string{"caddy"}, args...)...)
+		out, err := adapt(text)
+		if err != nil || !strings.Contains(out, "http.reverse_proxy.upstream.hostport") || !strings.Contains(out, `"dial":"127.0.0.1:8443"`) || !strings.Contains(out, `"tls":{}`) {
+			t.Errorf("%v: %s", err, out)
+		}
+		if out, err := adapt(strings.Replace(text, "forward_auth", "forward_authentication", 1)); err == nil {
+			t.Errorf("the parser takes anything: %s", out)
+		}
+	})
+}

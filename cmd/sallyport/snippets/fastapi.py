@@ -14,6 +14,7 @@ milliseconds; or put a proxy before the service (sallyport snippet nginx).
 """
 
 import json
+import logging
 import threading
 import time
 import urllib.request
@@ -29,31 +30,41 @@ ALGORITHMS = {"EdDSA", "ES256", "RS256"}
 
 
 class Keys:
-    """The issuer's public keys. They are read again after five minutes, and for a key that
-    is not known, but not more often than every ten seconds: anybody can make up names."""
+    """The issuer's public keys, with their algorithms. They are read again after five minutes,
+    and for a key that is not known, but not more often than every ten seconds: anybody can make
+    up names. While the issuer is away, those that are known stay good for an hour."""
 
-    MAX_AGE, MIN_AGE = 300, 10
+    MAX_AGE, MIN_AGE, GRACE = 300, 10, 3600
 
     def __init__(self, url):
-        self.url, self.keys, self.read_at, self.lock = url, {}, None, threading.Lock()
+        self.url, self.lock = url, threading.Lock()
+        self.keys, self.read_at, self.tried_at = {}, None, None
 
     def get(self, kid):
-        with self.lock:
-            age = None if self.read_at is None else time.monotonic() - self.read_at
-            if age is None or age > self.MAX_AGE or (kid not in self.keys and age > self.MIN_AGE):
-                try:
-                    self.read()
-                except Exception as error:  # those that are known stay good meanwhile
-                    if age is None or age > 12 * self.MAX_AGE:
-                        raise HTTPException(503, "The issuer's keys cannot be read.", {"Retry-After": "1"}) from error
-            return self.keys.get(kid)
+        found = self.keys.get(kid)
+        if found is None or self.age() > self.MAX_AGE:
+            with self.lock:  # one reads, and the others wait for it
+                self.refresh()
+            if self.age() > self.GRACE:
+                raise HTTPException(503, "The issuer's keys cannot be read.", {"Retry-After": "1"})
+            found = self.keys.get(kid)
+        return found
 
-    def read(self):
-        with urllib.request.urlopen(self.url, timeout=5) as answer:
-            found = json.loads(answer.read(1 << 20))["keys"]
-        self.keys = {k["kid"]: jwt.PyJWK(k, k["alg"]) for k in found if k.get("alg") in ALGORITHMS}
-        self.algorithms = {k["kid"]: k["alg"] for k in found}
-        self.read_at = time.monotonic()
+    def age(self):
+        return float("inf") if self.read_at is None else time.monotonic() - self.read_at
+
+    def refresh(self):
+        now, pause = time.monotonic(), self.MIN_AGE if self.keys else 1
+        if self.tried_at is not None and now - self.tried_at < pause:
+            return
+        self.tried_at = now
+        try:
+            with urllib.request.urlopen(self.url, timeout=5) as answer:
+                found = json.loads(answer.read(1 << 20))["keys"]
+            self.keys = {k["kid"]: (jwt.PyJWK(k, k["alg"]).key, k["alg"]) for k in found if k.get("alg") in ALGORITHMS}
+            self.read_at = time.monotonic()
+        except Exception as error:
+            logging.getLogger("uvicorn.error").warning("the issuer's keys cannot be read: %s", error)
 
 
 keys = Keys(JWKS_URL)
@@ -85,13 +96,14 @@ def current_user(request: Request) -> User:
         # at+jwt is an access token (RFC 9068); the same keys sign other things.
         if header.get("typ") != "at+jwt" or "crit" in header or not isinstance(kid, str):
             raise refused("invalid_token")
-        key = keys.get(kid)
-        if key is None:
+        found = keys.get(kid)
+        if found is None:
             raise refused("invalid_token")
+        key, algorithm = found
         claims = jwt.decode(
             token,
-            key.key,
-            algorithms=[keys.algorithms[kid]],
+            key,
+            algorithms=[algorithm],
             issuer=ISSUER,
             audience=ISSUER,
             leeway=5,
