@@ -57,6 +57,9 @@ func Routes(a *api.API, l Log, c *Chain) {
 		if err != nil {
 			return nil, err
 		}
+		for i := range events {
+			events[i].At = sayable(events[i].At)
+		}
 		return &api.Body[api.Page[Record]]{Body: api.NewPage(events, next)}, nil
 	}, api.Doc("Audit", "Read the audit log", "Newest first. All filters that are given must fit."), api.Errors(400))
 

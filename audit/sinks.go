@@ -260,17 +260,31 @@ func (s *Sinks) batch(rd db.Reader, k *sink, after int64, chain *Chain) (batch, 
 // Line returns an event as one line of JSON, which says what schema it is of. What
 // could move a cursor or turn text around is escaped.
 func Line(r Record) []byte {
+	r.At = sayable(r.At)
 	return line(struct {
 		Schema string `json:"schema"`
 		Record
-	}{"sallyport.audit_event/v1", r})
+	}{eventSchema, r})
 }
 
 func headLine(h Head) []byte {
 	return line(struct {
 		Schema string `json:"schema"`
 		Head
-	}{"sallyport.audit_head/v1", h})
+	}{headSchema, h})
+}
+
+// sayable is the time, or the end of what RFC 3339 can say: a time beyond is none that
+// a server has written, and whoever put it into the database is not to stop the others
+// from being read.
+func sayable(t time.Time) time.Time {
+	switch {
+	case t.Year() > 9999:
+		return time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)
+	case t.Year() < 0:
+		return time.Date(0, 1, 1, 0, 0, 0, 0, time.UTC)
+	}
+	return t
 }
 
 func line(v any) []byte {

@@ -74,9 +74,15 @@ func verify(ctx context.Context, rd db.Reader, key ed25519.PublicKey, kept []Hea
 	return p.Verdict, err
 }
 
+// findings are what one reading has found.
+type findings struct {
+	Verdict
+	found []Finding
+}
+
 // proof is one reading of the log.
 type proof struct {
-	Verdict
+	findings
 	ctx context.Context
 	rd  db.Reader
 	key ed25519.PublicKey
@@ -89,7 +95,6 @@ type proof struct {
 	emptied  map[string]place   // by the subject that must have been deleted: the first
 	deleted  map[string]bool    // subjects
 	cut      cut
-	found    []Finding
 }
 
 type place struct {
@@ -155,32 +160,37 @@ func (p *proof) run(kept []Head) error {
 			return err
 		}
 	}
-	slices.SortStableFunc(p.found, func(a, b Finding) int {
+	p.conclude()
+	return nil
+}
+
+// conclude makes the verdict of what was found.
+func (v *findings) conclude() {
+	slices.SortStableFunc(v.found, func(a, b Finding) int {
 		if (a.Seal == 0) != (b.Seal == 0) {
 			return cmp.Compare(b.Seal, a.Seal)
 		}
 		return cmp.Or(cmp.Compare(a.Seal, b.Seal), cmp.Compare(a.Position, b.Position))
 	})
-	p.Whole = len(p.found) == 0
-	p.Findings = append([]Finding{}, p.found[:min(len(p.found), maxFindings)]...)
-	p.More = int64(len(p.found) - len(p.Findings))
-	return nil
+	v.Whole = len(v.found) == 0
+	v.Findings = append([]Finding{}, v.found[:min(len(v.found), maxFindings)]...)
+	v.More = int64(len(v.found) - len(v.Findings))
 }
 
 // maxKept bounds what is remembered of findings, so that a log which is all wrong
 // does not fill the memory.
 const maxKept = 100_000
 
-func (p *proof) find(f Finding) {
-	if len(p.found) < maxKept {
-		p.found = append(p.found, f)
+func (v *findings) find(f Finding) {
+	if len(v.found) < maxKept {
+		v.found = append(v.found, f)
 	}
 }
 
 func (at place) finding(d Damage, what string) Finding {
 	f := Finding{Damage: d, Seal: at.seal, Position: at.position, ID: at.id.String(), What: what}
 	if at.at != 0 {
-		t := db.Time(at.at)
+		t := sayable(db.Time(at.at))
 		f.At = &t
 	}
 	return f
@@ -282,7 +292,7 @@ func (p *proof) read(until uuid.UUID) error {
 			p.after, r.odd = r.ID, odd
 			id, ours := parseID(r.ID)
 			if !ours {
-				t := db.Time(r.at)
+				t := sayable(db.Time(r.at))
 				p.find(Finding{Damage: Inserted, ID: r.ID, At: &t, What: "its id is none that the server gives"})
 				return nil
 			}

@@ -146,6 +146,7 @@ type ACME struct {
 type acmeHost struct {
 	hello *tls.ClientHelloInfo // what the manager is asked with
 	ready atomic.Bool          // it holds a certificate
+	until atomic.Int64         // Unix seconds; 0: none yet
 }
 
 // ACME returns certificates for this configuration. Nothing is asked for before
@@ -186,6 +187,15 @@ func (s *Server) ACME(cfg ACMEConfig) (*ACME, error) {
 			HTTPClient: &http.Client{Transport: acmeLog{transport, a.log}, Timeout: time.Minute},
 		},
 	}
+	s.showExpiries(func(until func(string, time.Time)) {
+		for name, h := range a.hosts {
+			var at time.Time
+			if seconds := h.until.Load(); seconds > 0 {
+				at = time.Unix(seconds, 0)
+			}
+			until(name, at)
+		}
+	})
 	return a, nil
 }
 
@@ -333,6 +343,7 @@ func (a *ACME) watch(ctx context.Context, name string, h *acmeHost) {
 		cert, err := a.manager.GetCertificate(h.hello)
 		if err == nil {
 			leaf, now := cert.Leaf, a.now()
+			h.until.Store(leaf.NotAfter.Unix())
 			if s := leaf.SerialNumber.String(); s != serial {
 				serial = s
 				a.log.Info("a certificate is served", "host", name, "not_after", leaf.NotAfter)

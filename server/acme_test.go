@@ -90,6 +90,18 @@ func newACMENode(t *testing.T, d *db.DB, master string, a *testkit.Authority, po
 	return n
 }
 
+// expires is what the metrics say.
+func (n *acmeNode) expires() float64 {
+	n.t.Helper()
+	for _, f := range n.sv.Metrics(n.t.Context()) {
+		if f.Name == "sallyport_certificate_expires_timestamp_seconds" && len(f.Points) == 1 && f.Points[0].Labels[0] == acmeHost {
+			return f.Points[0].Value
+		}
+	}
+	n.t.Fatal("nothing says when the certificate expires")
+	return 0
+}
+
 func (n *acmeNode) run() {
 	ctx, cancel := context.WithCancel(n.t.Context())
 	done := make(chan bool)
@@ -144,8 +156,16 @@ func TestACMECertificateIsShared(t *testing.T) {
 		if strings.Contains(a.Log(), "Added order") {
 			t.Fatal("a handshake ordered a certificate")
 		}
+		if got := one.expires(); got != 0 {
+			t.Errorf("there is no certificate, and it expires at %v", got)
+		}
 		one.run()
 		cert := one.mustServe(a)
+		for end := time.Now().Add(20 * time.Second); one.expires() != float64(cert.NotAfter.Unix()); time.Sleep(20 * time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatalf("it expires at %v, want %v", one.expires(), cert.NotAfter.Unix())
+			}
+		}
 		if !strings.Contains(one.log.String(), "its terms are accepted by the configuration") || !strings.Contains(one.log.String(), "terms=") {
 			t.Errorf("the terms are not in the log:\n%s", one.log)
 		}

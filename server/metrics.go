@@ -2,6 +2,8 @@ package server
 
 import (
 	"context"
+	"crypto/x509"
+	"maps"
 	"runtime"
 	"slices"
 	"time"
@@ -53,7 +55,61 @@ func (s *Server) Metrics(ctx context.Context) []measure.Family {
 		all = slices.Concat(all, s.measureKeys(ctx), s.Mail.Measure(ctx))
 	}
 	all = append(all, s.cleaner.Measure(rd)...)
-	return all
+	return append(all, s.measureCertificates()...)
+}
+
+// ShowCertificates has Metrics tell when the certificates of a listener expire. leaves
+// returns those that are served now. The ones of ACME are known without it.
+func (s *Server) ShowCertificates(leaves func() []*x509.Certificate) {
+	s.showExpiries(func(until func(name string, at time.Time)) {
+		for _, leaf := range leaves() {
+			name := leaf.Subject.CommonName
+			switch {
+			case len(leaf.DNSNames) > 0:
+				name = leaf.DNSNames[0]
+			case len(leaf.IPAddresses) > 0:
+				name = leaf.IPAddresses[0].String()
+			}
+			until(name, leaf.NotAfter)
+		}
+	})
+}
+
+// expiries calls until for each certificate; the zero time is one that is not there.
+type expiries func(until func(name string, at time.Time))
+
+func (s *Server) showExpiries(e expiries) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.certificates = append(s.certificates, e)
+}
+
+// measureCertificates tells when certificates expire; of several for one name the
+// first that does. Nothing, if this process serves no HTTPS.
+func (s *Server) measureCertificates() []measure.Family {
+	s.mu.Lock()
+	all := slices.Clone(s.certificates)
+	s.mu.Unlock()
+	if len(all) == 0 {
+		return nil
+	}
+	first := map[string]float64{}
+	for _, each := range all {
+		each(func(name string, at time.Time) {
+			seconds := 0.0
+			if !at.IsZero() {
+				seconds = float64(at.Unix())
+			}
+			if before, twice := first[name]; !twice || seconds < before {
+				first[name] = seconds
+			}
+		})
+	}
+	f := measure.Family{Name: "sallyport_certificate_expires_timestamp_seconds", Help: "When the certificate that this process serves for a name expires, in Unix seconds; 0: tls.acme has none yet. Absent where a proxy ends TLS.", Kind: measure.Gauge, Labels: []string{"name"}}
+	for _, name := range slices.Sorted(maps.Keys(first)) {
+		f.Points = append(f.Points, measure.Point{Labels: []string{name}, Value: first[name]})
+	}
+	return []measure.Family{f}
 }
 
 // measureKeys tells how old the key is that signs. Nothing, if the keys cannot be

@@ -2,10 +2,13 @@ package server_test
 
 import (
 	"bytes"
+	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/json"
 	"flag"
 	"fmt"
 	"math"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -14,6 +17,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 	"go.opentelemetry.io/otel/trace/noop"
@@ -346,6 +350,7 @@ func TestMetricsThatAreAskedFor(t *testing.T) {
 	w.do("POST", "/2fa/verify", tk.access, map[string]string{"code": "000000"}).want(t, 400, "")
 	w.events("signin.refused", 1)
 	w.cleanUp()
+	w.sv.ShowCertificates(someCertificates)
 	s := w.scrape(openMetrics)
 
 	// The labels of each metric, and their values.
@@ -449,6 +454,35 @@ func TestMetricsThatAreAskedFor(t *testing.T) {
 	}
 }
 
+// someCertificates are those of a listener: two for one name, as for two kinds of key,
+// one for an address, and one of an old form.
+func someCertificates() []*x509.Certificate {
+	at := func(seconds int64) time.Time { return time.Unix(seconds, 0) }
+	return []*x509.Certificate{
+		{DNSNames: []string{"id.example.com", "www.example.com"}, NotAfter: at(2_000_000_000)},
+		{DNSNames: []string{"id.example.com"}, NotAfter: at(1_900_000_000)},
+		{IPAddresses: []net.IP{net.IPv4(192, 0, 2, 1)}, NotAfter: at(1_800_000_000)},
+		{Subject: pkix.Name{CommonName: "old.example.com"}, NotAfter: at(1_700_000_000)},
+	}
+}
+
+func TestMetricsOfCertificates(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, testkit.SQLite(t), nil)
+	const name = "sallyport_certificate_expires_timestamp_seconds"
+	if s := w.scrape(openMetrics); strings.Contains(s.text, name) {
+		t.Error("a server without HTTPS tells when its certificate expires")
+	}
+	w.sv.ShowCertificates(someCertificates)
+	s := w.scrape(openMetrics)
+	s.want(t, name+`{name="id.example.com"}`, 1_900_000_000)
+	s.want(t, name+`{name="192.0.2.1"}`, 1_800_000_000)
+	s.want(t, name+`{name="old.example.com"}`, 1_700_000_000)
+	if n := strings.Count(s.text, name+"{"); n != 3 {
+		t.Errorf("%d series, want 3", n)
+	}
+}
+
 var updateMetrics = flag.Bool("update-metrics", false, "write the table of docs/observability.md")
 
 // The page has a line for every metric, and no other:
@@ -462,6 +496,7 @@ func TestMetricsPage(t *testing.T) {
 	})
 	var table strings.Builder
 	table.WriteString("| Name | Type | Unit | Labels | What it tells |\n|---|---|---|---|---|\n")
+	w.sv.ShowCertificates(someCertificates)
 	all := w.sv.Metrics(t.Context())
 	slices.SortFunc(all, func(a, b measure.Family) int { return strings.Compare(a.Name, b.Name) })
 	for i, f := range all {

@@ -438,10 +438,11 @@ type Server struct {
 	passwords *password.Hasher
 	countries *policy.Countries // nil: there is no file
 
-	mu         sync.Mutex
-	rules      []sallyport.Rule
-	closed     bool
-	undeclared atomic.Bool
+	mu           sync.Mutex
+	rules        []sallyport.Rule
+	closed       bool
+	certificates []expiries // of the listeners
+	undeclared   atomic.Bool
 
 	draining   atomic.Bool
 	settling   bool            // what the database has brought back; under mu

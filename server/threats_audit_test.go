@@ -4,11 +4,15 @@ import (
 	"database/sql"
 	"encoding/json"
 	"fmt"
+	"io"
 	"log/slog"
+	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -336,25 +340,57 @@ func TestU_EveryRouteThatWritesIsRecorded(t *testing.T) {
 }
 
 // U. Secrets in every field of every operation are in no event, no line of the log
-// and nothing that is handed on.
+// and nothing that is handed on: to a file, a webhook, syslog over a socket.
 func TestU_PlantedSecretsAreNowhere(t *testing.T) {
 	t.Parallel()
 	d := testkit.SQLite(t)
 	var log safeBuffer
 	var box mailbox
 	file := filepath.Join(t.TempDir(), "audit.ndjson")
+	var hooked, messages safeBuffer
+	hook := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		if _, err := io.Copy(&hooked, r.Body); err != nil {
+			t.Error(err)
+		}
+	}))
+	defer hook.Close()
+	syslog, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer syslog.Close()
+	go func() {
+		for {
+			conn, err := syslog.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer conn.Close()
+				_, _ = io.Copy(&messages, conn) // until the server closes it
+			}()
+		}
+	}()
 	w := newClientWorld(t, d, withMail(&box), withMailSignIn, noLockout, func(c *server.Config) {
 		c.Log = slog.New(slog.NewJSONHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
-		c.AuditSinks = audit.SinksConfig{Log: true, File: file}
+		c.AuditSinks = audit.SinksConfig{
+			Log: true, File: file, Syslog: "tcp://" + syslog.Addr().String(),
+			Webhook: hook.URL, WebhookSecret: []byte("0123456789abcdef0123456789abcdef"),
+		}
 	})
 	_, admin := w.user("root", "admin")
 	_, tk := w.user("ada")
-	_, codes := w.enrol(tk.access)
+	phone, codes := w.enrol(tk.access)
+	// A genuine code of the next step. It is looked for as a number of its own: among
+	// other digits it would be found by chance.
+	totp := phone.code(1)
+	number := regexp.MustCompile(`(^|[^0-9.])` + totp + `($|[^0-9])`)
 	key := w.keyWith(admin, map[string]any{"name": "k", "scopes": []string{}})
 	w.forgot("root@example.com").want(t, 202, "")
 	letter := box.token(w, "root@example.com", mail.Reset)
 	const planted = "hunter2-Zq7!planted"
 	secrets := []string{planted, goodPassword, tk.access, tk.refresh, admin.access, admin.refresh, key.key, codes[0], codes[1], letter}
+	w.do("POST", "/2fa/recovery-codes", tk.access, map[string]any{"code": totp}).want(t, 200, "")
 	members := []string{"username", "email", "password", "token", "code", "mfa_token", "refresh_token", "current_password", "new_password", "name", "client_id", "client_secret", "scope", "grant_type", "full_name", "description", "handle"}
 	var jobs []func()
 	for _, op := range w.operations() {
@@ -362,7 +398,7 @@ func TestU_PlantedSecretsAreNowhere(t *testing.T) {
 			continue
 		}
 		path := strings.NewReplacer("{id}", planted, "{name}", planted).Replace(op.path)
-		for _, s := range []string{planted, []string{tk.refresh, key.key, codes[0], letter}[len(jobs)%4]} {
+		for _, s := range []string{planted, []string{tk.refresh, key.key, codes[0], letter, totp}[len(jobs)%5]} {
 			body, fields := map[string]any{}, []string{}
 			for _, name := range members {
 				body[name], fields = s, append(fields, name, s)
@@ -387,6 +423,8 @@ func TestU_PlantedSecretsAreNowhere(t *testing.T) {
 		}
 	})
 	w.events("credential.refused", 10)
+	const harmless = "harmless-zq7-planted" // which is to arrive
+	w.do("PUT", "/roles/"+harmless, admin.access, map[string]any{"permissions": []string{}}).want(t, 200, "")
 	time.Sleep(200 * time.Millisecond) // what is behind the last request
 	all, err := audit.Latest(d.View(t.Context()), 100_000)
 	if err != nil || len(all) < 30 {
@@ -394,16 +432,25 @@ func TestU_PlantedSecretsAreNowhere(t *testing.T) {
 	}
 	noSecretsIn(t, all, secrets...)
 	newest := all[0].ID
-	var written []byte
-	for end := time.Now().Add(10 * time.Second); !strings.Contains(string(written), newest); time.Sleep(20 * time.Millisecond) {
-		written, _ = os.ReadFile(file)
-		if time.Now().After(end) {
-			t.Fatal("the file never has the newest event")
+	for what, read := range map[string]func() string{
+		"the file": func() string {
+			b, _ := os.ReadFile(file)
+			return string(b)
+		},
+		"the webhook": hooked.String, "syslog": messages.String, "the log": log.String,
+	} {
+		text := ""
+		for end := time.Now().Add(20 * time.Second); what == "the log" && text == "" || what != "the log" && !strings.Contains(text, newest); time.Sleep(20 * time.Millisecond) {
+			text = read()
+			if time.Now().After(end) {
+				t.Fatalf("%s never has the newest event", what)
+			}
 		}
-	}
-	for what, text := range map[string]string{"the file": string(written), "the log": log.String()} {
-		if !strings.Contains(text, "credential.refused") {
-			t.Errorf("%s holds no events: the search is blind", what)
+		if !strings.Contains(text, "credential.refused") || !strings.Contains(text, harmless) {
+			t.Errorf("%s does not hold what it should: the search is blind", what)
+		}
+		if at := number.FindStringIndex(text); at != nil {
+			t.Errorf("%s holds a code: …%.200s", what, text[max(0, at[0]-150):])
 		}
 		for _, s := range secrets {
 			if i := strings.Index(text, s); i >= 0 {

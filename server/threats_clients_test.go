@@ -108,6 +108,39 @@ func (w *world) switchOff(id string, disabled bool) {
 	w.write(func(tx *db.Tx) error { return role.SetDisabled(tx, id, disabled) })
 }
 
+// An API key of a machine client is for principals of a program's own, such as prove's:
+// it has the client's rights within its scope, and dies with the client.
+func TestK_KeyOfAClient(t *testing.T) {
+	t.Parallel()
+	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
+		w := newClientWorld(t, d)
+		c := w.machine([]string{"read:reports", "read:users"})
+		in := apikey.NewKey{Owner: c.ID, Name: "own", Scopes: []string{"read:reports"}}
+		if _, _, err := w.sv.APIKeys.Create(t.Context(), in); err == nil {
+			t.Error("a key was made for a client without a word")
+		}
+		in.Machine = true
+		if _, _, err := w.sv.APIKeys.Create(t.Context(), apikey.NewKey{Owner: c.ID, Machine: true, Name: "own", Scopes: []string{"delete:users"}}); err == nil {
+			t.Error("a key was made with a scope that its client does not hold")
+		}
+		_, key, err := w.sv.APIKeys.Create(t.Context(), in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.doKeyed("GET", "/reports", key.Reveal(), nil).want(t, 204, "")
+		w.doKeyed("GET", "/users", key.Reveal(), nil).want(t, 403, "insufficient_scope")
+		w.doKeyed("POST", "/api-keys", key.Reveal(), map[string]any{"name": "more", "scopes": []string{}}).want(t, 403, "credential_not_accepted")
+		w.switchOff(c.ID, true)
+		w.doKeyed("GET", "/reports", key.Reveal(), nil).want(t, 401, "invalid_token")
+		w.switchOff(c.ID, false)
+		w.doKeyed("GET", "/reports", key.Reveal(), nil).want(t, 204, "")
+		if err := w.sv.Clients.Delete(t.Context(), role.Operator(), c.ID); err != nil {
+			t.Fatal(err)
+		}
+		w.doKeyed("GET", "/reports", key.Reveal(), nil).want(t, 401, "invalid_token")
+	})
+}
+
 // From nothing to a deleted client.
 func TestO_ClientLife(t *testing.T) {
 	t.Parallel()

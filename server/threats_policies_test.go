@@ -5,6 +5,8 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -151,6 +153,151 @@ func TestA_PoliciesBelieveDeclaredProxiesOnly(t *testing.T) {
 	}
 	w.policy(admin.access, "office", `permit(principal, action == Action::"delete:comments", resource) when { context.ip.isLoopback() };`)
 	w.do("DELETE", "/comments/1", user.access, nil).want(t, 204, "")
+}
+
+// A country comes from the file that the configuration names, by the address that a
+// declared proxy tells of.
+func TestA_PoliciesOnCountries(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "country.mmdb")
+	if err := os.WriteFile(file, testkit.MMDB(203, "DE"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	fromFile := func(c *server.Config) { c.CountryFile = file }
+	const inGermany = `forbid(principal, action == Action::"delete:comments", resource) unless { context has country && context.country == "DE" };`
+	const where = "198.51.100.7"
+	for _, tt := range []struct {
+		name       string
+		change     []func(*server.Config)
+		in, out    int // from an address that the file knows, and from one that it does not
+		fromV6, no int
+	}{
+		{"with a file, behind a proxy", []func(*server.Config){fromFile, behindOffice}, 204, 403, 204, 403},
+		{"nobody declared a proxy", []func(*server.Config){fromFile}, 403, 403, 403, 403},
+		{"without a file", []func(*server.Config){behindOffice}, 403, 403, 403, 403},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, testkit.SQLite(t), comments, append(tt.change, noLockout)...)
+			if err := w.sv.Declare(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			_, admin := w.user("root", "admin")
+			del := func(addr string) reply { return w.from(addr, "DELETE", "/comments/17", admin.access) }
+			del(where).want(t, 204, "") // it is the policy that refuses
+			w.policy(admin.access, "germany", inGermany)
+			for addr, want := range map[string]int{office: tt.in, "::ffff:" + office: tt.fromV6, where: tt.out, "2001:db8::1": tt.no} {
+				code := ""
+				if want == 403 {
+					code = "denied_by_policy"
+				}
+				del(addr).want(t, want, code)
+			}
+			if tt.in == 403 {
+				return
+			}
+			for _, e := range w.events("access.denied", 2) {
+				if !strings.Contains(e.Detail["explanation"], "context has country") || !strings.Contains(e.Detail["explanation"], "germany") {
+					t.Errorf("the explanation does not name the country: %q", e.Detail["explanation"])
+				}
+			}
+		})
+	}
+}
+
+// How many policies there may be, and how long: the last one that fits is taken and
+// works, the next is refused, and what there is can still be replaced and deleted.
+func TestA_PoliciesHaveLimits(t *testing.T) {
+	t.Parallel()
+	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
+		w := newWorld(t, d, comments, noLockout)
+		if err := w.sv.Declare(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		_, admin := w.user("root", "admin")
+		put := func(id, cedar string) reply {
+			t.Helper()
+			return w.do("PUT", "/policies/"+id, admin.access, map[string]string{"cedar": cedar})
+		}
+		full := func(r reply, says string) {
+			t.Helper()
+			if r.want(t, 409, "too_many_policies"); !strings.Contains(r.text(t, "detail"), says) {
+				t.Errorf("%s, want %q", r.body, says)
+			}
+		}
+		const mine = `permit(principal in Role::"moderator", action == Action::"delete:comments", resource);`
+		const refuse = `forbid(principal, action == Action::"delete:comments", resource);`
+
+		// Of others there are all but one, each about an action of its own.
+		w.write(func(tx *db.Tx) error {
+			_, err := tx.Exec(`INSERT INTO sp_policies (id, cedar, description, permits, actions, version, updated_at, updated_by)
+				WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < $1)
+				SELECT 'p' || i, 'permit(principal, action == Action::"a' || i || '", resource);', '', TRUE, 'a' || i, 0, 0, 'test' FROM n`, policy.MaxPolicies-1)
+			return err
+		})
+		put("last", refuse).want(t, 200, "")
+		w.do("DELETE", "/comments/17", admin.access, nil).want(t, 403, "denied_by_policy")
+		full(put("more", mine), "10000")
+		put("last", mine).want(t, 200, "")
+		w.do("DELETE", "/comments/17", admin.access, nil).want(t, 204, "")
+		w.do("DELETE", "/policies/p1", admin.access, nil).want(t, 204, "")
+		put("more", mine).want(t, 200, "")
+
+		// All but one of the longest policies that fill 8 MiB to the byte, which are
+		// counted as bytes and not as letters.
+		longest := func(cedar string) string {
+			cedar += " //"
+			return cedar + strings.Repeat("é", (policy.MaxText-len(cedar))/2) + strings.Repeat("e", (policy.MaxText-len(cedar))%2)
+		}
+		w.write(func(tx *db.Tx) error {
+			if _, err := tx.Exec("DELETE FROM sp_policies"); err != nil {
+				return err
+			}
+			_, err := tx.Exec(`INSERT INTO sp_policies (id, cedar, description, permits, actions, version, updated_at, updated_by)
+				WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < $1)
+				SELECT 'p' || i, CAST($2 AS TEXT), '', TRUE, 'a', 0, 0, 'test' FROM n`,
+				policy.MaxTotal/policy.MaxText-1, longest(`permit(principal, action == Action::"a", resource);`))
+			return err
+		})
+		put("last", longest(refuse)).want(t, 200, "")
+		w.do("DELETE", "/comments/17", admin.access, nil).want(t, 403, "denied_by_policy")
+		full(put("more", mine), "8388608 bytes")
+		put("last", longest(mine)+"e").want(t, 422, "validation_failed")
+		put("last", mine).want(t, 200, "")
+		put("more", mine).want(t, 200, "")
+	})
+}
+
+// Of each policy the last hundred versions are kept, and of another nothing is lost.
+func TestPolicyVersionsArePruned(t *testing.T) {
+	t.Parallel()
+	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
+		w := newWorld(t, d, comments)
+		if err := w.sv.Declare(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		_, admin := w.user("root", "admin")
+		const kept = 100
+		text := func(i int) string {
+			return fmt.Sprintf(`forbid(principal, action == Action::"delete:comments", resource) when { context has auth_age && context.auth_age == %d };`, i)
+		}
+		w.policy(admin.access, "other", text(0))
+		for i := range kept + 5 {
+			w.policy(admin.access, "mine", text(i))
+		}
+		history := func(id string, n int, newest, oldest string) {
+			t.Helper()
+			h, err := w.sv.Policies.History(t.Context(), id)
+			if err != nil || len(h) != n || h[0].Cedar != newest || h[n-1].Cedar != oldest {
+				t.Fatalf("%s: %d versions, %v", id, len(h), err)
+			}
+		}
+		history("mine", kept, text(kept+4), text(5))
+		history("other", 1, text(0), text(0))
+		// A deletion is a version, too.
+		w.do("DELETE", "/policies/mine", admin.access, nil).want(t, 204, "")
+		history("mine", kept, text(kept+4), text(6))
+	})
 }
 
 // Paths lead to resources as they are, whatever stands in them.

@@ -600,23 +600,32 @@ func TestJ_UnknownKeyIDs(t *testing.T) {
 	goroutines := runtime.NumGoroutine()
 
 	const each, workers = 500, 4
-	parallel(workers, func(n int) {
+	var tokens [workers][each]string
+	for n := range workers {
 		for i := range each {
-			kid := fmt.Sprintf("unknown-%d-%d", n, i)
-			r := w.do("GET", "/users/me", sign(t, mine, map[string]any{"alg": "EdDSA", "kid": kid, "typ": "at+jwt"}, claims), nil)
-			if plainly(r) != plainly(forged) {
-				t.Errorf("%s: %s", kid, plainly(r))
+			tokens[n][i] = sign(t, mine, map[string]any{"alg": "EdDSA", "kid": fmt.Sprintf("unknown-%d-%d", n, i), "typ": "at+jwt"}, claims)
+		}
+	}
+	began := time.Now()
+	parallel(workers, func(n int) {
+		for i, token := range tokens[n] {
+			if r := w.do("GET", "/users/me", token, nil); plainly(r) != plainly(forged) {
+				t.Errorf("%d-%d: %s", n, i, plainly(r))
 				return
 			}
 		}
 	})
+	// What the budget lets through meanwhile (docs/audit.md); a busy machine sends no more.
+	most := 128 + 256*int(time.Since(began).Seconds()+1)
 	if !w.alive(tk.access) {
 		t.Error("the genuine token is refused")
 	}
-	dropped := w.events("audit.dropped", 1)
-	noSecretsIn(t, dropped, tk.access)
-	if n := len(w.events("credential.refused", 1)); n > each*workers/2 {
-		t.Errorf("%d refusals out of %d were written: nothing bounds them", n, each*workers)
+	if each*workers > most {
+		noSecretsIn(t, w.events("audit.dropped", 1), tk.access)
+	}
+	n := -1
+	if _, err := w.db.View(t.Context()).Row("SELECT COUNT(*) FROM sp_audit WHERE action = 'credential.refused'", nil, &n); err != nil || n < 1 || n > most {
+		t.Errorf("%v; %d refusals out of %d were written: nothing bounds them", err, n, each*workers)
 	}
 	http.DefaultClient.CloseIdleConnections()
 	if n := settle(goroutines + 8); n > goroutines+8 {

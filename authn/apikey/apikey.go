@@ -110,6 +110,9 @@ type NewKey struct {
 	Name    string
 	Scopes  []string
 	Expires time.Time // zero: never
+	// Machine lets the owner be a machine client, whose one lasting credential is
+	// otherwise its secret. No request sets it: it is for principals of a program's own.
+	Machine bool
 }
 
 // Create makes a key. Every scope must exist and be held by the owner now.
@@ -127,7 +130,7 @@ func (s *Service) Create(ctx context.Context, in NewKey) (Record, Key, error) {
 	err := s.cfg.DB.Write(ctx, func(tx *db.Tx) error {
 		if person, err := isPerson(tx, in.Owner); err != nil {
 			return err
-		} else if !person { // a machine client, whose secret is its one lasting credential
+		} else if !person && !in.Machine {
 			return sallyport.NotFound("user")
 		}
 		if err := s.checkScopes(tx, in.Owner, in.Scopes); err != nil {

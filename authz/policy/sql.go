@@ -71,9 +71,9 @@ func eachVersion(rd db.Reader, f func(id string, version int64)) error {
 	})
 }
 
-// weight tells what a policy weighs: what it is about, and how long it is.
+// weights tells what each policy weighs: what it is about, and how many bytes it has.
 func weights(rd db.Reader, except string, f func(actions []string, size int)) error {
-	return rd.Rows("SELECT actions, LENGTH(cedar) FROM sp_policies WHERE id <> $1", []any{except}, func(scan db.Scan) error {
+	return rd.Rows("SELECT actions, OCTET_LENGTH(cedar) FROM sp_policies WHERE id <> $1", []any{except}, func(scan db.Scan) error {
 		var actions string
 		var size int
 		err := scan(&actions, &size)

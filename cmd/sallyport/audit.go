@@ -2,6 +2,8 @@ package main
 
 import (
 	"bufio"
+	"crypto/ed25519"
+	"encoding/base64"
 	"encoding/csv"
 	"encoding/json"
 	"errors"
@@ -217,12 +219,19 @@ func (c auditTailCmd) Run(a *app) error {
 type auditExportCmd struct {
 	auditFilter
 	Format string `help:"ndjson: a JSON object on each line; csv." enum:"ndjson,csv" default:"ndjson" placeholder:"FORMAT"`
+	Sealed bool   `help:"With the seals, so that verify --file can tell without the database whether somebody has changed the file."`
 }
 
 func (c auditExportCmd) Run(a *app) error {
 	f, err := c.filter(time.Now())
 	if err != nil {
 		return err
+	}
+	if c.Sealed {
+		if c.Format == "csv" || f != (audit.Filter{Since: f.Since}) {
+			return &errUsage{errors.New("--sealed: a seal is for all of its events, as lines of JSON. Give no filter but --since, and no other --format")}
+		}
+		return c.sealed(a, f.Since)
 	}
 	return a.with(func(o *opened) error {
 		out := bufio.NewWriterSize(a.stdout, 64<<10)
@@ -254,6 +263,18 @@ func (c auditExportCmd) Run(a *app) error {
 	})
 }
 
+func (c auditExportCmd) sealed(a *app, since time.Time) error {
+	return a.with(func(o *opened) error {
+		out := bufio.NewWriterSize(a.stdout, 64<<10)
+		n, err := o.Chain.Export(a.ctx, since, out)
+		if err = errors.Join(err, out.Flush()); err != nil {
+			return err
+		}
+		a.info("%d events. Verify them with the public key, which goes another way than the file: %s", n, base64.StdEncoding.EncodeToString(o.Chain.Key()))
+		return nil
+	})
+}
+
 type auditHeadCmd struct{}
 
 // auditHead is what head prints with --json, and verify reads.
@@ -275,6 +296,8 @@ func (auditHeadCmd) Run(a *app) error {
 
 type auditVerifyCmd struct {
 	Head []string `help:"File with a head that was kept: the output of “sallyport audit head”, or several on lines of their own; may be repeated." placeholder:"FILE"`
+	File string   `help:"A sealed export to verify in place of the database, which is not needed; “-” reads standard input." placeholder:"FILE"`
+	Key  string   `help:"The server's public key, for --file: public_key of a head. Default: that of --head." placeholder:"BASE64"`
 }
 
 func (c auditVerifyCmd) Run(a *app) error {
@@ -286,30 +309,84 @@ func (c auditVerifyCmd) Run(a *app) error {
 		}
 		kept = append(kept, heads...)
 	}
+	if c.File != "" {
+		return c.offline(a, kept)
+	}
+	if c.Key != "" {
+		return &errUsage{errors.New("--key is for --file: the database is verified with the key of its server")}
+	}
 	return a.with(func(o *opened) error {
 		v, err := o.Chain.Verify(a.ctx, kept...)
 		if err != nil {
 			return err
 		}
-		if err := a.answer("audit_verdict/v1", v, func(w io.Writer) { showVerdict(w, v, len(kept)) }); err != nil || v.Whole {
-			return err
-		}
-		a.info("sallyport: the audit log is not as it was recorded")
-		return errSilent
+		return verdict(a, v, len(kept), false)
 	})
 }
 
-func showVerdict(w io.Writer, v audit.Verdict, kept int) {
+// offline verifies a file. The key comes from elsewhere: who has made a file can have
+// written any key into it.
+func (c auditVerifyCmd) offline(a *app, kept []audit.Head) error {
+	key, err := base64.StdEncoding.DecodeString(c.Key)
+	if err != nil || c.Key != "" && len(key) != ed25519.PublicKeySize {
+		return &errUsage{errors.New("--key: it is not the 32 bytes of a public key in base64, which are public_key of “sallyport audit head”")}
+	}
+	if c.Key == "" {
+		if len(kept) == 0 {
+			return &errUsage{errors.New("--file: give the server's public key with --key, or a head that was kept with --head. A file that was made up has a key of its own in it")}
+		}
+		if key = kept[0].Key; len(key) != ed25519.PublicKeySize {
+			return &errUsage{errors.New("--head: the head has no public key. Give the server's with --key")}
+		}
+	}
+	var in io.Reader = a.stdin
+	if c.File != "-" {
+		f, err := os.Open(c.File)
+		if err != nil {
+			return &errUsage{err}
+		}
+		defer f.Close()
+		in = f
+	}
+	v, err := audit.VerifyExport(in, key, kept...)
+	switch {
+	case errors.Is(err, audit.ErrNotSealed):
+		return &errUsage{fmt.Errorf("%s: %w, and nothing in it can be verified. “sallyport audit export --sealed” makes one", c.File, err)}
+	case errors.Is(err, bufio.ErrTooLong):
+		return &errUsage{fmt.Errorf("%s: %w: no line of a sealed export is so long", c.File, err)}
+	case err != nil:
+		return fmt.Errorf("%s: %w", c.File, err)
+	}
+	return verdict(a, v, len(kept), true)
+}
+
+// verdict says what verifying has found.
+func verdict(a *app, v audit.Verdict, kept int, file bool) error {
+	if err := a.answer("audit_verdict/v1", v, func(w io.Writer) { showVerdict(w, v, kept, file) }); err != nil || v.Whole {
+		return err
+	}
+	a.info("sallyport: the audit log is not as it was recorded")
+	return errSilent
+}
+
+func showVerdict(w io.Writer, v audit.Verdict, kept int, file bool) {
 	state := "whole"
 	if !v.Whole {
 		state = "NOT WHOLE"
 	}
 	fmt.Fprintf(w, "audit log\t%s\n", state)
-	fmt.Fprintf(w, "events\t%d in %d seals; %d wait to be sealed\n", v.Events, v.Seals, v.Waiting)
+	waiting := fmt.Sprintf("; %d wait to be sealed", v.Waiting)
+	if file {
+		waiting = ""
+	}
+	fmt.Fprintf(w, "events\t%d in %d seals%s\n", v.Events, v.Seals, waiting)
 	if v.Erased > 0 {
 		fmt.Fprintf(w, "erased\t%d, of accounts that were deleted\n", v.Erased)
 	}
-	if v.Cut > 0 {
+	switch {
+	case v.Cut > 0 && file:
+		fmt.Fprintf(w, "before\t%d, which are not in the file\n", v.Cut)
+	case v.Cut > 0:
 		fmt.Fprintf(w, "deleted\t%d before them, by retention\n", v.Cut)
 	}
 	if v.Head != nil {
@@ -359,8 +436,10 @@ func readHeads(file string) (out []audit.Head, err error) {
 				return nil, fmt.Errorf("%s holds no head. “sallyport audit head > %[1]s” makes one", file)
 			}
 			return out, nil
+		case errors.Is(err, io.ErrUnexpectedEOF):
+			return nil, fmt.Errorf("%s: the last line is torn: it was not written to its end. Take it out (sed '$d'), or wait if the server is just writing it", file)
 		case err != nil:
-			return nil, fmt.Errorf("%s: it is not JSON: %w", file, err)
+			return nil, fmt.Errorf("%s: it is not JSON behind byte %d: %w. If a crash has torn that line, take it out", file, dec.InputOffset(), err)
 		case h.Schema == "sallyport."+auditHead:
 			out = append(out, h.Head)
 		}

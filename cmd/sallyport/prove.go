@@ -642,10 +642,7 @@ func (p *principals) newClient(ctx context.Context, h prove.Holding) (oauth.NewC
 }
 
 func (p *principals) apiKey(ctx context.Context, who *subject, h prove.Holding, s prove.State) (string, error) {
-	if who.client {
-		return "", fmt.Errorf("%w: an API key of an administrator, which no account is made for", prove.ErrCannot)
-	}
-	rec, key, err := p.o.APIKeys.Create(ctx, apikey.NewKey{Owner: who.id, Name: "prove", Scopes: h.Scopes, Expires: time.Now().Add(leftOver)})
+	rec, key, err := p.o.APIKeys.Create(ctx, apikey.NewKey{Owner: who.id, Machine: who.client, Name: "prove", Scopes: h.Scopes, Expires: time.Now().Add(leftOver)})
 	if err != nil {
 		return "", err
 	}

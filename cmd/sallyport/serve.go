@@ -85,6 +85,9 @@ func (serveCmd) Run(a *app) error {
 	background, stop := context.WithCancel(context.WithoutCancel(a.ctx))
 	defer stop()
 	if front != nil {
+		if front.certs != nil {
+			o.ShowCertificates(front.certs.Leaves)
+		}
 		front.warnOfNames(s, log)
 		front.run(background)
 	}

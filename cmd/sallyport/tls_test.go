@@ -8,11 +8,13 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -77,6 +79,7 @@ func TestHTTPS(t *testing.T) {
 	p.at = "127.0.0.1:" + port
 	r := p.serve(t, append([]string{
 		"--set", "tls.redirect=127.0.0.1:0", "--base-url", "https://" + host + ":" + port, "--listen", "127.0.0.1:" + port, "--set", "tls.hsts_subdomains=true",
+		"--set", "metrics.listen=127.0.0.1:0",
 	}, files.flags()...)...)
 	if !strings.HasPrefix(r.base, "https://") {
 		t.Fatalf("API at %s", r.base)
@@ -168,8 +171,20 @@ func TestHTTPS(t *testing.T) {
 		if serial() != files.serial {
 			t.Fatal("another certificate is served")
 		}
+		expires := func(at time.Time) {
+			t.Helper()
+			line := fmt.Sprintf("sallyport_certificate_expires_timestamp_seconds{name=%q} ", host)
+			_, rest, _ := strings.Cut((&running{log: r.log, client: http.DefaultClient}).metrics(t), line) // in clear, at its own address
+			value, _, _ := strings.Cut(rest, "\n")
+			got, err := strconv.ParseFloat(value, 64)
+			if err != nil || math.Abs(got-float64(at.Unix())) > 600 { // a slow machine
+				t.Errorf("%s%v (%v), want %d", line, value, err, at.Unix())
+			}
+		}
+		expires(time.Now().Add(365 * 24 * time.Hour))
 		files.renew(t, time.Now().Add(time.Hour), host, "127.0.0.1")
 		r.until(t, 20*time.Second, "the new certificate is served", func() bool { return serial() == files.serial })
+		expires(time.Now().Add(time.Hour))
 		replace(t, files.key, []byte("broken"))
 		r.until(t, 30*time.Second, "the broken key is reported", func() bool { return strings.Contains(r.output(t), `"kind":"failed"`) })
 		if serial() != files.serial {

@@ -96,7 +96,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	if err := os.MkdirAll(o.data, 0o700); err != nil {
 		return err
 	}
-	db, err := sqlite.Open(filepath.Join(o.data, "tutorial.db"))
+	db, err := sqlite.Open(filepath.Join(o.data, "sallyport.db"))
 	if err != nil {
 		return err
 	}
