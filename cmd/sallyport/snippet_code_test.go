@@ -2,8 +2,12 @@ package main
 
 import (
 	"bytes"
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
+	"encoding/pem"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -13,6 +17,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/sallyport/sallyport/authn/forward"
 	"github.com/sallyport/sallyport/internal/testkit"
@@ -79,6 +84,30 @@ func reheaded(t *testing.T, compact string, change func(map[string]any)) string 
 	return strings.Join(parts, ".")
 }
 
+// signed is a token with a scope, for an hour, that a key has signed; claims and header
+// change it, nil leaving out.
+func signed(t *testing.T, key ed25519.PrivateKey, kid, typ, issuer, subject string, claims, header map[string]any) string {
+	t.Helper()
+	now := time.Now().Unix()
+	h := map[string]any{"alg": "EdDSA", "kid": kid, "typ": typ}
+	c := map[string]any{"iss": issuer, "aud": issuer, "sub": subject, "jti": "x", "client_id": "x", "iat": now, "exp": now + 3600, "scope": "read:items"}
+	var input []string
+	for _, part := range [][2]map[string]any{{h, header}, {c, claims}} {
+		for name, v := range part[1] {
+			if part[0][name] = v; v == nil {
+				delete(part[0], name)
+			}
+		}
+		b, err := json.Marshal(part[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		input = append(input, base64.RawURLEncoding.EncodeToString(b))
+	}
+	text := strings.Join(input, ".")
+	return text + "." + base64.RawURLEncoding.EncodeToString(ed25519.Sign(key, []byte(text)))
+}
+
 // TestSnippetCode runs what “sallyport snippet” prints for FastAPI and Express in the
 // real framework, and sends it tokens that are good and that are not.
 func TestSnippetCode(t *testing.T) {
@@ -96,6 +125,18 @@ func TestSnippetCode(t *testing.T) {
 			p.cli(t, "permission", "set", "read:items")
 			p.cli(t, "role", "set", "reader", "--permission", "read:items")
 			p.cli(t, "grant", "ada", "reader")
+			// The test has the key that signs, to say what a signature alone is not enough for.
+			_, key, err := ed25519.GenerateKey(rand.Reader)
+			if err != nil {
+				t.Fatal(err)
+			}
+			der, err := x509.MarshalPKCS8PrivateKey(key)
+			if err != nil {
+				t.Fatal(err)
+			}
+			file := filepath.Join(t.TempDir(), "key.pem")
+			write(t, file, string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})))
+			p.cli(t, "key", "import", file, "--active", "--yes")
 			scoped := func(r *running, scope string) string {
 				status, doc := r.call(t, "POST", "/token", "", url.Values{"grant_type": {"password"}, "username": {"ada"}, "password": {testPassword}, "scope": {scope}})
 				if status != http.StatusOK {
@@ -154,6 +195,29 @@ func TestSnippetCode(t *testing.T) {
 					if a.status != 401 || !strings.HasPrefix(a.header.Get("Www-Authenticate"), "Bearer ") {
 						t.Errorf("%s at %s: %d %s", what, path, a.status, a.body)
 					}
+				}
+			}
+			// What the server's own key has signed, and would be good but for one thing.
+			for what, tt := range map[string]struct {
+				typ    string
+				claims map[string]any
+				header map[string]any
+				good   bool
+			}{
+				"the control":          {typ: "at+jwt", good: true},
+				"an assertion's typ":   {typ: "sallyport-assertion+jwt"},
+				"an ID token's typ":    {typ: "JWT"},
+				"another issuer":       {typ: "at+jwt", claims: map[string]any{"iss": sallyport.base + "/x"}},
+				"another audience":     {typ: "at+jwt", claims: map[string]any{"aud": "https://other.example"}},
+				"no audience":          {typ: "at+jwt", claims: map[string]any{"aud": nil}},
+				"expired":              {typ: "at+jwt", claims: map[string]any{"iat": 1_700_000_000, "exp": 1_700_000_900}},
+				"no expiry":            {typ: "at+jwt", claims: map[string]any{"exp": nil}},
+				"not yet":              {typ: "at+jwt", claims: map[string]any{"nbf": 4_000_000_000}},
+				"no subject":           {typ: "at+jwt", claims: map[string]any{"sub": nil}},
+				"a critical extension": {typ: "at+jwt", header: map[string]any{"crit": []string{"x"}, "x": 1}},
+			} {
+				if a := ask(t, "GET", app+"/items", "Authorization", "Bearer "+signed(t, key, kid(t, reads), tt.typ, sallyport.base, id, tt.claims, tt.header)); (a.status == 200) != tt.good || !tt.good && a.status != 401 {
+					t.Errorf("%s: %d %s", what, a.status, a.body)
 				}
 			}
 			for what, headers := range map[string][]string{
