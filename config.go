@@ -11,6 +11,7 @@ type ConfigError struct {
 	Fix    string
 }
 
+// Error says key, value, reason and fix.
 func (e *ConfigError) Error() string {
 	return fmt.Sprintf("%s = %q: %s. %s", e.Key, e.Value, e.Reason, e.Fix)
 }

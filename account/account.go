@@ -5,6 +5,8 @@
 // stores or logs a password, never shows a hash, never lets anybody change an
 // account that may do more than they, and never tells a stranger who has one,
 // where addresses are verified.
+//
+// Begin with Service: a program has its server's, server.Server.Accounts.
 package account
 
 import (

@@ -7,6 +7,9 @@
 // known members. The rule is enforced by the Mux's gate before a byte of the
 // body is read. It stores nothing, and no answer of it repeats a value that
 // was sent.
+//
+// Begin with Get and Post on the API of a server (server.Server.API); New makes one
+// alone.
 package api
 
 import (

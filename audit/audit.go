@@ -6,6 +6,9 @@
 // behind the request, in batches and bounded, so that refusing costs the
 // server no more than it costs the caller. Events hold no secrets: no
 // passwords, tokens, codes or keys, not even parts of them.
+//
+// Begin with Log, which finds events: a program has its server's,
+// server.Server.Audit. Chain shows whether they are as they were recorded.
 package audit
 
 import (

@@ -6,6 +6,9 @@
 // It stores nothing; what it has found out is remembered by internal/live. It
 // never tells a caller why a credential was refused; the reason goes to the log
 // and the audit log.
+//
+// Begin with Gate.Require, which a program reaches as server.Server.Require, and
+// with Scheme, which every kind of credential implements.
 package authn
 
 import (
@@ -39,8 +42,8 @@ type Scheme interface {
 	Challenge(e *sallyport.Error) string
 }
 
-// Guessable is a Scheme whose credentials a person may have thought of.
-type Guessable interface{ Guessable() }
+// guessable is a Scheme whose credentials a person may have thought of.
+type guessable interface{ guessable() }
 
 // Restricted is a Scheme whose credential is not enough on every request, such
 // as a cookie, which a browser sends without being asked.
@@ -49,10 +52,10 @@ type Restricted interface {
 	Restrict(r *http.Request) error
 }
 
-// Sticky is a Scheme whose credential a client goes on sending until it is told
+// sticky is a Scheme whose credential a client goes on sending until it is told
 // to stop, such as a cookie. One that is refused is refused on public routes too:
 // without Discard, whoever has it would be locked out of those until it expires.
-type Sticky interface {
+type sticky interface {
 	// Discard adds to the header of a refusal what has the client forget it.
 	Discard(h http.Header)
 }
@@ -95,6 +98,7 @@ type Refused struct {
 	Guess   bool   // nobody has ever had it, as far as can be told: see Guesses
 }
 
+// Error says the reason: it is for a log, and not for an answer.
 func (r *Refused) Error() string { return "credential refused: " + r.Reason }
 
 // ErrAgain tells the gate to verify once more: what the credential was verified

@@ -27,7 +27,7 @@ type Basic struct {
 
 var (
 	_ Scheme     = Basic{}
-	_ Guessable  = Basic{}
+	_ guessable  = Basic{}
 	_ Restricted = Basic{}
 )
 
@@ -37,8 +37,8 @@ const maxBasic = 16 << 10
 // Kind implements Scheme.
 func (Basic) Kind() sallyport.Kind { return sallyport.KindBasic }
 
-// Guessable implements the interface of that name: a password may be short.
-func (Basic) Guessable() {}
+// guessable implements the interface of that name: a password may be short.
+func (Basic) guessable() {}
 
 // Read implements Scheme.
 func (Basic) Read(r *http.Request) (string, bool, error) {
@@ -60,9 +60,9 @@ func BasicHeader(r *http.Request) (text string, found bool) {
 	return text, true
 }
 
-// ParseBasic reads the credentials of RFC 7617, section 2: UTF-8 without control
+// parseBasic reads the credentials of RFC 7617, section 2: UTF-8 without control
 // characters. The name ends at the first colon.
-func ParseBasic(text string) (name, password string, ok bool) {
+func parseBasic(text string) (name, password string, ok bool) {
 	if len(text) > maxBasic {
 		return "", "", false
 	}
@@ -75,7 +75,7 @@ func ParseBasic(text string) (name, password string, ok bool) {
 
 // Verify implements Scheme.
 func (b Basic) Verify(ctx context.Context, cred string) (Verified, error) {
-	name, password, ok := ParseBasic(cred)
+	name, password, ok := parseBasic(cred)
 	if !ok || name == "" || password == "" {
 		return Verified{}, &Refused{Reason: "malformed Basic credentials"}
 	}

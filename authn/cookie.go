@@ -50,7 +50,7 @@ type Cookie struct {
 var (
 	_ Scheme     = (*Cookie)(nil)
 	_ Restricted = (*Cookie)(nil)
-	_ Sticky     = (*Cookie)(nil)
+	_ sticky     = (*Cookie)(nil)
 )
 
 // NewCookie returns the scheme.
@@ -129,7 +129,7 @@ func (c *Cookie) Set(h http.Header, value string, life time.Duration) {
 // Removal returns the Set-Cookie value that has the browser forget the cookie.
 func (c *Cookie) Removal() string { return c.text("", -1) }
 
-// Discard implements Sticky.
+// Discard adds to the header of a refusal what has the browser forget the cookie.
 func (c *Cookie) Discard(h http.Header) { h.Add("Set-Cookie", c.Removal()) }
 
 func (c *Cookie) text(value string, maxAge int) string {

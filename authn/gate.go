@@ -79,7 +79,7 @@ func NewGate(cfg Config, onRule func(sallyport.Rule)) *Gate {
 	g := &Gate{cfg: cfg, onRules: onRule}
 	for _, s := range slices.Concat(cfg.Schemes, cfg.Named) {
 		n := numbered{Scheme: s, n: len(g.schemes)}
-		_, n.guessable = s.(Guessable)
+		_, n.guessable = s.(guessable)
 		n.restrict, _ = s.(Restricted)
 		g.schemes = append(g.schemes, n)
 	}
@@ -569,7 +569,7 @@ func (d *door) refuse(w http.ResponseWriter, r *http.Request, err error) {
 // that would come again and again, and reports whether it is.
 func (d *door) discard(w http.ResponseWriter, r *http.Request) (done bool) {
 	for _, s := range d.schemes {
-		sticky, ok := s.Scheme.(Sticky)
+		sticky, ok := s.Scheme.(sticky)
 		if !ok {
 			continue
 		}

@@ -8,6 +8,8 @@
 // and refuses is therefore what the service will let in and refuse.
 //
 // Only test files import this package.
+//
+// Begin with New and Server.SignIn.
 package authtest
 
 import (

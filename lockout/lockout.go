@@ -14,6 +14,8 @@
 // crash. What it keeps in memory only lets attempts wait for each other. A name
 // that is no account's counts like one, and is stored as a keyed digest alone,
 // because people type passwords where names belong. It never sees a password.
+//
+// Begin with Guard.Begin.
 package lockout
 
 import (
@@ -106,15 +108,15 @@ const (
 	pollEvery = 100 * time.Millisecond
 )
 
-// Policy is what the answer to an attempt that is refused says of the rule
+// quotaPolicy is what the answer to an attempt that is refused says of the rule
 // (draft-ietf-httpapi-ratelimit-headers-10): five failures, within the time after
 // which they are forgotten. It is the same whatever is used up.
-const Policy = `"sign-in";q=5;w=86400`
+const quotaPolicy = `"sign-in";q=5;w=86400`
 
 // refusal is the one answer to an attempt that may not be made.
 func refusal(after time.Duration) *sallyport.Error {
 	return &sallyport.Error{
-		Status: http.StatusTooManyRequests, Code: "too_many_attempts", RetryAfter: max(after, time.Second), Quota: Policy,
+		Status: http.StatusTooManyRequests, Code: "too_many_attempts", RetryAfter: max(after, time.Second), Quota: quotaPolicy,
 		Message: "Too many sign-ins with this name, or from this network, have failed. The password was not looked at. Wait for as long as Retry-After says, or ask the operator.",
 	}
 }

@@ -8,7 +8,7 @@ import (
 	"github.com/sallyport/sallyport/guard/clientip"
 )
 
-// The rule for one account from one network: Free failures in a row cost
+// The rule for one account from one network: free failures in a row cost
 // nothing, each one more costs a delay that doubles from firstDelay to maxDelay.
 // A success ends the row, and so does quiet.
 //
@@ -17,7 +17,7 @@ import (
 // forgotten which password it was has five tries, then waits for less time than
 // it takes to look it up, and never longer than an hour.
 const (
-	Free       = 5
+	free       = 5
 	firstDelay = 30 * time.Second
 	maxDelay   = time.Hour
 	quiet      = 24 * time.Hour
@@ -50,10 +50,10 @@ type pair struct {
 
 // delay returns how long the account is locked after so many failures in a row.
 func delay(failures int) time.Duration {
-	if failures < Free {
+	if failures < free {
 		return 0
 	}
-	doublings := min(failures-Free, 16)
+	doublings := min(failures-free, 16)
 	return min(firstDelay<<doublings, maxDelay)
 }
 
@@ -87,7 +87,7 @@ func (p pair) wait(now time.Time) (locked time.Duration, full bool) {
 	if now.Before(p.until) {
 		return p.until.Sub(now), false
 	}
-	return 0, len(p.held) >= max(Free-p.failures, 1)
+	return 0, len(p.held) >= max(free-p.failures, 1)
 }
 
 // hold begins an attempt.

@@ -38,13 +38,13 @@ func (t *turns) take(ctx context.Context, k keys, deadline time.Time) (*turn, er
 	t.mu.Lock()
 	q := t.m[key]
 	if q == nil {
-		q = &queue{slots: make(chan struct{}, Free), changed: make(chan struct{})}
+		q = &queue{slots: make(chan struct{}, free), changed: make(chan struct{})}
 		if t.m == nil {
 			t.m = map[turnKey]*queue{}
 		}
 		t.m[key] = q
 	}
-	if q.inside >= Free+maxTurn {
+	if q.inside >= free+maxTurn {
 		t.mu.Unlock()
 		return nil, nil
 	}

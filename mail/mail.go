@@ -7,6 +7,9 @@
 // away loses nothing and holds up nobody. Links are made from the configured base
 // URL and from nothing that a request says. It never decides what a link is good
 // for (package link does).
+//
+// Begin with NewSMTP, or NewInbox for development, as server.Config.Mail. Outbox is
+// what the server makes of it.
 package mail
 
 import (

@@ -6,6 +6,9 @@
 // with a digest of each one's secret. Its errors are those of RFC 6749, section
 // 5.2, and never say which part of a name and password, or of a client's id and
 // secret, was wrong.
+//
+// Begin with Clients.Create: a program has its server's, server.Server.Clients.
+// Endpoint is what the server mounts.
 package oauth
 
 import (
@@ -72,6 +75,7 @@ type TokenError struct {
 	retry     *sallyport.Error
 }
 
+// Error returns the code and the description.
 func (e *TokenError) Error() string { return e.Code + ": " + e.Description }
 
 func refuse(status int, code, description string) *TokenError {

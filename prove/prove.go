@@ -9,6 +9,9 @@
 // to be. The document is not trusted: its size and depth are bounded, references
 // out of it are not followed, redirects are not either, and credentials go to the
 // one origin that was given and nowhere else.
+//
+// Begin with ReadDocument, Plan and Runner.Run, or with “sallyport prove”, which
+// does all three.
 package prove
 
 import (

@@ -1,8 +1,11 @@
 // Package server is where everything meets: a configuration becomes one
 // http.Handler with all routes, their rules, and the guard around them.
 //
-// It wires and decides nothing else. It never picks a database driver: the
-// caller opens one from store/sqlite or store/postgres.
+// It wires, and decides and stores nothing itself. It never picks a database driver: the caller opens one from store/sqlite or
+// store/postgres.
+//
+// Begin with Run, which is a whole program; or with New, and the Require, Routes,
+// Guard and Serve that Run is made of, for a service that exists.
 package server
 
 import (

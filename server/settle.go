@@ -20,7 +20,9 @@ import (
 )
 
 // Keepable lists what Settle ends unless it is told to keep it.
-var Keepable = []string{"sessions", "api-keys", "clients", "recovery-codes", "signing-keys"}
+func Keepable() []string {
+	return []string{"sessions", "api-keys", "clients", "recovery-codes", "signing-keys"}
+}
 
 // Settled is what Settle did with one kind of thing.
 type Settled struct {
@@ -41,8 +43,8 @@ const settleBatch = 2000
 // No server may use the database meanwhile.
 func Settle(ctx context.Context, cfg Config, keep []string, detail map[string]string) ([]Settled, error) {
 	for _, name := range keep {
-		if !slices.Contains(Keepable, name) {
-			return nil, sallyport.Mistake("--keep", name, "there is no such kind", fmt.Sprintf("Choose of %v.", Keepable))
+		if !slices.Contains(Keepable(), name) {
+			return nil, sallyport.Mistake("--keep", name, "there is no such kind", fmt.Sprintf("Choose of %v.", Keepable()))
 		}
 	}
 	if cfg.Now == nil {

@@ -191,7 +191,7 @@ func TestF_SettleEndsWhatABackupBringsBack(t *testing.T) {
 func TestF_SettleKeepsWhatItIsTold(t *testing.T) {
 	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
 		s := newSettleWorld(t, d)
-		s.settle(server.Keepable...)
+		s.settle(server.Keepable()...)
 		if !s.alive(s.ada.access) || !s.alive(s.bob.access) || !s.accepted(s.key.key) {
 			t.Error("something that was to be kept is not good any more")
 		}
@@ -226,7 +226,7 @@ func TestF_ANodeForgetsWhatThePastContradicts(t *testing.T) {
 			t.Fatal(err)
 		}
 		w.do("GET", "/users", ada.access, nil).want(t, 200, "") // or the test shows nothing
-		if _, err := server.Settle(t.Context(), w.cfg, server.Keepable, nil); err != nil {
+		if _, err := server.Settle(t.Context(), w.cfg, server.Keepable(), nil); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(w.sv.Lease())

@@ -7,6 +7,9 @@
 // authority: a logout holds at the next request and after a crash, and needs no
 // list of revoked tokens. It never stores a token, and never decides who may sign in
 // (package signin does).
+//
+// Begin with Service: a program has its server's, server.Server.Sessions, and
+// sessions begin with package signin.
 package session
 
 import (

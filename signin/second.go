@@ -77,6 +77,7 @@ func spoken(d time.Duration) string {
 // WrongCode says that a code of a second factor is not right, or was used before.
 type WrongCode struct{ Subject string }
 
+// Error says what the caller is told.
 func (e *WrongCode) Error() string { return wrongCode }
 
 const wrongCode = "the code of the second factor is not right"

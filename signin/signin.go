@@ -8,6 +8,8 @@
 // often somebody may try is package lockout's. It never tells an unknown
 // name, a wrong password and a disabled account apart, by what it says or by
 // how long it takes.
+//
+// Begin with Service.Password: a program has its server's, server.Server.SignIn.
 package signin
 
 import (

@@ -5,6 +5,8 @@
 // It is apart from package server so that a program which wants neither carries
 // neither. It decides nothing and stores nothing: what there is to tell is
 // server.Server.Metrics, and docs/observability.md explains each name.
+//
+// Begin with Handler, and with Trace for server.Config.Trace.
 package telemetry
 
 import (

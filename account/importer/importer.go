@@ -7,6 +7,8 @@
 // stores with each batch how far it came, so that an import that was stopped
 // anywhere goes on there. It never changes an account that exists, never makes
 // anybody an administrator unless it is told to, and never shows a hash.
+//
+// Begin with Service.Import.
 package importer
 
 import (

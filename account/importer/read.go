@@ -21,6 +21,7 @@ type FileError struct {
 	Why  string
 }
 
+// Error says where and why.
 func (e *FileError) Error() string {
 	if e.Line == 0 {
 		return e.Why

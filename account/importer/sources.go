@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/bits"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -26,16 +25,6 @@ var formats = map[Source]format{
 	Auth0:        {decode: auth0User},
 	Keycloak:     {nested: true, decode: keycloakUser},
 	NDJSON:       {strict: true, decode: ownUser},
-}
-
-// Sources returns the names of all sources.
-func Sources() []Source {
-	var all []Source
-	for s := range formats {
-		all = append(all, s)
-	}
-	slices.Sort(all)
-	return all
 }
 
 // fastapiUser reads a row of the table of fastapi-users, as CSV or JSON.

@@ -7,6 +7,9 @@
 // key does more than its owner may do at that moment: scopes only limit. A key
 // is always scoped, so what needs an unscoped credential (one's own account,
 // sessions, keys) is never open to it.
+//
+// Begin with Service for people's keys (server.Server.APIKeys), and with NewStatic
+// for keys of the configuration.
 package apikey
 
 import (

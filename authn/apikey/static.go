@@ -52,6 +52,7 @@ type Mistake struct {
 	Reason, Fix string
 }
 
+// Error says value, reason and fix.
 func (m *Mistake) Error() string { return fmt.Sprintf("%s: %s. %s", m.Value, m.Reason, m.Fix) }
 
 const makeOne = "“sallyport apikey create --static NAME” makes a key and its line"

@@ -6,6 +6,8 @@
 // good. It stores nothing and does no I/O. It is a package of its own so that
 // the gate of a server and that of another service (package remote) read and
 // refuse alike.
+//
+// Begin with Read and Challenge.
 package bearer
 
 import (

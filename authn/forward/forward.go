@@ -11,6 +11,8 @@
 // What the client sent is known from headers that anybody could write. So questions
 // are answered only to declared proxies (package clientip), and one that leaves
 // something open is answered no.
+//
+// Begin with Door, which server.Server has; IdentityHeaders is what a service is told.
 package forward
 
 import (

@@ -6,6 +6,9 @@
 // letter. What a token is good for is decided by who uses it: packages account
 // and signin. For an address that is no account's it does the same work, so that
 // nobody learns by asking who has one.
+//
+// Begin with Make, before the transaction, and Service.Store and Service.Use within
+// it.
 package link
 
 import (
@@ -50,8 +53,8 @@ const (
 	MaxLife = 30 * time.Minute
 	// CodeLife is the same for a code of six digits.
 	CodeLife = 10 * time.Minute
-	// MaxTries is how many codes are looked at for one handle.
-	MaxTries = 5
+	// maxTries is how many codes are looked at for one handle.
+	maxTries = 5
 	// remember is how long a row is kept, for counting.
 	remember = 24 * time.Hour
 )
@@ -301,7 +304,7 @@ func (s *Service) FindByHandle(rd db.Reader, p Purpose, handle string) (pending 
 		return Pending{}, false, nil
 	}
 	r, found, err := findByHandle(rd, digestOf(handle), p)
-	if err != nil || !found || r.used || r.tries >= MaxTries || !s.cfg.Now().Before(r.expires) {
+	if err != nil || !found || r.used || r.tries >= maxTries || !s.cfg.Now().Before(r.expires) {
 		return Pending{}, false, err
 	}
 	return Pending{Grant: r.grant(), digest: r.digest, purpose: p, code: r.code}, true, nil
@@ -311,7 +314,7 @@ func (s *Service) FindByHandle(rd db.Reader, p Purpose, handle string) (pending 
 // that commits before: of any number at once, and through a crash, no more count
 // than may. taken is false if there are none left.
 func (s *Service) TakeTry(tx *db.Tx, p Pending) (taken bool, err error) {
-	return takeTry(tx, p.digest, MaxTries, s.cfg.Now())
+	return takeTry(tx, p.digest, maxTries, s.cfg.Now())
 }
 
 // Matches reports whether a code is that of the handle.

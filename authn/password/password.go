@@ -19,6 +19,8 @@
 // puts a password, a salt or a digest into an error. It does not wipe memory:
 // Go's collector may have copied it already, and a wipe that works only
 // sometimes is a promise that cannot be kept.
+//
+// Begin with New, and the Hash and Verify of the Hasher that it returns.
 package password
 
 import (

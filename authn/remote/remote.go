@@ -16,6 +16,8 @@
 // 503 instead; it follows no URL and takes no key from a token; it verifies with
 // no shared secret (HS256); it sends a token nowhere but to the issuer's
 // introspection endpoint; and it writes none into a log or an error.
+//
+// Begin with New, and give the Verifier to sallyport.NewMux.
 package remote
 
 import (
@@ -113,6 +115,7 @@ type ConfigError struct {
 	Fix    string
 }
 
+// Error says key, value, reason and fix.
 func (e *ConfigError) Error() string {
 	return fmt.Sprintf("remote: %s = %q: %s. %s", e.Key, e.Value, e.Reason, e.Fix)
 }

@@ -18,6 +18,8 @@
 // read one token there is room between them. After the strict parser here, which
 // is needed in any case, what is left of JWS is one call to crypto per
 // algorithm. Tests check both directions against go-jose.
+//
+// Begin with Set, which issues, and Verifier.
 package token
 
 import (
@@ -253,6 +255,7 @@ type Error struct {
 	Name   string // the claim or header parameter concerned, if it is one of ours; never a value
 }
 
+// Error says the reason and what it is about, and nothing of the token.
 func (e *Error) Error() string {
 	if e.Name == "" {
 		return "token: " + string(e.Reason)

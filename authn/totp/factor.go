@@ -179,7 +179,7 @@ func (f Factor) Confirm(tx *db.Tx) (bool, error) { return confirm(tx, f.subject,
 func NewRecoveryCodes() []string {
 	codes := make([]string, RecoveryCodes)
 	for i := range codes {
-		codes[i] = NewRecoveryCode()
+		codes[i] = newRecoveryCode()
 	}
 	return codes
 }

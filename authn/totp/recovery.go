@@ -19,8 +19,8 @@ const (
 	recoveryLen      = 10
 )
 
-// NewRecoveryCode returns a random recovery code: xxxxx-xxxxx.
-func NewRecoveryCode() string {
+// newRecoveryCode returns a random recovery code: xxxxx-xxxxx.
+func newRecoveryCode() string {
 	b := make([]byte, recoveryLen)
 	rand.Read(b)
 	for i := range b {

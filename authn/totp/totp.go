@@ -7,6 +7,8 @@
 // that was used; and keyed digests of the recovery codes. It never stores or logs
 // a code, shows a secret once, and does not decide when a second factor is asked
 // for (package signin does).
+//
+// Begin with Params for codes alone, and with Service for factors that are stored.
 package totp
 
 import (

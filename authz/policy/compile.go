@@ -193,7 +193,7 @@ func parse(text string, limit int) ([]*Policy, error) {
 			p.Text = strings.TrimSpace(text[c.Position().Offset:end])
 		}
 		if p.ID != "" {
-			if err := CheckID(p.ID); err != nil {
+			if err := checkID(p.ID); err != nil {
 				return nil, err
 			}
 		}
@@ -202,8 +202,8 @@ func parse(text string, limit int) ([]*Policy, error) {
 	return out, nil
 }
 
-// CheckID returns an error unless id can be a policy's name.
-func CheckID(id string) error {
+// checkID returns an error unless id can be a policy's name.
+func checkID(id string) error {
 	if sallyport.CheckName(id) != nil || strings.Contains(id, "/") {
 		return sallyport.Invalid(sallyport.Field{Pointer: "{id}", Code: "invalid_name", Detail: "Use 1 to 64 of a-z, A-Z, 0-9 and _ - . :, beginning with a letter or digit."})
 	}

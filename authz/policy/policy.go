@@ -7,6 +7,11 @@
 // hold the permission, one that forbids keeps out who does, and forbidding wins. A
 // policy that cannot be evaluated denies. A credential's scope limits what policies
 // give as it limits everything else.
+//
+// It never lets anybody write a policy about a permission that they do not hold.
+//
+// Begin with Service.Put and Service.Ask: a program has its server's,
+// server.Server.Policies. Parse and NewSet decide without a database.
 package policy
 
 import (

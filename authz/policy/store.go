@@ -256,7 +256,7 @@ func setOf(names []string) map[string]bool {
 // Put creates or replaces a policy. With match, which is a version, it must be what
 // it is replaced at; 0: whatever it is.
 func (s *Service) Put(ctx context.Context, author Author, id, text, description string, match int64) (out Stored, err error) {
-	if err := CheckID(id); err != nil {
+	if err := checkID(id); err != nil {
 		return out, err
 	}
 	if !utf8.ValidString(description) || utf8.RuneCountInString(description) > 200 || strings.ContainsFunc(description, unicode.IsControl) {

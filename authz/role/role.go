@@ -4,6 +4,9 @@
 // It stores subjects, roles, permissions and grants. It never lets anybody
 // give, take or touch more than they hold themselves, and it never lets the
 // last administrator go.
+//
+// Begin with Role and server.Server.PutRole, for roles that a program has in its
+// code, and with GrantsOf, which tells what somebody holds.
 package role
 
 import (

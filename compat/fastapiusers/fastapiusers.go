@@ -8,6 +8,9 @@
 // the server's own has. It stores nothing. Where the library is more generous than
 // is safe, the answer is one of the library's own for a refusal
 // (docs/fastapi-users.md lists each).
+//
+// Begin with server.Config.FastAPIUsers, which switches it on; Endpoint is what the
+// server then makes.
 package fastapiusers
 
 import (

@@ -14,6 +14,9 @@
 // never puts any part of a body into an error, never reads more than it was
 // allowed to, and never decodes or decompresses: what a value means is for the
 // caller.
+//
+// Begin with New, and put the Guard that it makes around everything that is served.
+// ReadAll, CheckJSON and ParseForm are for handlers.
 package body
 
 import (

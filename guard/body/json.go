@@ -32,6 +32,7 @@ type JSONError struct {
 	Offset int    // in bytes, from 0: where the offence begins, or the length of a text that ends too soon
 }
 
+// Error says the code and where, and nothing of the text.
 func (e *JSONError) Error() string {
 	return "body: " + e.Code + " at byte " + strconv.Itoa(e.Offset)
 }

@@ -15,6 +15,8 @@
 // The package stores nothing and keeps no state between calls. It never changes
 // the request or its RemoteAddr, never looks names up, never logs, and never
 // reads the PROXY protocol (that is the listener's) or X-Forwarded-Host.
+//
+// Begin with New.
 package clientip
 
 import (

@@ -19,6 +19,8 @@
 // The package stores nothing, keeps no state between requests, and never puts
 // what a request asked for into a message. The rules are those of
 // github.com/jub0bs/cors, made narrower in a few places that Config names.
+//
+// Begin with New and the Handler of what it returns.
 package cors
 
 import (

@@ -11,6 +11,8 @@
 // ResponseWriter, never looks at the request, and never removes a header. It
 // leaves Strict-Transport-Security to what terminates TLS, and Cache-Control to
 // the handler, which knows whether an answer may be kept.
+//
+// Begin with New.
 package headers
 
 import (

@@ -12,6 +12,8 @@
 // The package stores nothing and keeps no state between calls. It never looks
 // names up, never reads X-Forwarded-Host or any other header, never logs, and
 // never repeats what the caller sent.
+//
+// Begin with New.
 package host
 
 import (

@@ -70,6 +70,7 @@ type Event struct {
 	Err      error     // of Failed; a *ConfigError
 }
 
+// String tells an operator what happened, and what to do about it.
 func (e Event) String() string {
 	until := e.NotAfter.UTC().Format(time.RFC3339)
 	switch e.Kind {

@@ -11,6 +11,8 @@
 // to a callback. It never builds an address from what a client sent except path
 // and query, never redirects a credential, and never serves a certificate whose
 // key does not fit.
+//
+// Begin with New for requests, and NewCertificates for a listener.
 package https
 
 import (

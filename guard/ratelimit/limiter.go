@@ -14,6 +14,8 @@
 // The package never wraps a ResponseWriter, reads no address from a header by
 // itself, starts no goroutine, and never lets a request pass because it cannot
 // tell: what is not limited is only what was said not to be.
+//
+// Begin with New.
 package ratelimit
 
 import (

@@ -40,6 +40,7 @@ type RateError struct {
 	Fix    string
 }
 
+// Error says value, reason and fix.
 func (e *RateError) Error() string { return fmt.Sprintf("rate %q: %s. %s", e.Value, e.Reason, e.Fix) }
 
 const fixForm = "Write it as COUNT/PERIOD, such as 5/minute, 10/30s or 100/hour;burst=20."

@@ -18,6 +18,8 @@
 // nothing.
 //
 // The package stores nothing and puts no part of a text into an error.
+//
+// Begin with Text.
 package sanitize
 
 import (

@@ -3,6 +3,9 @@
 // It decides what is worth trying again: transactions that PostgreSQL refused
 // as not serializable or deadlocked, and nothing else. It never prints the
 // password of a URL.
+//
+// It stores nothing itself: the tables are those of the packages that use the
+// handle, and their names begin with sp_. Begin with Open, for server.Config.DB.
 package postgres
 
 import (

@@ -9,6 +9,8 @@
 // Redis from 6.2 on will do, alone, with Sentinel or as a Cluster, and so will
 // Valkey. Nothing needs to be durable there. Errors never contain the
 // password.
+//
+// Begin with Open and Client.Limits, for server.Limits.Share.
 package redis
 
 import (
@@ -58,8 +60,10 @@ type OpenError struct {
 	Err  error // of the connection; nil for a mistake in the configuration
 }
 
+// Error says what, why and the fix; no password is in it.
 func (e *OpenError) Error() string { return e.What + ": " + e.Why + ". " + e.Fix }
 
+// Unwrap returns the error of the connection, if it is one.
 func (e *OpenError) Unwrap() error { return e.Err }
 
 // Client is a connection to Redis. It may be used concurrently.

@@ -5,6 +5,9 @@
 // command line, the sqlite3 tool) may use the file at the same time, unless one
 // has taken it offline to replace or move it. It never creates a folder and
 // never opens a file that is not a SQLite database.
+//
+// Begin with Open, for server.Config.DB. Offline and Copy are for those who move
+// databases and back them up.
 package sqlite
 
 import (

@@ -8,6 +8,8 @@
 // log see what they would see without these pages. A GET changes nothing: a link
 // that a mail scanner opens is as good afterwards as before. Tokens of letters stand
 // behind the # of an address, which browsers do not send.
+//
+// Begin with New; a server has the pages unless server.Config.NoPortal is set.
 package portal
 
 import (

@@ -3,6 +3,8 @@
 //
 // It decides which key signs and which are still accepted. It never stores or
 // shows a private key that is not sealed under the master key.
+//
+// Begin with Ring: a program has its server's, server.Server.Keys.
 package keyring
 
 import (
@@ -113,7 +115,7 @@ func Open(ctx context.Context, cfg Config) (*Ring, error) {
 	if err := k.create(ctx); err != nil {
 		return nil, err
 	}
-	if err := k.Reload(ctx); err != nil {
+	if err := k.reload(ctx); err != nil {
 		return nil, err
 	}
 	if err := k.adopt(ctx); err != nil {
@@ -213,17 +215,17 @@ func (k *Ring) openKey(r row) (*token.Key, error) {
 	return key, nil
 }
 
-// Reload reads the keys again.
-func (k *Ring) Reload(ctx context.Context) error {
+// reload reads the keys again.
+func (k *Ring) reload(ctx context.Context) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	err := k.reload(ctx)
+	err := k.readKeys(ctx)
 	if !errors.Is(err, seal.ErrWrongKey) || k.again == nil {
 		return err
 	}
 	held := k.master
 	for _, k.master = range k.again() {
-		if err = k.reload(ctx); !errors.Is(err, seal.ErrWrongKey) {
+		if err = k.readKeys(ctx); !errors.Is(err, seal.ErrWrongKey) {
 			return err
 		}
 	}
@@ -231,7 +233,7 @@ func (k *Ring) Reload(ctx context.Context) error {
 	return err
 }
 
-func (k *Ring) reload(ctx context.Context) error {
+func (k *Ring) readKeys(ctx context.Context) error {
 	version, rows, refresh, err := load(k.db.View(ctx))
 	if err != nil {
 		return err
@@ -284,7 +286,7 @@ func (k *Ring) Set(ctx context.Context) (*token.Set, error) {
 func (k *Ring) Current(ctx context.Context) (set *token.Set, version int64, until time.Time, err error) {
 	s := k.current.Load()
 	if !s.until.IsZero() && !k.now().Before(s.until) {
-		if err := k.Reload(ctx); err != nil {
+		if err := k.reload(ctx); err != nil {
 			return nil, 0, time.Time{}, err
 		}
 		s = k.current.Load()
@@ -302,7 +304,7 @@ func (k *Ring) Sync(ctx context.Context, version int64) (bool, error) {
 		k.asOf.Store(k.now().UnixNano())
 		return false, nil
 	}
-	return true, k.Reload(ctx)
+	return true, k.reload(ctx)
 }
 
 // AsOf returns when the keys were last known to be those of the database.
@@ -348,7 +350,7 @@ func errConfigured() error {
 // ready reads the keys again, because another process may have changed the
 // master key, and returns the one to seal under.
 func (k *Ring) ready(ctx context.Context) (*seal.Master, error) {
-	if err := k.Reload(ctx); err != nil {
+	if err := k.reload(ctx); err != nil {
 		return nil, err
 	}
 	k.mu.Lock()
@@ -477,7 +479,7 @@ func (k *Ring) rotate(ctx context.Context, due func([]row) bool) (active Info, r
 	if err != nil {
 		return Info{}, false, err
 	}
-	return active, rotated, k.Reload(ctx)
+	return active, rotated, k.reload(ctx)
 }
 
 // Import stores a key that was made elsewhere. It becomes the next one: known
@@ -545,7 +547,7 @@ func (k *Ring) Import(ctx context.Context, key *token.Key, activate bool) (Info,
 	if err != nil {
 		return Info{}, err
 	}
-	return imported.info(now), k.Reload(ctx)
+	return imported.info(now), k.reload(ctx)
 }
 
 func errExists(i Info) error {
@@ -615,7 +617,7 @@ func (k *Ring) adopt(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return k.Reload(ctx)
+	return k.reload(ctx)
 }
 
 // Retire refuses a key from now on and forgets its private part. Tokens that it
@@ -652,7 +654,7 @@ func (k *Ring) Retire(ctx context.Context, kid string) error {
 	if err != nil {
 		return err
 	}
-	return k.Reload(ctx)
+	return k.reload(ctx)
 }
 
 // Sweep forgets the private parts of keys whose grace is over, and reports how

@@ -78,5 +78,5 @@ func (k *Ring) Replace(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return k.Reload(ctx)
+	return k.reload(ctx)
 }
