@@ -6,6 +6,9 @@
 // account that may do more than they, and never tells a stranger who has one,
 // where addresses are verified.
 //
+// Where a service keeps its users itself (Users), an account here only stands for one of
+// them: who there is, names, address and password are decided there.
+//
 // Begin with Service: a program has its server's, server.Server.Accounts.
 package account
 
@@ -70,8 +73,11 @@ type Config struct {
 	// (authn.Gate.Decide). Operations need it.
 	Decide    func(ctx context.Context, rule sallyport.Rule) error
 	CursorKey []byte
-	Log       *slog.Logger
-	Now       func() time.Time
+	// Users is the service's own table of users, nil if there is none: the accounts
+	// here then stand for its users, and nobody registers.
+	Users Users
+	Log   *slog.Logger // default: discarded
+	Now   func() time.Time
 }
 
 // Service keeps accounts.
@@ -85,7 +91,13 @@ func New(cfg Config) *Service {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	if cfg.Registration == "" {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	switch {
+	case cfg.Users != nil:
+		cfg.Registration = Closed
+	case cfg.Registration == "":
 		cfg.Registration = Open
 	}
 	return &Service{cfg: cfg}
@@ -224,6 +236,9 @@ func (s *Service) Create(ctx context.Context, actor role.Actor, in NewUser) (Use
 }
 
 func (s *Service) create(ctx context.Context, actor role.Actor, in NewUser, action string) (User, error) {
+	if s.cfg.Users != nil {
+		return User{}, keptElsewhere()
+	}
 	k, err := in.check()
 	if err != nil {
 		return User{}, err
@@ -321,6 +336,9 @@ func (s *Service) Find(ctx context.Context, name string) (User, error) {
 	if u, found, err := readUser(view, name); found || err != nil {
 		return u, err
 	}
+	if s.cfg.Users != nil {
+		return s.findOwn(ctx, name)
+	}
 	l, found, err := FindLogin(view, name)
 	if err == nil && !found {
 		err = sallyport.NotFound("user")
@@ -399,6 +417,11 @@ func (s *Service) update(ctx context.Context, actor *role.Actor, id string, c Ch
 				return err
 			}
 		}
+		if c.touchesProfile() {
+			if err := keptHere(tx, id); err != nil {
+				return err
+			}
+		}
 		if also != nil {
 			if err := also(tx); err != nil {
 				return err
@@ -441,11 +464,18 @@ func (s *Service) update(ctx context.Context, actor *role.Actor, id string, c Ch
 				return err
 			}
 		}
-		if c.Disabled != nil && *c.Disabled != u.Disabled {
-			if err := s.setDisabled(ctx, tx, id, *c.Disabled); err != nil {
+		if c.Disabled != nil {
+			// Who is disabled in a table of the service's own stays so.
+			disabled, err := noteBlocked(tx, id, *c.Disabled)
+			if err != nil {
 				return err
 			}
-			changed = append(changed, "disabled")
+			if disabled != u.Disabled {
+				if err := s.setDisabled(ctx, tx, id, disabled); err != nil {
+					return err
+				}
+				changed = append(changed, "disabled")
+			}
 		}
 		if u, _, err = readUser(tx, id); err != nil {
 			return err
@@ -494,18 +524,28 @@ func (s *Service) MayAssign(ctx context.Context) error {
 	return s.cfg.Decide(ctx, sallyport.Permission("assign:roles"))
 }
 
+// touchesProfile reports whether a change is of more than who may sign in.
+func (c Change) touchesProfile() bool {
+	return c.Username != nil || c.FullName != nil || c.Email != nil || c.EmailVerified != nil
+}
+
 // setDisabled also ends the sessions: enabling does not bring them back.
 func (s *Service) setDisabled(ctx context.Context, tx *db.Tx, id string, disabled bool) error {
 	if err := role.SetDisabled(tx, id, disabled); err != nil {
 		return err
 	}
+	return s.noteDisabled(ctx, tx, id, disabled, nil)
+}
+
+// noteDisabled is what follows when an account was disabled or enabled.
+func (s *Service) noteDisabled(ctx context.Context, tx *db.Tx, id string, disabled bool, detail map[string]string) error {
 	if !disabled {
-		return audit.Append(ctx, tx, audit.Event{Action: "account.enabled", Target: id})
+		return audit.Append(ctx, tx, audit.Event{Action: "account.enabled", Target: id, Detail: detail})
 	}
 	if err := s.cfg.Sessions.EndAll(ctx, tx, id, "", "account disabled"); err != nil {
 		return err
 	}
-	return audit.Append(ctx, tx, audit.Event{Action: "account.disabled", Target: id})
+	return audit.Append(ctx, tx, audit.Event{Action: "account.disabled", Target: id, Detail: detail})
 }
 
 // Delete removes an account with its sessions, keys, grants and letters. The audit
@@ -528,33 +568,42 @@ func (s *Service) Delete(ctx context.Context, actor *role.Actor, id string) erro
 				return err
 			}
 		}
-		if err := s.cfg.Sessions.EndAll(ctx, tx, id, "", "account deleted"); err != nil {
-			return err
-		}
-		if err := s.cfg.Links.Forget(tx, id); err != nil {
-			return err
-		}
-		if err := role.Delete(tx, id); err != nil {
-			return err
-		}
-		if err := s.cfg.Lockout.Forget(tx, id); err != nil {
+		if err := s.erase(ctx, tx, id, role.Delete); err != nil {
 			return err
 		}
 		// A letter of the account's would go with it.
-		if err := s.cfg.Mail.Tell(ctx, tx, mail.Letter{Kind: mail.AccountDeleted, To: to.Address, Facts: mail.Facts{Name: to.Name}}); err != nil {
-			return err
-		}
-		if err := audit.Append(ctx, tx, audit.Event{Action: "account.deleted", Target: id}); err != nil {
-			return err
-		}
-		return audit.Erase(tx, id)
+		return s.cfg.Mail.Tell(ctx, tx, mail.Letter{Kind: mail.AccountDeleted, To: to.Address, Facts: mail.Facts{Name: to.Name}})
 	})
+}
+
+// erase removes an account with all that refers to it, and what the audit log has of
+// its person.
+func (s *Service) erase(ctx context.Context, tx *db.Tx, id string, remove func(*db.Tx, string) error) error {
+	if err := s.cfg.Sessions.EndAll(ctx, tx, id, "", "account deleted"); err != nil {
+		return err
+	}
+	if err := s.cfg.Links.Forget(tx, id); err != nil {
+		return err
+	}
+	if err := remove(tx, id); err != nil {
+		return err
+	}
+	if err := s.cfg.Lockout.Forget(tx, id); err != nil {
+		return err
+	}
+	if err := audit.Append(ctx, tx, audit.Event{Action: "account.deleted", Target: id}); err != nil {
+		return err
+	}
+	return audit.Erase(tx, id)
 }
 
 // ChangePassword replaces a person's own password and ends their other
 // sessions; keep is the one that asks. Whoever guesses the current one counts as
 // at a sign-in.
 func (s *Service) ChangePassword(ctx context.Context, id, keep, current, next string) error {
+	if err := s.followCaller(ctx, id); err != nil {
+		return err
+	}
 	u, stored, err := s.passwordOf(ctx, id)
 	if err != nil {
 		return err
@@ -590,6 +639,9 @@ func (s *Service) ChangePassword(ctx context.Context, id, keep, current, next st
 
 // SetPassword replaces a password for the operator and ends all sessions.
 func (s *Service) SetPassword(ctx context.Context, id, next string) error {
+	if err := s.followCaller(ctx, id); err != nil {
+		return err
+	}
 	u, stored, err := s.passwordOf(ctx, id)
 	if err != nil {
 		return err
@@ -610,13 +662,27 @@ func (s *Service) setPassword(ctx context.Context, write func(context.Context, f
 	if f := checkPassword(pointer, next, u.own()...); f != nil {
 		return sallyport.Invalid(*f)
 	}
+	if s.cfg.Users == nil {
+		if err := keptHere(s.cfg.DB.View(ctx), u.ID); err != nil {
+			return err
+		}
+	}
 	hash, err := s.cfg.Passwords.Hash(ctx, next)
 	if err != nil {
 		return err
 	}
+	replace := func(tx *db.Tx) (bool, error) { return ReplaceHash(tx, u.ID, stored, hash, s.cfg.Now()) }
+	if s.cfg.Users != nil {
+		if err := s.replaceHash(ctx, u.ID, stored, hash); err != nil {
+			return err
+		}
+		// It has been decided there; who compared meanwhile may have stored it already.
+		replace = func(tx *db.Tx) (bool, error) { return true, setHash(tx, u.ID, hash, s.cfg.Now()) }
+		ctx = decided(ctx)
+	}
 	return write(ctx, func(tx *db.Tx) error {
 		// Only over the hash that was checked: of two changes at once, one wins.
-		ok, err := ReplaceHash(tx, u.ID, stored, hash, s.cfg.Now())
+		ok, err := replace(tx)
 		if err != nil {
 			return err
 		}

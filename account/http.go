@@ -134,11 +134,44 @@ type accepted = api.Body[api.Message]
 
 // Routes registers the operations on accounts.
 func (s *Service) Routes(a *api.API) {
+	if s.cfg.Users != nil {
+		a.Without(ownBusiness(), func() {
+			s.mailRoutes(a)
+			s.ownRoutes(a)
+			s.adminRoutes(a)
+		})
+		s.blockRoute(a)
+		return
+	}
 	s.registerRoute(a)
 	s.mailRoutes(a)
 	s.ownRoutes(a)
 	s.adminRoutes(a)
 	s.setupRoutes(a)
+}
+
+// ownBusiness returns the operations that are the business of a service which keeps its
+// users itself.
+func ownBusiness() []string {
+	return []string{
+		"POST /auth/request-verify-token", "POST /auth/verify", "POST /auth/accept-invitation",
+		"PATCH /users/me", "DELETE /users/me", "POST /users", "PATCH /users/{id}", "DELETE /users/{id}",
+	}
+}
+
+type blockInput struct {
+	ID   string `path:"id" maxLength:"64" doc:"Id of the account"`
+	Body struct {
+		Disabled bool `json:"disabled"`
+	}
+}
+
+// blockRoute is what is left of PATCH /users/{id} where the users are the service's.
+func (s *Service) blockRoute(a *api.API) {
+	api.Patch(a, "/users/{id}", sallyport.Permission("write:users"), func(ctx context.Context, in *blockInput) (*userOutput, error) {
+		act := role.ByPrincipal(sallyport.From(ctx))
+		return output(s.Update(ctx, &act, in.ID, Change{Disabled: &in.Body.Disabled}))
+	}, api.Doc("Accounts", "Disable or enable an account", "Disabling ends the account's sessions. Everything else of a user is changed in the service that keeps them; who is disabled there stays so. An account that may do more than the caller cannot be disabled."), api.Errors(404, 409))
 }
 
 func (s *Service) registerRoute(a *api.API) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"net/http"
+	"time"
 
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/audit"
@@ -166,8 +167,16 @@ func (s *Service) request(ctx context.Context, email string, event audit.Event, 
 	if !s.cfg.Mail.Enabled() {
 		return mailOff()
 	}
+	began := time.Now()
+	who, err := s.Locate(ctx, email)
+	if err != nil {
+		return err
+	}
+	if who.own {
+		defer settle(ctx, began)
+	}
 	return s.cfg.DB.Write(ctx, func(tx *db.Tx) error {
-		a, err := readReachable(tx, key)
+		a, err := who.reachable(tx, key)
 		if err != nil {
 			return err
 		}

@@ -17,6 +17,9 @@ import (
 // into an account whose address was not is removed, as by Claim. A second factor of
 // one whose address was verified stays: a letter is no way round it.
 func (s *Service) Reset(ctx context.Context, token, pw string) (User, error) {
+	if s.cfg.Users != nil {
+		return s.resetOwn(ctx, token, pw)
+	}
 	return s.choose(ctx, link.Reset, token, pw, Change{})
 }
 

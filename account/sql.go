@@ -124,9 +124,10 @@ func Username(rd db.Reader, id string) (name string, err error) {
 	return name, err
 }
 
-// Label returns what an account is called: its user name, or else its address.
+// Label returns what an account is called: its user name, or else its address. One of
+// a users table may have neither.
 func Label(rd db.Reader, id string) (label string, found bool, err error) {
-	found, err = rd.Row("SELECT COALESCE(username, email) FROM sp_accounts WHERE id = $1", []any{id}, &label)
+	found, err = rd.Row("SELECT COALESCE(username, NULLIF(email, ''), id) FROM sp_accounts WHERE id = $1", []any{id}, &label)
 	return label, found, err
 }
 
@@ -144,6 +145,7 @@ func (a *addressee) columns() []any {
 
 func readAddressee(rd db.Reader, id string) (a addressee, found bool, err error) {
 	found, err = rd.Row("SELECT "+addresseeColumns+" FROM sp_accounts a JOIN sp_subjects s ON s.id = a.id WHERE a.id = $1", []any{id}, a.columns()...)
+	a.key = plainKey(a.key)
 	return a, found, err
 }
 
@@ -170,6 +172,9 @@ func setHash(tx *db.Tx, id, hash string, now time.Time) error {
 	if _, err := tx.Exec("UPDATE sp_accounts SET password_hash = $2, updated_at = $3 WHERE id = $1", id, hash, db.Micros(now)); err != nil {
 		return err
 	}
+	if err := settleHash(tx, id); err != nil {
+		return err
+	}
 	return tx.Changed(id)
 }
 
@@ -177,6 +182,7 @@ func setHash(tx *db.Tx, id, hash string, now time.Time) error {
 func ReadLogin(rd db.Reader, id string) (l Login, found bool, err error) {
 	found, err = rd.Row("SELECT "+loginColumns+` FROM sp_accounts a JOIN sp_subjects s ON s.id = a.id
 		WHERE a.id = $1`, []any{id}, l.columns()...)
+	l.EmailKey = plainKey(l.EmailKey)
 	return l, found, err
 }
 
@@ -199,14 +205,19 @@ func ReplaceHash(tx *db.Tx, id, old, hash string, now time.Time) (bool, error) {
 	if err != nil || n != 1 {
 		return false, err
 	}
+	if err := settleHash(tx, id); err != nil {
+		return false, err
+	}
 	return true, tx.Changed(id)
 }
 
 // UpgradeHash stores the same password under a current hash; it is no change
 // that the person made.
 func UpgradeHash(tx *db.Tx, id, old, hash string) error {
-	_, err := tx.Exec("UPDATE sp_accounts SET password_hash = $3 WHERE id = $1 AND password_hash = $2", id, old, hash)
-	return err
+	if _, err := tx.Exec("UPDATE sp_accounts SET password_hash = $3 WHERE id = $1 AND password_hash = $2", id, old, hash); err != nil {
+		return err
+	}
+	return settleHash(tx, id)
 }
 
 // SetMFA stores whether an account has a second factor, and reports whether that
@@ -308,4 +319,79 @@ func listUsers(rd db.Reader, f Filter, after position, limit int) (out []User, e
 			return err
 		})
 	return out, err
+}
+
+func readShadow(rd db.Reader, ownID string) (sh shadow, found bool, err error) {
+	found, err = rd.Row(`SELECT o.subject_id, o.version, o.disabled, o.blocked, o.next_hash,
+		COALESCE(a.username, ''), COALESCE(a.full_name, ''), a.email, a.email_verified, a.password_hash
+		FROM sp_own_users o JOIN sp_accounts a ON a.id = o.subject_id WHERE o.own_id = $1`, []any{ownID},
+		&sh.subject, &sh.version, &sh.disabled, &sh.blocked, &sh.next, &sh.username, &sh.fullName, &sh.email, &sh.verified, &sh.hash)
+	return sh, found, err
+}
+
+func readOwnID(rd db.Reader, subject string) (ownID string, found bool, err error) {
+	found, err = rd.Row("SELECT own_id FROM sp_own_users WHERE subject_id = $1", []any{subject}, &ownID)
+	return ownID, found, err
+}
+
+func listOwn(rd db.Reader, after string, limit int) (ids []string, err error) {
+	err = rd.Rows("SELECT own_id FROM sp_own_users WHERE own_id > $1 ORDER BY own_id LIMIT $2", []any{after, limit}, func(scan db.Scan) error {
+		var id string
+		err := scan(&id)
+		ids = append(ids, id)
+		return err
+	})
+	return ids, err
+}
+
+func insertOwn(tx *db.Tx, ownID, subject string, disabled bool) (bool, error) {
+	n, err := tx.Exec(`INSERT INTO sp_own_users (own_id, subject_id, version, disabled, blocked, next_hash, next_at)
+		VALUES ($1, $2, 1, $3, FALSE, $4, 0) ON CONFLICT DO NOTHING`, ownID, subject, disabled, []byte{})
+	return n == 1, err
+}
+
+// updateOwn notes what a users table says over a version of what it said; it reports
+// false if something else was noted since.
+func updateOwn(tx *db.Tx, ownID string, version int64, disabled bool) (bool, error) {
+	n, err := tx.Exec("UPDATE sp_own_users SET version = version + 1, disabled = $3 WHERE own_id = $1 AND version = $2", ownID, version, disabled)
+	return n == 1, err
+}
+
+func bumpOwn(tx *db.Tx, ownID string) (known bool, err error) {
+	n, err := tx.Exec("UPDATE sp_own_users SET version = version + 1 WHERE own_id = $1", ownID)
+	return n == 1, err
+}
+
+// noteBlocked notes that an administrator has disabled or enabled somebody, and returns
+// what is to be: whoever is disabled in a users table stays so.
+func noteBlocked(tx *db.Tx, subject string, blocked bool) (disabled bool, err error) {
+	if _, err := tx.Exec("UPDATE sp_own_users SET version = version + 1, blocked = $2 WHERE subject_id = $1", subject, blocked); err != nil {
+		return false, err
+	}
+	_, err = tx.Row("SELECT disabled FROM sp_own_users WHERE subject_id = $1", []any{subject}, &disabled)
+	return disabled || blocked, err
+}
+
+// announceHash notes a hash that is about to take the place of one of the same
+// password, unless another one has been since a moment ago.
+func announceHash(tx *db.Tx, ownID string, hash []byte, now, since time.Time) (bool, error) {
+	n, err := tx.Exec("UPDATE sp_own_users SET version = version + 1, next_hash = $2, next_at = $3 WHERE own_id = $1 AND (next_hash = $5 OR next_at <= $4)",
+		ownID, hash, db.Micros(now), db.Micros(since), []byte{})
+	return n == 1, err
+}
+
+// settleHash notes that what is stored of a password is what was to be.
+func settleHash(tx *db.Tx, subject string) error {
+	_, err := tx.Exec("UPDATE sp_own_users SET version = version + 1, next_hash = $2 WHERE subject_id = $1", subject, []byte{})
+	return err
+}
+
+// followAccount stores what a users table says of somebody.
+func followAccount(tx *db.Tx, id string, p profile, k keys, now time.Time) error {
+	if _, err := tx.Exec(`UPDATE sp_accounts SET username = $2, username_key = $3, email = $4, email_key = $5, email_verified = $6, full_name = $7,
+		password_hash = $8, updated_at = $9 WHERE id = $1`,
+		id, unlessEmpty(p.username), k.username, p.email, k.email, p.verified, unlessEmpty(p.fullName), p.hash, db.Micros(now)); err != nil {
+		return err
+	}
+	return tx.Changed(id)
 }

@@ -118,8 +118,12 @@ func (o *Outbox) Notify(ctx context.Context, tx *db.Tx, subject string, k Kind, 
 }
 
 // Tell queues a notice, unless its address has had as many of its kind as it may:
-// the address may be that of somebody who has nothing to do with the account.
+// the address may be that of somebody who has nothing to do with the account. Who has
+// no address is told nothing.
 func (o *Outbox) Tell(ctx context.Context, tx *db.Tx, l Letter) error {
+	if l.To == "" {
+		return nil
+	}
 	if o.Enabled() && o.cfg.May != nil {
 		if may, err := o.cfg.May(tx, l.To, l.Kind); err != nil || !may {
 			return err

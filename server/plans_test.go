@@ -91,11 +91,12 @@ func TestPlans(t *testing.T) {
 func testPlans(t *testing.T, d *db.DB, read func(statement string) (tables []string)) {
 	var mu sync.Mutex
 	run := map[string]bool{}
-	d.Trace(func(statement string) {
+	note := func(statement string) {
 		mu.Lock()
 		defer mu.Unlock()
 		run[statement] = true
-	})
+	}
+	d.Trace(note)
 	town, err := traffic.Start(t.Context(), d)
 	if err != nil {
 		t.Fatal(err)
@@ -114,6 +115,7 @@ func testPlans(t *testing.T, d *db.DB, read func(statement string) (tables []str
 		}
 	}
 	d.Trace(nil)
+	ownUsersPlans(t, d.Dialect(), note)
 	if got := read("SELECT id FROM sp_accounts WHERE full_name = 'x'"); !slices.Equal(got, []string{"sp_accounts"}) {
 		t.Errorf("a statement without an index is said to read %v", got)
 	}

@@ -26,6 +26,7 @@ func (s *Server) pageRoutes() error {
 	}
 	pages, err := portal.New(portal.Config{
 		API: s.own, Path: s.path(""), Service: s.serviceName(), Mail: s.Mail.Enabled(), MailSignIn: s.cfg.MailSignIn, NoPassword: s.cfg.NoPasswordGrant,
+		OwnUsers: s.cfg.Users != nil,
 		Restrict: func(r *http.Request) error {
 			err := own.Restrict(r)
 			if err != nil {
@@ -47,11 +48,11 @@ func (s *Server) pageRoutes() error {
 
 // SetupLink returns a link to the page where the first administrator is made, for the
 // operator of a program to be shown at its start: it is good once, for 30 minutes. It
-// is "" while there is an administrator, and where Config.NoPortal is set. On SQLite links that were made before are
-// worthless then; on PostgreSQL they stay good, since several servers may start
-// together.
+// is "" while there is an administrator, and where Config.NoPortal or Config.Users is
+// set. On SQLite links that were made before are worthless then; on PostgreSQL they
+// stay good, since several servers may start together.
 func (s *Server) SetupLink(ctx context.Context) (string, error) {
-	if s.cfg.NoPortal {
+	if s.cfg.NoPortal || s.cfg.Users != nil {
 		return "", nil
 	}
 	token, _, err := s.Accounts.OfferSetup(ctx, s.DB.Dialect() == db.SQLite)

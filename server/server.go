@@ -74,7 +74,14 @@ type Config struct {
 	// database that is new. The default is master.key beside a SQLite file.
 	MasterKeyFile string
 
-	Registration    account.Registration // default account.Open
+	// Users is the service's own table of users (docs/own-users.md): people sign in with
+	// what it has, and everything else (sessions, roles, keys, second factors) is kept
+	// here. Registration, verifying addresses, and changing or deleting accounts are then
+	// the service's own business, and their routes are not served. Default: none; people
+	// have accounts here.
+	Users account.Users
+
+	Registration    account.Registration // default account.Open; with Users, account.Closed
 	AccessTTL       time.Duration        // default 15 minutes; 10 s to 24 h
 	RefreshTTL      time.Duration        // without use; default 14 days
 	SessionLife     time.Duration        // in all; default 30 days
@@ -278,6 +285,14 @@ func (c *Config) check() error {
 	default:
 		bad("registration", string(c.Registration), "it is not known", "Choose open, invite or closed.")
 	}
+	if c.Users != nil {
+		if c.Registration != "" && c.Registration != account.Closed {
+			bad("registration", string(c.Registration), "people are made in the service's own table of users", "Leave it out, or leave Users out.")
+		}
+		if c.FastAPIUsers {
+			bad("compat.fastapi_users", "true", "its routes change accounts, and these are in the service's own table of users", "Leave it out, or leave Users out.")
+		}
+	}
 	switch c.OnLostHistory {
 	case "", EndSessions, OnlyLog:
 	default:
@@ -437,6 +452,9 @@ type Server struct {
 	// another system's in their place.
 	own *sallyport.Mux
 
+	ownIDs ownIDs
+	used   used
+
 	requests  measure.Routes
 	passwords *password.Hasher
 	countries *policy.Countries // nil: there is no file
@@ -506,7 +524,9 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 		Token: func(ctx context.Context, value string) (authn.Verified, error) {
 			return s.Sessions.VerifyCookie(ctx, value)
 		},
-		Session: func(rd db.Reader, v authn.Verified) (authn.State, error) { return s.Sessions.ConfirmCookie(rd, v) },
+		Session: func(rd db.Reader, v authn.Verified) (authn.State, error) {
+			return s.noteUsed(v)(s.Sessions.ConfirmCookie(rd, v))
+		},
 	}); err != nil {
 		return nil, sallyport.Mistake("base_url", cfg.BaseURL, "browsers have no origin like that", "Write it as https://host.")
 	}
@@ -542,11 +562,12 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	s.Sessions = session.New(session.Config{
 		DB: cfg.DB, Keys: keys, Issuer: cfg.BaseURL, Log: cfg.Log,
 		Access: cfg.AccessTTL, Refresh: cfg.RefreshTTL, Life: cfg.SessionLife, Format: cfg.TokenFormat, Guesses: guesses, Mail: s.Mail, Now: cfg.Now,
+		Follow: s.follow(),
 	})
 	s.Lockout = lockout.New(lockout.Config{DB: cfg.DB, Key: lockoutKey, Refusals: s.Refusals, Limit: outer.limits.attempt, Off: cfg.NoLockout, Now: cfg.Now})
 	s.Accounts = account.New(account.Config{
 		DB: cfg.DB, Passwords: hasher, Sessions: s.Sessions, Lockout: s.Lockout, Mail: s.Mail, Links: links, Refusals: s.Refusals, Devices: signin.Devices,
-		Registration: cfg.Registration, VerifyAddress: cfg.VerifyAddress, CursorKey: keys.RefreshKey(), Now: cfg.Now,
+		Registration: cfg.Registration, VerifyAddress: cfg.VerifyAddress, CursorKey: keys.RefreshKey(), Now: cfg.Now, Users: cfg.Users, Log: cfg.Log,
 		ForgetDevices: signin.ForgetDevices,
 		Decide:        func(ctx context.Context, rule sallyport.Rule) error { return s.gate.Decide(ctx, rule) },
 		RegisterLimit: outer.limits.ofRegistration(), MailLimit: outer.limits.ofMail(), PasswordLimit: outer.limits.ofPasswords("the current password"),
@@ -566,13 +587,13 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	s.SignIn = signin.New(signin.Config{
 		Factors: totp.New(totp.Config{DB: cfg.DB, Keys: keys, RecoveryKey: recoveryKey, Now: cfg.Now}), Guesses: guesses, Issuer: cmp.Or(cfg.TOTPIssuer, hostOf(cfg.BaseURL)),
 		DB: cfg.DB, Passwords: hasher, Sessions: s.Sessions, Refusals: s.Refusals, Lockout: s.Lockout, Cookie: s.cookie, NoPasswordGrant: cfg.NoPasswordGrant, Now: cfg.Now,
-		Mail: s.Mail, Links: links, VerifyAddress: cfg.VerifyAddress, Claim: s.Accounts.Claim, MailSignIn: cfg.MailSignIn,
+		Mail: s.Mail, Links: links, VerifyAddress: cfg.VerifyAddress, Accounts: s.Accounts, MailSignIn: cfg.MailSignIn,
 		DeviceKey: deviceKey, Demand: demand, PendingFor: cfg.MFATTL,
 		PasswordLimit: outer.limits.ofPasswords("a password"), CodeLimit: outer.limits.ofPasswords("a code"), MailLimit: outer.limits.ofMail(),
 	})
 	s.APIKeys = apikey.New(apikey.Config{
 		DB: cfg.DB, Header: cfg.APIKeyHeader, Cookie: cfg.APIKeyCookie, Query: cfg.APIKeyQuery, Static: cfg.APIKeys, Origin: origin,
-		Standing: role.Standing, Log: cfg.Log, Now: cfg.Now,
+		Standing: role.Standing, Used: s.use, Log: cfg.Log, Now: cfg.Now,
 	})
 	for _, k := range cfg.APIKeys {
 		for _, scope := range k.Scopes {
@@ -587,7 +608,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	}
 	schemes := []authn.Scheme{authn.Bearer{Token: s.Sessions.VerifyAccess, Session: s.Sessions.Confirm}, s.APIKeys, s.cookie}
 	named := []authn.Scheme{s.Clients.Scheme()}
-	basic := authn.Basic{SameOrigin: origin, Password: s.SignIn.Basic, Account: s.Accounts.ConfirmPassword}
+	basic := authn.Basic{SameOrigin: origin, Password: s.SignIn.Basic, Account: s.confirmPassword}
 	if cfg.Basic {
 		schemes = append(schemes, basic)
 	} else {
@@ -613,6 +634,9 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	if !cfg.QueueOnly {
 		s.stopped.Go(func() { s.Mail.Run(background) })
 		s.stopped.Go(func() { s.cleaner.Run(background) })
+	}
+	if cfg.Users != nil && !cfg.QueueOnly {
+		s.stopped.Go(func() { repeat(background, followEvery, s.followUsed) })
 	}
 	if s.countries != nil {
 		s.stopped.Go(func() { repeat(background, countryEvery, s.refreshCountries) })

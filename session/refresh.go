@@ -131,6 +131,15 @@ func (s *Service) refresh(ctx context.Context, text, client string, scoped bool,
 	if !ok {
 		return Tokens{}, &authn.Refused{Reason: "not a refresh token of ours", Guess: true}
 	}
+	if s.cfg.Follow != nil {
+		subject, found, err := readOwner(s.cfg.DB.View(ctx), presented.session.String())
+		if err == nil && found {
+			err = s.cfg.Follow(ctx, subject)
+		}
+		if err != nil {
+			return Tokens{}, err
+		}
+	}
 	next := presented.successor().String()
 	digest, nextDigest := digestOf(text), digestOf(next)
 	newAccess := s.newAccess(presented.session.String())

@@ -74,8 +74,11 @@ type Config struct {
 	Format  Format         // of access tokens that are issued; default JWT
 	Guesses *authn.Guesses // of refresh tokens
 	Mail    *mail.Outbox   // tells of what only a thief would do
-	Log     *slog.Logger
-	Now     func() time.Time
+	// Follow brings what is known of a subject up to date before one of its refresh
+	// tokens is looked at, where others decide who there is; nil: nobody does.
+	Follow func(ctx context.Context, subject string) error
+	Log    *slog.Logger
+	Now    func() time.Time
 }
 
 // Service keeps sessions.

@@ -64,6 +64,12 @@ func whyDead(rd db.Reader, id, subject string, now time.Time) (string, error) {
 	return "the session was not alive", nil
 }
 
+// readOwner returns whose a session is.
+func readOwner(rd db.Reader, id string) (subject string, found bool, err error) {
+	found, err = rd.Row("SELECT subject_id FROM sp_sessions WHERE id = $1", []any{id}, &subject)
+	return subject, found, err
+}
+
 // readFamily reads what a refresh needs of its session. Every column costs: it
 // is the writer that reads them, while others wait.
 func readFamily(rd db.Reader, id string) (s Session, disabled bool, keysVersion int64, found bool, err error) {

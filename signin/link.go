@@ -74,7 +74,11 @@ func (s *Service) RequestLink(ctx context.Context, email string) (handle string,
 	}
 	began := time.Now()
 	secret := link.MakeWithCode(link.SignIn)
-	err = s.cfg.DB.Write(ctx, func(tx *db.Tx) error { return s.sendLink(ctx, tx, secret, email, key) })
+	who, err := s.cfg.Accounts.Locate(ctx, email)
+	if err != nil {
+		return "", err
+	}
+	err = s.cfg.DB.Write(ctx, func(tx *db.Tx) error { return s.sendLink(ctx, tx, secret, email, key, who) })
 	if err != nil {
 		return "", err
 	}
@@ -82,8 +86,8 @@ func (s *Service) RequestLink(ctx context.Context, email string) (handle string,
 	return secret.Handle, nil
 }
 
-func (s *Service) sendLink(ctx context.Context, tx *db.Tx, secret link.Secret, email, key string) error {
-	l, found, err := account.FindLogin(tx, email)
+func (s *Service) sendLink(ctx context.Context, tx *db.Tx, secret link.Secret, email, key string, located account.Located) error {
+	l, found, err := located.Login(tx)
 	if err != nil {
 		return err
 	}
@@ -98,9 +102,12 @@ func (s *Service) sendLink(ctx context.Context, tx *db.Tx, secret link.Secret, e
 	if err != nil {
 		return err
 	}
+	if found {
+		key = l.EmailKey // a table of users may know them by another address, too
+	}
 	bound := addressID(key)
 	g := link.Grant{Address: key, Familiar: familiar && l.Verified, Bound: bound[:], Payload: s.cfg.Lockout.Key(who.counted(email))}
-	if found && !l.Disabled {
+	if found && !l.Disabled && s.mayProve(l) {
 		g.Subject = l.ID
 	}
 	stored, err := s.cfg.Links.Store(tx, secret, g, link.CodeLife)
@@ -116,6 +123,10 @@ func (s *Service) sendLink(ctx context.Context, tx *db.Tx, secret link.Secret, e
 	}
 	return audit.Append(ctx, tx, audit.Event{Action: "link.requested", Target: l.ID})
 }
+
+// mayProve reports whether somebody can show by a letter that an address is theirs. In
+// a table of users it is the table that knows whose it is.
+func (s *Service) mayProve(l account.Login) bool { return l.Verified || !s.cfg.Accounts.OwnUsers() }
 
 // LinkAttempt is what somebody sends who was sent a letter: the token of the link,
 // or the code with its handle.
@@ -198,6 +209,9 @@ func (s *Service) linked(ctx context.Context, try *lockout.Attempt, m mailed, a 
 			return ok, err
 		}
 	}
+	if err := s.cfg.Accounts.Follow(ctx, m.Subject); err != nil {
+		return session.Tokens{}, err
+	}
 	l, found, err := account.ReadLogin(s.cfg.DB.View(ctx), m.Subject)
 	if err != nil {
 		return session.Tokens{}, err
@@ -208,6 +222,8 @@ func (s *Service) linked(ctx context.Context, try *lockout.Attempt, m mailed, a 
 		return session.Tokens{}, &authn.Refused{Reason: "the address is not the account's any more", Subject: m.Subject}
 	case l.Disabled:
 		return session.Tokens{}, &authn.Refused{Reason: disabled, Subject: l.ID}
+	case !s.mayProve(l):
+		return session.Tokens{}, &authn.Refused{Reason: "the address is not verified", Subject: l.ID}
 	}
 	return s.proceed(ctx, proven{identified: identified{Login: l}, method: session.Email, try: try, use: use}, a.Attempt)
 }

@@ -220,6 +220,9 @@ func (s *Service) secondFactor(ctx context.Context, c Continuation) (Continued, 
 	} else {
 		c.Replaces = ""
 	}
+	if err := s.cfg.Accounts.Follow(ctx, p.subject); err != nil {
+		return Continued{}, err
+	}
 	try, err := s.cfg.Lockout.Begin(ctx, lockout.Who{Subject: p.subject})
 	if err != nil {
 		return Continued{}, err
@@ -409,6 +412,9 @@ func (s *Service) setupPending(ctx context.Context, token string) (secret []byte
 	}
 	if !p.setup {
 		return nil, "", mfaOn()
+	}
+	if err := s.cfg.Accounts.Follow(ctx, p.subject); err != nil {
+		return nil, "", err
 	}
 	secret, err = s.setup(ctx, p.subject, func(tx *db.Tx) error {
 		if _, found, err := readPending(tx, p.digest); err != nil {

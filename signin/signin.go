@@ -56,8 +56,7 @@ type Config struct {
 	Mail                                *mail.Outbox
 	Links                               *link.Service
 	VerifyAddress                       bool // as account.Config's
-	// Claim makes an account that of who reads its mail (account.Service).
-	Claim func(ctx context.Context, tx *db.Tx, id string) error
+	Accounts                            *account.Service
 	// MailSignIn lets people sign in with a link or code that is mailed to them.
 	MailSignIn bool
 	// DeviceKey is a secret of the server, of 16 bytes or more, that is used for
@@ -341,7 +340,11 @@ func (who identified) counted(login string) lockout.Who {
 }
 
 func (s *Service) identify(ctx context.Context, login string) (identified, error) {
-	l, found, err := account.FindLogin(s.cfg.DB.View(ctx), login)
+	who, err := s.cfg.Accounts.Locate(ctx, login)
+	if err != nil {
+		return identified{}, err
+	}
+	l, found, err := who.Login(s.cfg.DB.View(ctx))
 	return identified{l, !found}, err
 }
 
@@ -365,9 +368,23 @@ func (s *Service) verify(ctx context.Context, who identified, pw string) (upgrad
 	case s.cfg.VerifyAddress && !who.Verified:
 		return "", &authn.Refused{Reason: "the address is not verified", Subject: who.ID}
 	case res.Upgrade:
-		return s.cfg.Passwords.Hash(ctx, pw)
+		return s.upgrade(ctx, who, pw)
 	}
 	return "", nil
+}
+
+// upgrade returns a current hash of a password that was right, once it is stored
+// wherever others decide on passwords.
+func (s *Service) upgrade(ctx context.Context, who identified, pw string) (string, error) {
+	hash, err := s.cfg.Passwords.Hash(ctx, pw)
+	if err != nil {
+		return "", err
+	}
+	hash, same, err := s.cfg.Accounts.Upgrade(ctx, who.Login, hash)
+	if err == nil && !same {
+		err = &authn.Refused{Reason: changed, Subject: who.ID}
+	}
+	return hash, err
 }
 
 // disabled is why somebody is refused whose account is.
@@ -472,7 +489,7 @@ func (s *Service) stillThere(ctx context.Context, tx *db.Tx, who proven) error {
 		}
 	}
 	if who.claims() {
-		return s.cfg.Claim(ctx, tx, who.ID)
+		return s.cfg.Accounts.Claim(ctx, tx, who.ID)
 	}
 	if who.upgraded == "" {
 		return nil

@@ -54,8 +54,10 @@ type Config struct {
 	// Standing reports which of the names, by their places, stand for nothing
 	// that there is, and which for something that the subject does not hold.
 	Standing func(rd db.Reader, subject string, scopes []string) (unknown, above []int, err error)
-	Log      *slog.Logger
-	Now      func() time.Time
+	// Used is told whose key is used, about once a minute; nil: nobody is.
+	Used func(subject string)
+	Log  *slog.Logger
+	Now  func() time.Time
 	// Origin tells whose pages may send a key in a cookie with requests that
 	// change something.
 	Origin *authn.SameOrigin

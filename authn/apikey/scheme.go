@@ -173,6 +173,9 @@ func (s *Service) Confirm(rd db.Reader, v authn.Verified) (authn.State, error) {
 	}
 	if _, outside := rd.(db.View); outside {
 		s.touches.Note(v.Key, now)
+		if s.cfg.Used != nil {
+			s.cfg.Used(v.Subject)
+		}
 	}
 	return st, nil
 }

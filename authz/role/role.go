@@ -305,6 +305,18 @@ func SetDisabled(tx *db.Tx, id string, disabled bool) error {
 	return updateDisabled(tx, id, disabled)
 }
 
+// SetDisabledAnyway is SetDisabled also for the last administrator: where a table of
+// the service's own decides who there is.
+func SetDisabledAnyway(tx *db.Tx, id string, disabled bool) error {
+	if err := audit.Watch(tx, id, time.Now()); err != nil {
+		return err
+	}
+	return updateDisabled(tx, id, disabled)
+}
+
+// DeleteAnyway is Delete also for the last administrator, as SetDisabledAnyway is.
+func DeleteAnyway(tx *db.Tx, id string) error { return deleteSubject(tx, id) }
+
 // Delete removes a subject with all that refers to it.
 func Delete(tx *db.Tx, id string) error {
 	if err := keepAdministrator(tx, id); err != nil {

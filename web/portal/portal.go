@@ -37,6 +37,9 @@ type Config struct {
 	MailSignIn bool
 	// NoPassword: nobody can sign in with a password.
 	NoPassword bool
+	// OwnUsers: the service keeps its users itself. Addresses are not verified here,
+	// nobody is invited, and nobody is made the first administrator.
+	OwnUsers bool
 }
 
 // Portal is the pages.
@@ -91,13 +94,15 @@ func (p *Portal) Routes(mux *sallyport.Mux) {
 	form("/account/sign-in", (*exchange).signInPage, (*exchange).signIn)
 	form("/account/forgot", shows("forgot"), (*exchange).forgot)
 	form("/account/reset", shows("reset"), (*exchange).reset)
-	form("/account/verify", shows("verify"), (*exchange).verify)
-	form("/account/invitation", shows("invitation"), (*exchange).invitation)
 	form("/account/request-link", shows("request-link"), (*exchange).requestLink)
 	form("/account/link", shows("link"), (*exchange).link)
 	form("/account/password", signedIn("password"), (*exchange).password)
 	form("/account/second-factor", signedIn("second-factor"), (*exchange).secondFactor)
-	form("/console/setup", shows("setup"), (*exchange).setup)
+	if !p.cfg.OwnUsers {
+		form("/account/verify", shows("verify"), (*exchange).verify)
+		form("/account/invitation", shows("invitation"), (*exchange).invitation)
+		form("/console/setup", shows("setup"), (*exchange).setup)
+	}
 	page("GET /account/{$}", signedIn("account"))
 	page("POST /account/sign-out", func(x *exchange) {
 		if x.read() {
