@@ -17,8 +17,8 @@ var IdentityHeaders = []string{
 }
 
 const (
-	// maxList is how long the roles or the permissions may be, in bytes; longer ones are
-	// left out whole. Half a list of what somebody may do looks like a list.
+	// maxList is how long the roles, the permissions or a user name may be, in bytes;
+	// longer ones are left out whole. Half a list of what somebody may do looks like a list.
 	maxList = 1 << 10
 	// maxIdentity is how long all headers may be together, with their names, in bytes:
 	// what the tightest of common services take.
@@ -73,6 +73,10 @@ func (a *answer) identity(r *http.Request, p sallyport.Principal) (map[string]st
 		Issuer: a.d.cfg.Issuer, Audience: r.Host, Subject: c.Subject, IssuedAt: now, Expires: now.Add(assertionLife),
 		Kind: string(c.Kind), Session: c.Session, ClientID: c.Client, Username: username, Email: email,
 		Roles: usableRoles(&p), Permissions: usablePermissions(&p), Method: r.Method, Rule: a.rule,
+	}
+	// A service's own table may have names of any kind.
+	if len(visible(username)) > maxList {
+		as.Omitted, as.Username, username = append(as.Omitted, "username"), "", ""
 	}
 	leaveOut := func(name string, list *[]string) {
 		if len(*list) > 0 {

@@ -29,7 +29,7 @@ type Assertion struct {
 	Email       string   // email, which is verified
 	Roles       []string // roles
 	Permissions []string // permissions; "*" stands for all
-	Omitted     []string // which of the two were left out, because they are too long
+	Omitted     []string // which of roles, permissions and username were left out, because they are too long
 	Method      string   // method of the request
 	Rule        string   // that was required
 }
