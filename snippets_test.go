@@ -102,7 +102,7 @@ func allBlocks(t *testing.T) (out []block) {
 }
 
 // transcripts are the pages whose console blocks cmd/sallyport runs.
-var transcripts = []string{"README.md", "docs/quickstart-go.md"}
+var transcripts = []string{"README.md", "docs/quickstart-go.md", "docs/quickstart-any-language.md"}
 
 // TestBlocksOfPages checks what can be checked without a compiler.
 func TestBlocksOfPages(t *testing.T) {

@@ -114,29 +114,47 @@ func (g *Gate) RequireSetup(rule sallyport.Rule) func(http.Handler) http.Handler
 }
 
 func (g *Gate) require(rule sallyport.Rule, setup bool) func(http.Handler) http.Handler {
-	if err := rule.Check(); err != nil {
+	through, err := g.through(rule, setup)
+	if err != nil {
 		panic("sallyport: " + err.Error())
 	}
 	if g.onRules != nil {
 		g.onRules(rule)
 	}
-	schemes := g.schemesFor(rule)
+	return through
+}
+
+// Ask is Require for a rule that came with a request, from a proxy that asks for
+// another service: one that cannot be enforced is an error, and nothing that it
+// names is made to exist.
+func (g *Gate) Ask(rule sallyport.Rule) (func(http.Handler) http.Handler, error) {
+	return g.through(rule, false)
+}
+
+func (g *Gate) through(rule sallyport.Rule, setup bool) (func(http.Handler) http.Handler, error) {
+	if err := rule.Check(); err != nil {
+		return nil, err
+	}
+	schemes, err := g.schemesFor(rule)
+	if err != nil {
+		return nil, err
+	}
 	return func(next http.Handler) http.Handler {
 		d := &door{g: g, rule: rule, setup: setup, schemes: schemes, next: next, governed: g.cfg.Policies != nil && rule.Governed(), names: slices.Collect(rule.Names)}
 		d.refuser, _ = next.(Refuser)
 		return d
-	}
+	}, nil
 }
 
 // schemesFor returns the schemes that are read on a route: those that are read
 // everywhere, and those that its rule names. A machine client's secret and a
 // person's password stand in the same header: where clients are named, people
 // are not looked for.
-func (g *Gate) schemesFor(rule sallyport.Rule) (out []numbered) {
+func (g *Gate) schemesFor(rule sallyport.Rule) (out []numbered, err error) {
 	named := slices.Collect(rule.Kinds)
 	has := func(k sallyport.Kind) bool { return slices.Contains(named, k) }
 	if has(sallyport.KindClient) && has(sallyport.KindBasic) {
-		panic(fmt.Sprintf("sallyport: rule %v: basic and client cannot be told apart on one route. Name one of them.", rule))
+		return nil, fmt.Errorf("rule %v: basic and client cannot be told apart on one route: name one of them", rule)
 	}
 	for i, s := range g.schemes {
 		everywhere := i < len(g.cfg.Schemes)
@@ -144,7 +162,7 @@ func (g *Gate) schemesFor(rule sallyport.Rule) (out []numbered) {
 			out = append(out, s)
 		}
 	}
-	return out
+	return out, nil
 }
 
 // door is the gate before one handler.

@@ -72,6 +72,10 @@ func (s *Server) Guard(next http.Handler) http.Handler {
 		}
 		rec := &own.recorder
 		rec.ResponseWriter = w
+		proxy, asked := s.wall.asksForward(r)
+		if asked {
+			rec.ResponseWriter = &toProxy{ResponseWriter: w, nginx: proxy == "nginx"}
+		}
 		var began time.Time
 		if s.cfg.Metrics || s.cfg.Log.Enabled(r.Context(), slog.LevelInfo) {
 			began = time.Now()
@@ -80,7 +84,7 @@ func (s *Server) Guard(next http.Handler) http.Handler {
 		switch {
 		case s.wall.isHealth(r):
 			next.ServeHTTP(rec, r)
-		case !s.wall.hosts.Check(r.Host):
+		case !s.wall.hosts.Check(r.Host) && !(asked && s.wall.clients.FromProxy(r)):
 			sallyport.WriteError(rec, host.Refusal())
 		case inClear != nil && !seen.HTTPS && r.Method == http.MethodOptions:
 			// A preflight that is allowed is followed by the request, with its

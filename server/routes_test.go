@@ -14,15 +14,16 @@ import (
 	"testing"
 
 	"github.com/sallyport/sallyport"
+	"github.com/sallyport/sallyport/authn/forward"
 	"github.com/sallyport/sallyport/internal/testkit"
 )
 
 var updateGolden = flag.Bool("update", false, "write the golden files anew")
 
-// isPage reports whether a route is a page for people or part of one, and no
-// operation.
+// isPage reports whether a route is a page for people or part of one, or what proxies
+// ask, and no operation.
 func isPage(r sallyport.Route) bool {
-	return strings.HasPrefix(r.Path+"/", "/docs/") || ofPortal(r)
+	return strings.HasPrefix(r.Path+"/", "/docs/") || ofPortal(r) || strings.HasPrefix(r.Path, forward.Prefix)
 }
 
 // ofPortal reports whether a route is a page that looks at no credentials itself: it

@@ -769,6 +769,9 @@ func (s *Server) routes() error {
 	s.keyRoutes()
 	s.healthRoutes()
 	s.doctorRoutes()
+	if err := s.forwardRoutes(); err != nil {
+		return err
+	}
 	if s.cfg.Inbox != nil {
 		s.inboxRoutes()
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/api"
 	"github.com/sallyport/sallyport/authn/apikey"
+	"github.com/sallyport/sallyport/authn/forward"
 	"github.com/sallyport/sallyport/guard/clientip"
 	"github.com/sallyport/sallyport/guard/cors"
 	"github.com/sallyport/sallyport/guard/headers"
@@ -37,6 +38,7 @@ type wall struct {
 	maxBody int64
 	names   []string // that hosts has
 	health  [2]string
+	forward string // where proxies ask
 	proxies undeclared
 }
 
@@ -78,6 +80,7 @@ func newWall(cfg *Config) (*wall, error) {
 		for i, path := range []string{livezPath, readyzPath} {
 			w.health[i] = base.Path + path
 		}
+		w.forward = base.Path + forward.Prefix
 	}
 	if perr == nil && base.Scheme == "https" {
 		var query []string

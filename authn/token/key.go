@@ -282,14 +282,22 @@ func newNamed(alg Alg, verifier any, kid string) (*Key, error) {
 		k.id = encode(digest[:])
 	}
 	id, err := json.Marshal(k.id) // a foreign id may need escaping
+	if err == nil {
+		k.header, err = k.headerFor(typ)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("token: %s key: %w", alg, err)
 	}
 	if alg != HS256 {
 		k.jwk = `{"alg":"` + string(alg) + `","kid":` + string(id) + `,"use":"sig",` + members + "}"
 	}
-	k.header = encode([]byte(`{"alg":"` + string(alg) + `","kid":` + string(id) + `,"typ":"` + typ + `"}`))
 	return k, nil
+}
+
+// headerFor returns the protected header of a token of a type, encoded.
+func (k *Key) headerFor(typ string) (string, error) {
+	id, err := json.Marshal(k.id)
+	return encode([]byte(`{"alg":"` + string(k.alg) + `","kid":` + string(id) + `,"typ":"` + typ + `"}`)), err
 }
 
 // secretID is the id of an HMAC secret. RFC 7638 would hash the bare secret

@@ -182,19 +182,27 @@ func (s *Set) Issue(c Claims) (string, error) {
 		return "", fmt.Errorf("token: issue: %w", err)
 	}
 
-	k := s.active
+	compact, err := s.active.compact(s.active.header, claims)
+	if err != nil {
+		return "", fmt.Errorf("token: issue: %w", err)
+	}
+	return compact, nil
+}
+
+// compact signs claims under an encoded header.
+func (k *Key) compact(header string, claims []byte) (string, error) {
 	enc := base64.RawURLEncoding
-	size := len(k.header) + 1 + enc.EncodedLen(len(claims)) + 1 + enc.EncodedLen(k.sigSize)
+	size := len(header) + 1 + enc.EncodedLen(len(claims)) + 1 + enc.EncodedLen(k.sigSize)
 	if size > maxToken {
-		return "", fmt.Errorf("token: issue: the token would have %d characters, more than the %d that are accepted", size, maxToken)
+		return "", fmt.Errorf("the token would have %d characters, more than the %d that are accepted", size, maxToken)
 	}
 	b := make([]byte, 0, size)
-	b = append(b, k.header...)
+	b = append(b, header...)
 	b = append(b, '.')
 	b = enc.AppendEncode(b, claims)
 	sig, err := k.sign(b)
 	if err != nil {
-		return "", fmt.Errorf("token: issue: %w", err)
+		return "", err
 	}
 	b = append(b, '.')
 	b = enc.AppendEncode(b, sig)

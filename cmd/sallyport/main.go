@@ -97,6 +97,7 @@ type cli struct {
 	Backup      backupCmd      `cmd:"" help:"Copies of the database: made while it is served, checked, and brought back."`
 	Migrate     migrateCmd     `cmd:"" help:"The schema, and the move to another database."`
 	Hash        hashCmd        `cmd:"" help:"Password hashes."`
+	Snippet     snippetCmd     `cmd:"" help:"Print a piece of code or configuration that protects a service in another language."`
 	Doctor      doctorCmd      `cmd:"" help:"Ask a running server from outside: proxies, hosts, TLS, clock, cookies, limits, mail; what is wrong and how to mend it."`
 	Healthcheck healthcheckCmd `cmd:"" help:"Ask a running server whether it is ready."`
 	Version     versionCmd     `cmd:"" help:"Print the version."`

@@ -112,6 +112,13 @@ func (p place) serve(t *testing.T, flags ...string) *running {
 // serveCommand does that with a command that serves.
 func (p place) serveCommand(t *testing.T, c *exec.Cmd) *running {
 	t.Helper()
+	return p.serveCommandAt(t, "", c)
+}
+
+// serveCommandAt is serveCommand for a server that is not reached where it says: base
+// is where it is; "" for where it says.
+func (p place) serveCommandAt(t *testing.T, base string, c *exec.Cmd) *running {
+	t.Helper()
 	log, err := os.CreateTemp(t.TempDir(), "log")
 	if err != nil {
 		t.Fatal(err)
@@ -140,7 +147,7 @@ func (p place) serveCommand(t *testing.T, c *exec.Cmd) *running {
 		default:
 		}
 		if m := apiLine.FindStringSubmatch(r.output(t)); m != nil {
-			r.base = m[1]
+			r.base = cmp.Or(base, m[1])
 		}
 		if r.base == "" {
 			return false

@@ -281,7 +281,7 @@ func (c proveCmd) compare(d *prove.Document) ([]prove.Difference, error) {
 }
 
 // undocumented are the server's routes that are no operations: pages for people,
-// and what they load.
+// what they load, and what proxies ask.
 var undocumented = []string{
 	"GET /.well-known/change-password", "GET /account/assets/{file}",
 	"GET /account/forgot", "POST /account/forgot", "GET /account/invitation", "POST /account/invitation",
@@ -290,6 +290,9 @@ var undocumented = []string{
 	"GET /account/second-factor", "POST /account/second-factor", "GET /account/sign-in", "POST /account/sign-in",
 	"POST /account/sign-out", "GET /account/verify", "POST /account/verify", "GET /account/{$}", "GET /account/{rest...}",
 	"GET /console/setup", "POST /console/setup", "GET /docs", "GET /docs/{file}", "GET /dev/inbox", "GET /dev/inbox/{id}",
+	"GET /forward-auth/nginx", "GET /forward-auth/traefik", "GET /forward-auth/caddy",
+	"GET /forward-auth/envoy/{path...}", "POST /forward-auth/envoy/{path...}", "PUT /forward-auth/envoy/{path...}",
+	"PATCH /forward-auth/envoy/{path...}", "DELETE /forward-auth/envoy/{path...}", "OPTIONS /forward-auth/envoy/{path...}",
 }
 
 // given reads --token-file.

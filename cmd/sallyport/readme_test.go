@@ -204,11 +204,19 @@ type bash struct {
 }
 
 func runTranscript(t *testing.T, steps []step, env ...string) {
+	runTranscriptAt(t, steps, nil, env...)
+}
+
+// runTranscriptAt is runTranscript for a page with more ports than 8080, each of which
+// becomes one that is free.
+func runTranscriptAt(t *testing.T, steps []step, ports []string, env ...string) {
 	sh := startBash(t, env...)
 	port := fmt.Sprint(testkit.FreePort(t))
-	local := func(s string) string {
-		return strings.ReplaceAll(strings.ReplaceAll(s, "go run ./cmd/sallyport", "sallyport"), ":8080", ":"+port)
+	words := []string{"go run ./cmd/sallyport", "sallyport", ":8080", ":" + port}
+	for _, p := range ports {
+		words = append(words, p, fmt.Sprint(testkit.FreePort(t)))
 	}
+	local := strings.NewReplacer(words...).Replace
 	sh.run(t, "export SALLYPORT_LISTEN=127.0.0.1:"+port)
 	for _, s := range steps {
 		want := make([]string, len(s.want))
