@@ -467,7 +467,7 @@ func (s *Service) update(ctx context.Context, actor *role.Actor, id string, c Ch
 		}
 		if c.Disabled != nil {
 			// Who is disabled in a table of the service's own stays so.
-			disabled, err := noteBlocked(tx, id, *c.Disabled)
+			disabled, noted, err := noteBlocked(tx, id, *c.Disabled)
 			if err != nil {
 				return err
 			}
@@ -475,6 +475,9 @@ func (s *Service) update(ctx context.Context, actor *role.Actor, id string, c Ch
 				if err := s.setDisabled(ctx, tx, id, disabled); err != nil {
 					return err
 				}
+				noted = true
+			}
+			if noted {
 				changed = append(changed, "disabled")
 			}
 		}

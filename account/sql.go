@@ -363,13 +363,15 @@ func bumpOwn(tx *db.Tx, ownID string) (known bool, err error) {
 }
 
 // noteBlocked notes that an administrator has disabled or enabled somebody, and returns
-// what is to be: whoever is disabled in a users table stays so.
-func noteBlocked(tx *db.Tx, subject string, blocked bool) (disabled bool, err error) {
-	if _, err := tx.Exec("UPDATE sp_own_users SET version = version + 1, blocked = $2 WHERE subject_id = $1", subject, blocked); err != nil {
-		return false, err
+// what is to be: whoever is disabled in a users table stays so. noted is false if there
+// is nothing new to note of a user of that table.
+func noteBlocked(tx *db.Tx, subject string, blocked bool) (disabled, noted bool, err error) {
+	n, err := tx.Exec("UPDATE sp_own_users SET version = version + 1, blocked = $2 WHERE subject_id = $1 AND blocked <> $2", subject, blocked)
+	if err != nil {
+		return false, false, err
 	}
 	_, err = tx.Row("SELECT disabled FROM sp_own_users WHERE subject_id = $1", []any{subject}, &disabled)
-	return disabled || blocked, err
+	return disabled || blocked, n == 1, err
 }
 
 // announceHash notes a hash that is about to take the place of one of the same

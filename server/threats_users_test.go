@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/sallyport/sallyport/account"
+	"github.com/sallyport/sallyport/audit"
 	"github.com/sallyport/sallyport/internal/db"
 	"github.com/sallyport/sallyport/internal/testkit"
 	"github.com/sallyport/sallyport/mail"
@@ -230,4 +231,30 @@ func TestL_OwnUsersSpellings(t *testing.T) {
 		locked(t, name, v.token(name, badPassword), time.Second, time.Hour)
 	}
 	v.token("somebody else", badPassword).want(t, 401, "invalid_grant")
+}
+
+// Who shuts somebody out here whom the table has shut out already has changed something:
+// the audit log says what.
+func TestU_OwnUsersBlockedTwice(t *testing.T) {
+	t.Parallel()
+	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
+		p := table(ownUser(t, "1", "root"), ownUser(t, "2", "ada"))
+		w := newWorld(t, d, nil, withUsers(p))
+		if err := w.sv.SetRoles(t.Context(), w.subject("1"), "admin"); err != nil {
+			t.Fatal(err)
+		}
+		root, path := w.signIn("root", goodPassword).access, "/users/"+w.subject("2")
+		p.change("2", func(u *account.OwnUser) { u.Disabled = true })
+		w.changed("2")
+		for _, tt := range []struct {
+			disabled bool
+			members  string
+		}{{true, "disabled"}, {true, ""}, {false, "disabled"}} {
+			w.do("PATCH", path, root, map[string]bool{"disabled": tt.disabled}).want(t, 200, "")
+			all, err := audit.Latest(w.db.View(t.Context()), 1)
+			if err != nil || len(all) != 1 || all[0].Action != "account.changed" || all[0].Detail["members"] != tt.members {
+				t.Errorf("disabled = %v: the last event is %+v, %v", tt.disabled, all, err)
+			}
+		}
+	})
 }
