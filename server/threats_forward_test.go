@@ -302,7 +302,7 @@ func TestA_ForwardAuthRefusals(t *testing.T) {
 			}
 		}
 		if proxy != "envoy" {
-			for _, uri := range []string{"http://app.example/", "x", "*", "/%zz"} {
+			for _, uri := range []string{"http://app.example/", "x", "*", "/%zz", "/x#y", "/x?a#y"} {
 				ask(question{uri: uri}).want(t, 403, "bad_target")
 			}
 			names := map[string][]string{"nginx": {"X-Original-Method", "X-Original-URI", "X-Forwarded-Host"}}[proxy]
@@ -335,6 +335,29 @@ func TestA_ForwardAuthRefusals(t *testing.T) {
 	for _, own := range []string{"public", "role(user)"} { // beside Envoy's own
 		q.headers = append(bearerOf(tk), forward.RequireHeader, own)
 		w.question(q).want(t, 403, "proxy_misconfigured")
+	}
+	// An address that another proxy reads as one of our pages, and hands on, is no
+	// question of Envoy's: the client has written its rule.
+	for _, uri := range []string{"/..%2f..%2faccount/sign-in", "/%2e%2e%2f%2e%2e%2ftoken", "/x%2f..%2f..%5caccount", `/..%5C..%5Cx`} {
+		w.question(question{proxy: "envoy", require: "signed-in", uri: uri, headers: bearerOf(tk)}).want(t, 403, "bad_target")
+	}
+	w.question(question{proxy: "envoy", require: "signed-in", uri: "/group%2f..project", headers: bearerOf(tk)}).want(t, 200, "")
+	// Only below the route does a proxy ask under a foreign name.
+	for path, status := range map[string]int{"/forward-auth%2fcaddy": 400, "/forward-auth/%63addy": 403} {
+		req := w.request("GET", "", "", nil)
+		req.URL.Opaque, req.Host = path, "app.example"
+		if r := w.send(req); r.status != status {
+			t.Errorf("%s: %d: %s", path, r.status, r.body)
+		}
+	}
+	// Traefik does not say what its client would change to; it is told for a WebSocket.
+	for _, proxy := range proxies {
+		for _, headers := range [][]string{{"Sec-WebSocket-Key", "x3JJHMbDL1EzLkh9GBhXDw=="}, nil} {
+			r := w.question(question{proxy: proxy, require: "signed-in", headers: append(bearerOf(tk), headers...)}).want(t, 200, "")
+			if got := r.header.Get("Upgrade"); (got == "websocket") != (proxy == "traefik" && headers != nil) {
+				t.Errorf("%s with %q is told Upgrade: %q", proxy, headers, got)
+			}
+		}
 	}
 	for _, uri := range []string{"//x", "/a/../b", "/./x"} {
 		r := w.question(question{proxy: "envoy", require: "signed-in", uri: uri, headers: bearerOf(tk)}).want(t, 403, "bad_target")
@@ -645,7 +668,7 @@ func TestA_ForwardAuthAsksPolicies(t *testing.T) {
 		ask(question{uri: "/secret/x", host: "APP.example"}).want(t, 403, "denied_by_policy")
 		ask(question{uri: "/%73ecret/x"}).want(t, 403, "denied_by_policy")
 		ask(question{uri: "/open", method: "DELETE"}).want(t, 403, "denied_by_policy")
-		for _, uri := range []string{"/open%2f..%2fsecret", "/open/%2e%2e/secret", "/open/..%5csecret", "/secret%00", "/%ff", "/open%2Fx"} {
+		for _, uri := range []string{"/open%2f..%2fsecret", "/open/%2e%2e/secret", "/open/..%5csecret", "/secret%00", "/%ff", "/open%2Fx", "/;x/secret/x", "/open/..;/secret", "/open/..;x=1/secret", "/secret%3bx"} {
 			ask(question{uri: uri}).want(t, 403, "bad_target")
 		}
 		if proxy != "envoy" { // its own are answered before

@@ -189,6 +189,8 @@ func TestSnippetCode(t *testing.T) {
 				"another payload": parts[0] + "." + strings.Split(plain, ".")[1] + "." + parts[2],
 				"alg none":        set("alg", "none"), "alg HS256": set("alg", "HS256"), "alg ES256": set("alg", "ES256"), "typ JWT": set("typ", "JWT"), "typ of none": set("typ", nil),
 				"another kid": set("kid", "x"), "a kid that is none": set("kid", 7), "crit": set("crit", []string{"exp"}), "jwk": set("jwk", map[string]string{"kty": "oct"}), "two tokens": reads + " " + reads,
+				"a header that is nested": base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"EdDSA","x":` + strings.Repeat("[", 5000) + strings.Repeat("]", 5000) + `}`))[:8000] + ".e30.x",
+				"and not closed":          base64.RawURLEncoding.EncodeToString([]byte(strings.Repeat("[", 5900))) + ".e30.x",
 			} {
 				for _, path := range []string{"/me", "/items"} {
 					a := ask(t, "GET", app+path, "Authorization", "Bearer "+credential)
@@ -299,7 +301,7 @@ func TestSnippetYAML(t *testing.T) {
 			text := snippetText(t, append([]string{"traefik"}, args...)...)
 			doc := parsed(text)
 			auth := inside[map[string]any](t, doc, "http", "middlewares", "sallyport", "forwardAuth")
-			if fmt.Sprint(auth["authResponseHeaders"]) != fmt.Sprint(forward.IdentityHeaders) || auth["trustForwardHeader"] != false {
+			if fmt.Sprint(auth["authResponseHeaders"]) != fmt.Sprint(append(slices.Clone(forward.IdentityHeaders), "Upgrade")) || auth["trustForwardHeader"] != false {
 				t.Errorf("%v", auth)
 			}
 			if got := inside[[]any](t, doc, "http", "routers", "app", "middlewares"); fmt.Sprint(got) != "[sallyport-underscores sallyport]" {
@@ -307,9 +309,14 @@ func TestSnippetYAML(t *testing.T) {
 			}
 			away := inside[map[string]any](t, doc, "http", "middlewares", "sallyport-underscores", "headers", "customRequestHeaders")
 			for _, h := range forward.IdentityHeaders {
-				if v, ok := away[strings.ReplaceAll(h, "-", "_")]; !ok || v != "" {
-					t.Errorf("%s with underscores stays", h)
+				for _, name := range []string{strings.ReplaceAll(h, "-", "_"), strings.Replace(h, "X-", "X_", 1), strings.Replace(h, "t-", "t_", 1)} {
+					if v, ok := away[name]; !ok || v != "" {
+						t.Errorf("%s stays", name)
+					}
 				}
+			}
+			if away["Host"] != host {
+				t.Errorf("the service is told the host %v", away["Host"])
 			}
 			routers, services := inside[map[string]any](t, doc, "http", "routers"), inside[map[string]any](t, doc, "http", "services")
 			if (routers["sallyport"] != nil) != (site == base) || (services["sallyport"] != nil) != (site == base) || len(routers) != len(services) {

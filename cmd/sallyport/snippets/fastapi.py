@@ -109,7 +109,7 @@ def current_user(request: Request) -> User:
             leeway=5,
             options={"require": ["exp", "iat", "iss", "aud", "sub"]},
         )
-    except jwt.PyJWTError:
+    except (jwt.PyJWTError, RecursionError):  # the latter of a header that is nested deeply
         raise refused("invalid_token") from None
     return User(claims["sub"], claims.get("sid", ""), frozenset(claims.get("scope", "").split()))
 
