@@ -365,16 +365,19 @@ func TestA_ForwardAuthRefusals(t *testing.T) {
 			t.Errorf("%s: sent on to %s", uri, r.header.Get("Location"))
 		}
 	}
-	// A preflight is no leave, of an origin that may read answers either: Envoy lets in
-	// with 200 and nothing else.
+	// A preflight is no leave, of an origin that may read Sallyport's answers either: it
+	// is decided on as every request.
 	shared := w.restarted(behindOffice, func(c *server.Config) { c.CORS.Origins = []string{"https://pages.example"} })
 	for _, headers := range [][]string{
 		nil, {"Origin", "https://evil.example", "Access-Control-Request-Method", "DELETE"}, {"Origin", "https://pages.example", "Access-Control-Request-Method", "DELETE"},
 	} {
 		for _, w := range []*world{w, shared} {
-			r := w.question(question{proxy: "envoy", require: "signed-in", method: "OPTIONS", headers: headers})
-			if r.status == 200 || r.header.Get("X-Sallyport-Subject") != "" {
-				t.Errorf("a preflight passes: %d", r.status)
+			w.question(question{proxy: "envoy", require: "signed-in", method: "OPTIONS", headers: headers}).want(t, 401, "unauthenticated")
+			// A proxy that asks by the client's method is answered no 2xx, which it takes for leave.
+			req := question{proxy: "traefik", require: "signed-in", headers: headers}.request(w)
+			req.Method = "OPTIONS"
+			if r := w.send(req); r.status/100 != 4 || r.header.Get("Access-Control-Allow-Origin") != "" {
+				t.Errorf("a preflight to Traefik's: %d %v", r.status, r.header)
 			}
 		}
 	}

@@ -490,6 +490,48 @@ func TestSnippetProxies(t *testing.T) {
 	}
 }
 
+// What a client says of where it is reaches neither Sallyport nor the service, by
+// whichever header Sallyport is told: a guesser would be somebody else each time.
+func TestSnippetProxiesSayWhereClientsAre(t *testing.T) {
+	t.Parallel()
+	for name, start := range map[string]func(*testing.T, string){"nginx": startNginx, "caddy": startCaddy} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var mu sync.Mutex
+			heard := map[string]http.Header{}
+			h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				mu.Lock()
+				defer mu.Unlock()
+				heard[r.URL.Path] = r.Header
+				for _, name := range forward.IdentityHeaders {
+					w.Header().Set(name, "")
+				}
+			})
+			sallyport, service := httptest.NewServer(h), httptest.NewServer(h)
+			defer sallyport.Close()
+			defer service.Close()
+			addr := freeAddress(t)
+			start(t, snippetText(t, name, "--base-url", "http://"+addr, "--url", sallyport.URL, "--upstream", service.URL))
+			listening(t, addr)
+			for _, path := range []string{"/items", "/account/"} {
+				if a := ask(t, "GET", "http://"+addr+path, "X-Forwarded-For", "203.0.113.5", "X-Real-Ip", "203.0.113.5", "Forwarded", "for=203.0.113.5;proto=https", "X-Forwarded-Proto", "https", "X-Forwarded-Host", "evil.example"); a.status != 200 {
+					t.Fatalf("%s: %d", path, a.status)
+				}
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			for _, path := range []string{"/forward-auth/" + name, "/items", "/account/"} {
+				h := heard[path]
+				list := strings.Split(h.Get("X-Forwarded-For"), ", ")
+				if h == nil || list[len(list)-1] != "127.0.0.1" || h.Get("X-Forwarded-Proto") != "http" || strings.Contains(fmt.Sprint(h["X-Real-Ip"], h["Forwarded"], h["X-Forwarded-Host"], h["X-Forwarded-Proto"]), "203.0.113.5") ||
+					strings.Contains(h.Get("X-Forwarded-Host"), "evil") {
+					t.Errorf("%s is told %v", path, h)
+				}
+			}
+		})
+	}
+}
+
 // serveAt is a server that clients reach at a site, through a proxy on this machine.
 func (p place) serveAt(t *testing.T, site string) *running {
 	t.Helper()
