@@ -10,12 +10,14 @@ import (
 	"encoding/pem"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -266,6 +268,65 @@ func TestSnippetCodeWithoutKeys(t *testing.T) {
 				t.Errorf("without a token: %d", a.status)
 			}
 		})
+	}
+}
+
+// While the issuer is slow, whoever's key is known does not wait for it. Who reads the
+// keys gives up after 5 seconds, which is also what the other has to be answered in.
+func TestSnippetCodeWithASlowIssuer(t *testing.T) {
+	t.Parallel()
+	pub, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var asked atomic.Int32
+	hanging, gone := make(chan bool), make(chan bool)
+	issuer := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if asked.Add(1) == 2 {
+			close(hanging)
+			<-r.Context().Done() // until who asks gives up
+			close(gone)
+			return
+		}
+		_ = json.NewEncoder(w).Encode(map[string]any{"keys": []any{map[string]string{"kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "use": "sig", "kid": "k", "x": base64.RawURLEncoding.EncodeToString(pub)}}})
+	}))
+	defer issuer.Close()
+	addr := freeAddress(t)
+	text := snippetText(t, "fastapi", "--url", issuer.URL)
+	ages := "MAX_AGE, MIN_AGE, GRACE = 300, 10, 3600"
+	if !strings.Contains(text, ages) {
+		t.Fatal("the ages have other names")
+	}
+	startFastAPI(t, strings.Replace(text, ages, "MAX_AGE, MIN_AGE, GRACE = 0, 0, 3600", 1), addr)
+	listening(t, addr)
+	good := signed(t, key, "k", "at+jwt", issuer.URL, "ada", nil, nil)
+	me := func() int { return ask(t, "GET", "http://"+addr+"/me", "Authorization", "Bearer "+good).status }
+	if got := me(); got != 200 {
+		t.Fatalf("the control: %d", got)
+	}
+	first := make(chan int, 1)
+	go func() {
+		req, _ := http.NewRequest("GET", "http://"+addr+"/me", nil)
+		req.Header.Set("Authorization", "Bearer "+good)
+		res, err := http.DefaultClient.Do(req)
+		if err != nil {
+			first <- 0
+			return
+		}
+		res.Body.Close()
+		first <- res.StatusCode
+	}()
+	<-hanging // somebody reads the keys
+	if got := me(); got != 200 {
+		t.Errorf("meanwhile: %d", got)
+	}
+	select {
+	case <-gone:
+		t.Error("everybody waited for the issuer")
+	default:
+	}
+	if got := <-first; got != 200 { // who read, with the key that was known
+		t.Errorf("who read: %d", got)
 	}
 }
 

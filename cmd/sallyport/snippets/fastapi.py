@@ -43,8 +43,12 @@ class Keys:
     def get(self, kid):
         found = self.keys.get(kid)
         if found is None or self.age() > self.MAX_AGE:
-            with self.lock:  # one reads, and the others wait for it
-                self.refresh()
+            # One reads. The others wait for it, but for those whose key is known.
+            if self.lock.acquire(blocking=found is None or self.age() > self.GRACE):
+                try:
+                    self.refresh()
+                finally:
+                    self.lock.release()
             if self.age() > self.GRACE:
                 raise HTTPException(503, "The issuer's keys cannot be read.", {"Retry-After": "1"})
             found = self.keys.get(kid)
