@@ -689,3 +689,29 @@ func TestA_ForwardAuthAsksPolicies(t *testing.T) {
 		t.Error("a permission was made by asking for it")
 	}
 }
+
+// Whoever looks for credentials through a proxy is bounded by their own address, and
+// takes nobody else's turn.
+func TestQ_ForwardAuthBoundsGuessesOfEachClient(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, testkit.SQLite(t), nil, limited(server.Limits{Guesses: "5/hour"}), behindOffice)
+	_, tk := w.user("ada")
+	for i, proxy := range proxies {
+		ask := func(client int, key string) reply {
+			req := question{proxy: proxy, require: "signed-in", headers: []string{"X-API-Key", key}}.request(w)
+			req.Header.Set("X-Forwarded-For", fmt.Sprintf("203.0.%d.%d", 100+i, client))
+			return w.send(req)
+		}
+		for range 5 {
+			ask(1, made()).want(t, 401, "invalid_token")
+		}
+		good := w.key(tk).key // that no server has seen yet
+		for _, key := range []string{made(), good} {
+			r := ask(1, key)
+			if proxy == "nginx" && (r.status != 403 || r.header.Get(server.StatusHeader) != "429") || proxy != "nginx" && r.status != 429 || r.header.Get("Retry-After") == "" {
+				t.Errorf("%s: after five: %d %s", proxy, r.status, r.body)
+			}
+		}
+		ask(2, good).want(t, 200, "")
+	}
+}
