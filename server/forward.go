@@ -56,7 +56,7 @@ func (s *Server) person(ctx context.Context, id string) (username, email string,
 
 // asksForward reports whether a request is a proxy's question, and which proxy's.
 func (w *wall) asksForward(r *http.Request) (proxy string, ok bool) {
-	return strings.CutPrefix(r.URL.Path, w.forward)
+	return strings.CutPrefix(r.URL.EscapedPath(), w.forward) // as the Mux reads it: /forward-auth%2f is no folder
 }
 
 // StatusHeader has the status of an answer that a proxy is told in another way.

@@ -32,7 +32,8 @@ var closeConnection = []string{"close"}
 // Health routes are answered whatever their host, to everybody: who asks them is
 // on the same machine or in the same cluster, and knows no name.
 func (s *Server) Guard(next http.Handler) http.Handler {
-	within := s.wall.cors.Handler(s.wall.within(next))
+	question := s.wall.within(next) // no page reads what a proxy is answered, and a preflight is to be decided on
+	within := s.wall.cors.Handler(question)
 	var inClear http.Handler // refuses
 	if s.wall.policy != nil {
 		inClear = s.wall.policy.Handler(http.NotFoundHandler())
@@ -90,6 +91,8 @@ func (s *Server) Guard(next http.Handler) http.Handler {
 			// A preflight that is allowed is followed by the request, with its
 			// credential, in clear.
 			inClear.ServeHTTP(rec, r)
+		case asked:
+			question.ServeHTTP(rec, r)
 		default:
 			within.ServeHTTP(rec, r)
 		}

@@ -299,6 +299,9 @@ func TestU_EveryRouteThatWritesIsRecorded(t *testing.T) {
 		}
 		for line := range strings.Lines(string(b)) {
 			f := strings.Fields(line)
+			if strings.HasPrefix(f[1], "/forward-auth/") {
+				continue // a proxy's question, with the client's method
+			}
 			if f[0] != "GET" && !slices.ContainsFunc(cases, func(c struct {
 				route, action string
 				req           func() *http.Request

@@ -302,7 +302,7 @@ func TestA_ForwardAuthRefusals(t *testing.T) {
 			}
 		}
 		if proxy != "envoy" {
-			for _, uri := range []string{"http://app.example/", "x", "*", "/%zz"} {
+			for _, uri := range []string{"http://app.example/", "x", "*", "/%zz", "/x#y", "/x?a#y"} {
 				ask(question{uri: uri}).want(t, 403, "bad_target")
 			}
 			names := map[string][]string{"nginx": {"X-Original-Method", "X-Original-URI", "X-Forwarded-Host"}}[proxy]
@@ -336,22 +336,48 @@ func TestA_ForwardAuthRefusals(t *testing.T) {
 		q.headers = append(bearerOf(tk), forward.RequireHeader, own)
 		w.question(q).want(t, 403, "proxy_misconfigured")
 	}
+	// An address that another proxy reads as one of our pages, and hands on, is no
+	// question of Envoy's: the client has written its rule.
+	for _, uri := range []string{"/..%2f..%2faccount/sign-in", "/%2e%2e%2f%2e%2e%2ftoken", "/x%2f..%2f..%5caccount", `/..%5C..%5Cx`} {
+		w.question(question{proxy: "envoy", require: "signed-in", uri: uri, headers: bearerOf(tk)}).want(t, 403, "bad_target")
+	}
+	w.question(question{proxy: "envoy", require: "signed-in", uri: "/group%2f..project", headers: bearerOf(tk)}).want(t, 200, "")
+	// Only below the route does a proxy ask under a foreign name.
+	for path, status := range map[string]int{"/forward-auth%2fcaddy": 400, "/forward-auth/%63addy": 403} {
+		req := w.request("GET", "", "", nil)
+		req.URL.Opaque, req.Host = path, "app.example"
+		if r := w.send(req); r.status != status {
+			t.Errorf("%s: %d: %s", path, r.status, r.body)
+		}
+	}
+	// Traefik does not say what its client would change to; it is told for a WebSocket.
+	for _, proxy := range proxies {
+		for _, headers := range [][]string{{"Sec-WebSocket-Key", "x3JJHMbDL1EzLkh9GBhXDw=="}, nil} {
+			r := w.question(question{proxy: proxy, require: "signed-in", headers: append(bearerOf(tk), headers...)}).want(t, 200, "")
+			if got := r.header.Get("Upgrade"); (got == "websocket") != (proxy == "traefik" && headers != nil) {
+				t.Errorf("%s with %q is told Upgrade: %q", proxy, headers, got)
+			}
+		}
+	}
 	for _, uri := range []string{"//x", "/a/../b", "/./x"} {
 		r := w.question(question{proxy: "envoy", require: "signed-in", uri: uri, headers: bearerOf(tk)}).want(t, 403, "bad_target")
 		if r.header.Get("Location") != "" {
 			t.Errorf("%s: sent on to %s", uri, r.header.Get("Location"))
 		}
 	}
-	// A preflight is no leave, of an origin that may read answers either: Envoy lets in
-	// with 200 and nothing else.
+	// A preflight is no leave, of an origin that may read Sallyport's answers either: it
+	// is decided on as every request.
 	shared := w.restarted(behindOffice, func(c *server.Config) { c.CORS.Origins = []string{"https://pages.example"} })
 	for _, headers := range [][]string{
 		nil, {"Origin", "https://evil.example", "Access-Control-Request-Method", "DELETE"}, {"Origin", "https://pages.example", "Access-Control-Request-Method", "DELETE"},
 	} {
 		for _, w := range []*world{w, shared} {
-			r := w.question(question{proxy: "envoy", require: "signed-in", method: "OPTIONS", headers: headers})
-			if r.status == 200 || r.header.Get("X-Sallyport-Subject") != "" {
-				t.Errorf("a preflight passes: %d", r.status)
+			w.question(question{proxy: "envoy", require: "signed-in", method: "OPTIONS", headers: headers}).want(t, 401, "unauthenticated")
+			// A proxy that asks by the client's method is answered no 2xx, which it takes for leave.
+			req := question{proxy: "traefik", require: "signed-in", headers: headers}.request(w)
+			req.Method = "OPTIONS"
+			if r := w.send(req); r.status/100 != 4 || r.header.Get("Access-Control-Allow-Origin") != "" {
+				t.Errorf("a preflight to Traefik's: %d %v", r.status, r.header)
 			}
 		}
 	}
@@ -645,7 +671,7 @@ func TestA_ForwardAuthAsksPolicies(t *testing.T) {
 		ask(question{uri: "/secret/x", host: "APP.example"}).want(t, 403, "denied_by_policy")
 		ask(question{uri: "/%73ecret/x"}).want(t, 403, "denied_by_policy")
 		ask(question{uri: "/open", method: "DELETE"}).want(t, 403, "denied_by_policy")
-		for _, uri := range []string{"/open%2f..%2fsecret", "/open/%2e%2e/secret", "/open/..%5csecret", "/secret%00", "/%ff", "/open%2Fx"} {
+		for _, uri := range []string{"/open%2f..%2fsecret", "/open/%2e%2e/secret", "/open/..%5csecret", "/secret%00", "/%ff", "/open%2Fx", "/;x/secret/x", "/open/..;/secret", "/open/..;x=1/secret", "/secret%3bx"} {
 			ask(question{uri: uri}).want(t, 403, "bad_target")
 		}
 		if proxy != "envoy" { // its own are answered before
@@ -661,5 +687,31 @@ func TestA_ForwardAuthAsksPolicies(t *testing.T) {
 	w.question(question{proxy: "nginx", require: "scope(invented:name)", headers: bearerOf(tk)}).want(t, 403, "insufficient_permission")
 	if r := w.do("GET", "/permissions", admin.access, nil); strings.Contains(string(r.body), "invented:name") {
 		t.Error("a permission was made by asking for it")
+	}
+}
+
+// Whoever looks for credentials through a proxy is bounded by their own address, and
+// takes nobody else's turn.
+func TestQ_ForwardAuthBoundsGuessesOfEachClient(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, testkit.SQLite(t), nil, limited(server.Limits{Guesses: "5/hour"}), behindOffice)
+	_, tk := w.user("ada")
+	for i, proxy := range proxies {
+		ask := func(client int, key string) reply {
+			req := question{proxy: proxy, require: "signed-in", headers: []string{"X-API-Key", key}}.request(w)
+			req.Header.Set("X-Forwarded-For", fmt.Sprintf("203.0.%d.%d", 100+i, client))
+			return w.send(req)
+		}
+		for range 5 {
+			ask(1, made()).want(t, 401, "invalid_token")
+		}
+		good := w.key(tk).key // that no server has seen yet
+		for _, key := range []string{made(), good} {
+			r := ask(1, key)
+			if proxy == "nginx" && (r.status != 403 || r.header.Get(server.StatusHeader) != "429") || proxy != "nginx" && r.status != 429 || r.header.Get("Retry-After") == "" {
+				t.Errorf("%s: after five: %d %s", proxy, r.status, r.body)
+			}
+		}
+		ask(2, good).want(t, 200, "")
 	}
 }

@@ -651,7 +651,7 @@ func TestL_OwnUsersFirstSignInsInARace(t *testing.T) {
 	t.Parallel()
 	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
 		p := table(ownUser(t, "1", "ada"))
-		w := newWorld(t, d, nil, withUsers(p))
+		w := newWorld(t, d, nil, withUsers(p), noLockout)
 		got := make([]tokens, 50)
 		parallel(len(got), func(i int) { got[i] = w.signIn("ada", goodPassword) })
 		var accounts, users int

@@ -80,6 +80,10 @@ type proxy struct {
 	read func(r *http.Request) (method, uri, host string, ok bool)
 	// rules returns the rules that the question requires.
 	rules func(r *http.Request) ([]string, error)
+	// appends tells that the proxy writes the client's path after that of the route.
+	appends bool
+	// upgrades tells that the proxy takes Upgrade from the answer, and not from the client.
+	upgrades bool
 	// hands tells that our refusals reach the client as they are.
 	hands bool
 	// needs says what the proxy must be told to send.
@@ -105,11 +109,13 @@ func (d *Door) Routes(mux *sallyport.Mux) {
 		},
 		needs: "X-Original-Method, X-Original-URI and X-Forwarded-Host, each once",
 	}
-	for _, p := range []proxy{nginx, forwarded("traefik"), forwarded("caddy")} {
+	traefik := forwarded("traefik")
+	traefik.upgrades = true
+	for _, p := range []proxy{nginx, traefik, forwarded("caddy")} {
 		mux.Open("GET "+Prefix+p.name, d.handler(p))
 	}
 	envoy := proxy{
-		name: "envoy", hands: true, rules: inHeader,
+		name: "envoy", hands: true, appends: true, rules: inHeader,
 		read: func(r *http.Request) (method, uri, host string, ok bool) {
 			// As it was sent, and not as it was decoded.
 			_, uri, ok = strings.Cut(r.RequestURI, strings.TrimSuffix(Prefix, "/")+"/envoy")
@@ -192,6 +198,12 @@ func (d *Door) handler(p proxy) http.Handler {
 			a.refuse(w, r, badTarget(err.Error()))
 			return
 		}
+		if p.appends && climbs(a.client.URL.Path) {
+			// Another proxy, which hands clients on to us, can have read such an address as
+			// one of our pages: then it is the client who asks.
+			a.refuse(w, r, badTarget("its path goes up, by “..”"))
+			return
+		}
 		if rule.Governed() {
 			if err := onePath(a.client.URL); err != nil {
 				a.refuse(w, r, badTarget(err.Error()))
@@ -248,6 +260,9 @@ func original(r *http.Request, method, uri, host string) (*http.Request, error) 
 	if !strings.HasPrefix(uri, "/") {
 		return nil, errors.New("it has no path")
 	}
+	if strings.Contains(uri, "#") { // what some services cut off, and some do not
+		return nil, errors.New("its address has a fragment")
+	}
 	u, err := url.ParseRequestURI(uri)
 	if err != nil || u.Host != "" {
 		return nil, errors.New("its path is not valid")
@@ -270,14 +285,26 @@ func original(r *http.Request, method, uri, host string) (*http.Request, error) 
 	return o, nil
 }
 
+// climbs reports whether a path, read as loosely as can be, leaves the one that it
+// stands behind.
+func climbs(path string) bool {
+	for part := range strings.FieldsFuncSeq(path, func(c rune) bool { return c == '/' || c == '\\' }) {
+		if part == ".." {
+			return true
+		}
+	}
+	return false
+}
+
 // onePath makes sure that a path that policies may look at means one thing: servers
-// and proxies differ on what they make of dots and of escaped slashes. Several slashes
-// in a row count as one.
+// and proxies differ on what they make of dots, of escaped slashes and of what follows
+// a semicolon (RFC 3986, 3.3), which Java's take out. Several slashes in a row count as
+// one.
 func onePath(u *url.URL) error {
 	escaped := strings.ToLower(u.EscapedPath())
-	for _, c := range []string{"%2f", "%5c", "%00", `\`} {
+	for _, c := range []string{"%2f", "%5c", "%00", `\`, ";", "%3b"} {
 		if strings.Contains(escaped, c) {
-			return errors.New("its path has an escaped slash, a backslash or a NUL byte, and can be read in more than one way")
+			return errors.New("its path has an escaped slash, a backslash, a semicolon or a NUL byte, and can be read in more than one way")
 		}
 	}
 	if strings.ContainsFunc(u.Path, func(c rune) bool { return c < ' ' || c == 0x7f || c == '�' }) {

@@ -51,6 +51,9 @@ func (a *answer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			h[name] = []string{value}
 		}
 	}
+	if a.p.upgrades && len(r.Header["Upgrade"]) > 0 { // a WebSocket (original)
+		h["Upgrade"] = []string{"websocket"}
+	}
 	w.WriteHeader(http.StatusOK)
 }
 

@@ -222,6 +222,9 @@ func TestDeployBareRoot(t *testing.T) {
 	}
 }
 
+// closesQuestions is in nginx's configuration where it leads clients to Sallyport.
+var closesQuestions = regexp.MustCompile(`location /forward-auth/ \{\s+return 404;\s+\}`)
+
 // deployNginx returns what the balancer's configuration says of a directive.
 func deployNginx(t *testing.T, directive string) []string {
 	t.Helper()
@@ -301,6 +304,9 @@ func TestDeployCompose(t *testing.T) {
 	}
 	if got := deployNginx(t, "pid")[0]; !strings.HasPrefix(got, "/tmp/") {
 		t.Errorf("nginx writes to %s, and its root is read-only", got)
+	}
+	if !closesQuestions.MatchString(deployFile(t, "nginx/nginx.conf")) {
+		t.Error("clients of nginx can ask as proxies do")
 	}
 }
 

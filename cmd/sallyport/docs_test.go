@@ -368,6 +368,9 @@ func TestNginxOfThePages(t *testing.T) {
 	if got := strings.Join(lines, "\n\t\t\t"); got != asDocumented {
 		t.Errorf("docs/proxies.md has\n%s\nand what is tested is\n%s", got, asDocumented)
 	}
+	if !closesQuestions.Match(b) {
+		t.Error("docs/proxies.md lets clients of nginx ask as proxies do")
+	}
 }
 
 // TestCommandLinePage keeps docs/command-line.md complete: a section for every

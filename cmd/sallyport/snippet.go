@@ -138,10 +138,23 @@ func variable(header string) string {
 	return "sallyport_" + strings.TrimPrefix(strings.ReplaceAll(strings.ToLower(header), "-", "_"), "x_sallyport_")
 }
 
+// underscores returns every way to write a header with underscores for hyphens.
+func underscores(header string) []string {
+	first, rest, ok := strings.Cut(header, "-")
+	if !ok {
+		return nil
+	}
+	out := []string{first + "_" + rest}
+	for _, s := range underscores(rest) {
+		out = append(out, first+"-"+s, first+"_"+s)
+	}
+	return out
+}
+
 func (f *snippet) fill(file string) (string, error) {
 	t, err := template.New(file).Funcs(template.FuncMap{
 		"join": strings.Join, "lower": strings.ToLower, "variable": variable,
-		"underscores": func(s string) string { return strings.ReplaceAll(s, "-", "_") },
+		"underscores": underscores,
 	}).ParseFS(snippets, "snippets/"+file)
 	if err != nil {
 		return "", err

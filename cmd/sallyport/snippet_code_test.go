@@ -10,12 +10,14 @@ import (
 	"encoding/pem"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -189,6 +191,8 @@ func TestSnippetCode(t *testing.T) {
 				"another payload": parts[0] + "." + strings.Split(plain, ".")[1] + "." + parts[2],
 				"alg none":        set("alg", "none"), "alg HS256": set("alg", "HS256"), "alg ES256": set("alg", "ES256"), "typ JWT": set("typ", "JWT"), "typ of none": set("typ", nil),
 				"another kid": set("kid", "x"), "a kid that is none": set("kid", 7), "crit": set("crit", []string{"exp"}), "jwk": set("jwk", map[string]string{"kty": "oct"}), "two tokens": reads + " " + reads,
+				"a header that is nested": base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"EdDSA","x":` + strings.Repeat("[", 5000) + strings.Repeat("]", 5000) + `}`))[:8000] + ".e30.x",
+				"and not closed":          base64.RawURLEncoding.EncodeToString([]byte(strings.Repeat("[", 5900))) + ".e30.x",
 			} {
 				for _, path := range []string{"/me", "/items"} {
 					a := ask(t, "GET", app+path, "Authorization", "Bearer "+credential)
@@ -267,6 +271,65 @@ func TestSnippetCodeWithoutKeys(t *testing.T) {
 	}
 }
 
+// While the issuer is slow, whoever's key is known does not wait for it. Who reads the
+// keys gives up after 5 seconds, which is also what the other has to be answered in.
+func TestSnippetCodeWithASlowIssuer(t *testing.T) {
+	t.Parallel()
+	pub, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var asked atomic.Int32
+	hanging, gone := make(chan bool), make(chan bool)
+	issuer := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if asked.Add(1) == 2 {
+			close(hanging)
+			<-r.Context().Done() // until who asks gives up
+			close(gone)
+			return
+		}
+		_ = json.NewEncoder(w).Encode(map[string]any{"keys": []any{map[string]string{"kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "use": "sig", "kid": "k", "x": base64.RawURLEncoding.EncodeToString(pub)}}})
+	}))
+	defer issuer.Close()
+	addr := freeAddress(t)
+	text := snippetText(t, "fastapi", "--url", issuer.URL)
+	ages := "MAX_AGE, MIN_AGE, GRACE = 300, 10, 3600"
+	if !strings.Contains(text, ages) {
+		t.Fatal("the ages have other names")
+	}
+	startFastAPI(t, strings.Replace(text, ages, "MAX_AGE, MIN_AGE, GRACE = 0, 0, 3600", 1), addr)
+	listening(t, addr)
+	good := signed(t, key, "k", "at+jwt", issuer.URL, "ada", nil, nil)
+	me := func() int { return ask(t, "GET", "http://"+addr+"/me", "Authorization", "Bearer "+good).status }
+	if got := me(); got != 200 {
+		t.Fatalf("the control: %d", got)
+	}
+	first := make(chan int, 1)
+	go func() {
+		req, _ := http.NewRequest("GET", "http://"+addr+"/me", nil)
+		req.Header.Set("Authorization", "Bearer "+good)
+		res, err := http.DefaultClient.Do(req)
+		if err != nil {
+			first <- 0
+			return
+		}
+		res.Body.Close()
+		first <- res.StatusCode
+	}()
+	<-hanging // somebody reads the keys
+	if got := me(); got != 200 {
+		t.Errorf("meanwhile: %d", got)
+	}
+	select {
+	case <-gone:
+		t.Error("everybody waited for the issuer")
+	default:
+	}
+	if got := <-first; got != 200 { // who read, with the key that was known
+		t.Errorf("who read: %d", got)
+	}
+}
+
 // Traefik and Envoy are not run here. A parser reads what is printed for them, and a
 // server is asked exactly as it says.
 func TestSnippetYAML(t *testing.T) {
@@ -299,7 +362,7 @@ func TestSnippetYAML(t *testing.T) {
 			text := snippetText(t, append([]string{"traefik"}, args...)...)
 			doc := parsed(text)
 			auth := inside[map[string]any](t, doc, "http", "middlewares", "sallyport", "forwardAuth")
-			if fmt.Sprint(auth["authResponseHeaders"]) != fmt.Sprint(forward.IdentityHeaders) || auth["trustForwardHeader"] != false {
+			if fmt.Sprint(auth["authResponseHeaders"]) != fmt.Sprint(append(slices.Clone(forward.IdentityHeaders), "Upgrade")) || auth["trustForwardHeader"] != false {
 				t.Errorf("%v", auth)
 			}
 			if got := inside[[]any](t, doc, "http", "routers", "app", "middlewares"); fmt.Sprint(got) != "[sallyport-underscores sallyport]" {
@@ -307,9 +370,14 @@ func TestSnippetYAML(t *testing.T) {
 			}
 			away := inside[map[string]any](t, doc, "http", "middlewares", "sallyport-underscores", "headers", "customRequestHeaders")
 			for _, h := range forward.IdentityHeaders {
-				if v, ok := away[strings.ReplaceAll(h, "-", "_")]; !ok || v != "" {
-					t.Errorf("%s with underscores stays", h)
+				for _, name := range []string{strings.ReplaceAll(h, "-", "_"), strings.Replace(h, "X-", "X_", 1), strings.Replace(h, "t-", "t_", 1)} {
+					if v, ok := away[name]; !ok || v != "" {
+						t.Errorf("%s stays", name)
+					}
 				}
+			}
+			if away["Host"] != host {
+				t.Errorf("the service is told the host %v", away["Host"])
 			}
 			routers, services := inside[map[string]any](t, doc, "http", "routers"), inside[map[string]any](t, doc, "http", "services")
 			if (routers["sallyport"] != nil) != (site == base) || (services["sallyport"] != nil) != (site == base) || len(routers) != len(services) {

@@ -30,6 +30,7 @@ type protected struct {
 	*httptest.Server
 	mu    sync.Mutex
 	paths []string // of all that reached it
+	asked []string // protocols to change to
 }
 
 // echo is what it answers.
@@ -45,6 +46,9 @@ func newProtected(t *testing.T) *protected {
 		s.paths = append(s.paths, r.RequestURI)
 		s.mu.Unlock()
 		if r.Header.Get("Upgrade") != "" {
+			s.mu.Lock()
+			s.asked = append(s.asked, r.Header["Upgrade"]...)
+			s.mu.Unlock()
 			conn, rw, err := http.NewResponseController(w).Hijack()
 			if err != nil {
 				t.Error(err)
@@ -65,6 +69,12 @@ func (s *protected) reached() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.Clone(s.paths)
+}
+
+func (s *protected) upgrades() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.asked)
 }
 
 // snippetText is what the command prints.
@@ -298,7 +308,7 @@ func TestSnippetProxies(t *testing.T) {
 			// What a client says of itself is replaced, however it is written.
 			forged := slices.Clone(bearer)
 			for _, h := range forward.IdentityHeaders {
-				for _, name := range []string{h, strings.ToLower(h), strings.ReplaceAll(h, "-", "_"), strings.Replace(h, "X-", "x_", 1), strings.ToUpper(h)} {
+				for _, name := range []string{h, strings.ToLower(h), strings.ReplaceAll(h, "-", "_"), strings.Replace(h, "X-", "x_", 1), strings.Replace(h, "t-", "t_", 1), strings.ToUpper(h)} {
 					forged = append(forged, name, "forged", name, "forged-again")
 				}
 			}
@@ -365,6 +375,44 @@ func TestSnippetProxies(t *testing.T) {
 				out := socket(tt.credential, tt.origin)
 				if !strings.HasPrefix(out, "HTTP/1.1 "+tt.want) || tt.want == "101" && !strings.Contains(out, "hello "+subject) {
 					t.Errorf("a WebSocket of %s: %.200s", tt.what, out)
+				}
+			}
+
+			// Nothing but a WebSocket opens: over another protocol (h2c) a client would send
+			// the service requests that nobody asks about.
+			for _, upgrade := range []string{"h2c", "h2c\r\nUpgrade: websocket", "websocket\r\nUpgrade: h2c", "h2c, websocket", "websocket, h2c"} {
+				out := rawUntil(t, 20*time.Second, "hello ", addr, "GET /live HTTP/1.1\r\nHost: "+addr+"\r\nAuthorization: "+bearer[1]+"\r\nConnection: close, Upgrade, HTTP2-Settings\r\nUpgrade: "+upgrade+"\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n")
+				if got := service.upgrades(); strings.HasPrefix(out, "HTTP/1.1 101") && got[len(got)-1] != "websocket" || slices.ContainsFunc(got, func(s string) bool { return s != "websocket" }) {
+					t.Errorf("Upgrade: %s: the service is asked for %q: %.100s", upgrade, got, out)
+				}
+			}
+			// Nor does a client take away what the service is told, by calling it a matter of
+			// the connection (RFC 9110, 7.6.1).
+			for _, list := range []string{"close, X-Sallyport-Subject, X-Sallyport-Username, X-Sallyport-Roles", "Upgrade, X-Sallyport-Roles", "X-Sallyport-Email\r\nConnection: close"} {
+				out := rawUntil(t, 20*time.Second, "}}", addr, "GET /items HTTP/1.1\r\nHost: "+addr+"\r\nAuthorization: "+bearer[1]+"\r\nConnection: "+list+"\r\n\r\n")
+				var e echo
+				if _, body, _ := strings.Cut(out, "{"); json.Unmarshal([]byte("{"+body[:strings.LastIndexByte(body, '}')+1]), &e) != nil {
+					t.Errorf("Connection: %s: %s", list, out)
+					continue
+				}
+				named("with Connection: "+list, e)
+			}
+			// A path that one side reads as Sallyport's page and the other as a question.
+			for _, target := range []string{"/forward-auth/envoy/..%2f..%2faccount/sign-in", "/forward-auth/envoy/%2e%2e%2f%2e%2e%2faccount/sign-in", "/forward-auth/envoy/x/..%2F..%2F..%2Ftoken", "/account/..%2fforward-auth/envoy/x"} {
+				out := raw(t, addr, "GET "+target+" HTTP/1.1\r\nHost: "+addr+"\r\nAuthorization: "+bearer[1]+"\r\nX-Sallyport-Require: signed-in\r\nConnection: close\r\n\r\n")
+				if head, _, _ := strings.Cut(out, "\r\n\r\n"); strings.Contains(head, "X-Sallyport-Assertion") {
+					t.Errorf("%s: a client asks: %s", target, head)
+				}
+			}
+			// The host that is asked about is the service's, whatever a client calls it.
+			_, port, _ := net.SplitHostPort(addr)
+			for _, message := range []string{"GET /items HTTP/1.1\r\nHost: 127.0.0.1:1", "GET http://" + addr + "/items HTTP/1.1\r\nHost: other.example", "GET /items HTTP/1.1\r\nHost: other.example:" + port} {
+				out := raw(t, addr, message+"\r\nAuthorization: "+bearer[1]+"\r\nConnection: close\r\n\r\n")
+				var e echo
+				if _, body, ok := strings.Cut(out, "{"); ok && json.Unmarshal([]byte("{"+body[:strings.LastIndexByte(body, '}')+1]), &e) == nil && e.Method != "" {
+					if claims := claimsOf(t, e.Header.Get("X-Sallyport-Assertion")); claims["aud"] != addr || e.Host != addr {
+						t.Errorf("%q: asked about %v, and the service is sent %s", message, claims["aud"], e.Host)
+					}
 				}
 			}
 
@@ -437,6 +485,48 @@ func TestSnippetProxies(t *testing.T) {
 			before = len(service.reached())
 			if a := ask(t, "GET", site+"/items", bearer...); a.status < 500 || len(service.reached()) != before {
 				t.Errorf("without Sallyport: %d", a.status)
+			}
+		})
+	}
+}
+
+// What a client says of where it is reaches neither Sallyport nor the service, by
+// whichever header Sallyport is told: a guesser would be somebody else each time.
+func TestSnippetProxiesSayWhereClientsAre(t *testing.T) {
+	t.Parallel()
+	for name, start := range map[string]func(*testing.T, string){"nginx": startNginx, "caddy": startCaddy} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var mu sync.Mutex
+			heard := map[string]http.Header{}
+			h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				mu.Lock()
+				defer mu.Unlock()
+				heard[r.URL.Path] = r.Header
+				for _, name := range forward.IdentityHeaders {
+					w.Header().Set(name, "")
+				}
+			})
+			sallyport, service := httptest.NewServer(h), httptest.NewServer(h)
+			defer sallyport.Close()
+			defer service.Close()
+			addr := freeAddress(t)
+			start(t, snippetText(t, name, "--base-url", "http://"+addr, "--url", sallyport.URL, "--upstream", service.URL))
+			listening(t, addr)
+			for _, path := range []string{"/items", "/account/"} {
+				if a := ask(t, "GET", "http://"+addr+path, "X-Forwarded-For", "203.0.113.5", "X-Real-Ip", "203.0.113.5", "Forwarded", "for=203.0.113.5;proto=https", "X-Forwarded-Proto", "https", "X-Forwarded-Host", "evil.example"); a.status != 200 {
+					t.Fatalf("%s: %d", path, a.status)
+				}
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			for _, path := range []string{"/forward-auth/" + name, "/items", "/account/"} {
+				h := heard[path]
+				list := strings.Split(h.Get("X-Forwarded-For"), ", ")
+				if h == nil || list[len(list)-1] != "127.0.0.1" || h.Get("X-Forwarded-Proto") != "http" || strings.Contains(fmt.Sprint(h["X-Real-Ip"], h["Forwarded"], h["X-Forwarded-Host"], h["X-Forwarded-Proto"]), "203.0.113.5") ||
+					strings.Contains(h.Get("X-Forwarded-Host"), "evil") {
+					t.Errorf("%s is told %v", path, h)
+				}
 			}
 		})
 	}

@@ -48,6 +48,9 @@ http {
 			proxy_pass http://%[3]s;
 			%[4]s
 		}
+		location /forward-auth/ {
+			return 404;
+		}
 	}
 }
 `, dir, addr, upstream, location)
@@ -143,6 +146,16 @@ func TestQ_BehindNginx(t *testing.T) {
 			}
 			if got := status(ada, base, ""); got != want {
 				t.Errorf("another client: %d, want %d", got, want)
+			}
+			// A question is the proxy's to ask, and a client's is not handed on.
+			for target, want := range map[string]int{"/forward-auth/nginx?require=public": 404, "/forward-auth/%65nvoy/x": 404, "//forward-auth/caddy": 404} {
+				question := []string{"X-Original-Method", "GET", "X-Original-Uri", "/", "X-Forwarded-Method", "GET", "X-Forwarded-Uri", "/", "X-Sallyport-Require", "public"}
+				if a := ask(t, "GET", base+target, question...); a.status != want || a.header.Get("X-Sallyport-Code") != "" {
+					t.Errorf("%s: %d %v", target, a.status, a.header)
+				}
+				if a := ask(t, "GET", "http://"+backend+"/forward-auth/caddy?require=public", append(question, "X-Forwarded-Host", front, "X-Forwarded-For", "198.51.100.200")...); (a.status == 200) != declared {
+					t.Errorf("a proxy's own question, declared %v: %d", declared, a.status)
+				}
 			}
 			if got := strings.Count(r.output(t), "not a declared proxy"); got != map[bool]int{true: 0, false: 1}[declared] {
 				t.Errorf("the log speaks of it %d times\n%s", got, r.output(t))

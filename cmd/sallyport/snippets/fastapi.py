@@ -43,8 +43,12 @@ class Keys:
     def get(self, kid):
         found = self.keys.get(kid)
         if found is None or self.age() > self.MAX_AGE:
-            with self.lock:  # one reads, and the others wait for it
-                self.refresh()
+            # One reads. The others wait for it, but for those whose key is known.
+            if self.lock.acquire(blocking=found is None or self.age() > self.GRACE):
+                try:
+                    self.refresh()
+                finally:
+                    self.lock.release()
             if self.age() > self.GRACE:
                 raise HTTPException(503, "The issuer's keys cannot be read.", {"Retry-After": "1"})
             found = self.keys.get(kid)
@@ -109,7 +113,7 @@ def current_user(request: Request) -> User:
             leeway=5,
             options={"require": ["exp", "iat", "iss", "aud", "sub"]},
         )
-    except jwt.PyJWTError:
+    except (jwt.PyJWTError, RecursionError):  # the latter of a header that is nested deeply
         raise refused("invalid_token") from None
     return User(claims["sub"], claims.get("sid", ""), frozenset(claims.get("scope", "").split()))
 
