@@ -1,6 +1,7 @@
 package server_test
 
 import (
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"log/slog"
@@ -168,9 +169,10 @@ func TestForwardAuth(t *testing.T) {
 				}
 				delete(claims, "exp")
 				delete(claims, "iat")
+				uri := sha256.Sum256([]byte("/items?page=2")) // as the client sent it
 				wantClaims := map[string]any{
 					"iss": baseURL, "aud": "app.example", "sub": id, "sid": session, "kind": "bearer", "preferred_username": "ada", "email": "ada@example.com",
-					"client_id": "first-party", "roles": []any{"guest", "reader", "user"}, "permissions": []any{"read:items", "write:items"}, "method": "POST", "rule": "all(scope(read:items), via(bearer))",
+					"client_id": "first-party", "roles": []any{"guest", "reader", "user"}, "permissions": []any{"read:items", "write:items"}, "method": "POST", "rule": "all(scope(read:items), via(bearer))", "uri_sha256": b64.EncodeToString(uri[:]),
 				}
 				if fmt.Sprint(claims) != fmt.Sprint(wantClaims) {
 					t.Errorf("got\n%v\nwant\n%v", claims, wantClaims)

@@ -75,7 +75,7 @@ func (a *answer) identity(r *http.Request, p sallyport.Principal) (map[string]st
 	as := token.Assertion{
 		Issuer: a.d.cfg.Issuer, Audience: r.Host, Subject: c.Subject, IssuedAt: now, Expires: now.Add(assertionLife),
 		Kind: string(c.Kind), Session: c.Session, ClientID: c.Client, Username: username, Email: email,
-		Roles: usableRoles(&p), Permissions: usablePermissions(&p), Method: r.Method, Rule: a.rule,
+		Roles: usableRoles(&p), Permissions: usablePermissions(&p), Method: r.Method, URI: r.RequestURI, Rule: a.rule,
 	}
 	// A service's own table may have names of any kind.
 	if len(visible(username)) > maxList {

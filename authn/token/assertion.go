@@ -1,6 +1,8 @@
 package token
 
 import (
+	"crypto/sha256"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -31,6 +33,7 @@ type Assertion struct {
 	Permissions []string // permissions; "*" stands for all
 	Omitted     []string // which of roles, permissions and username were left out, because they are too long
 	Method      string   // method of the request
+	URI         string   // its path and query, as they were sent; the token has their SHA-256 (uri_sha256)
 	Rule        string   // that was required
 }
 
@@ -53,6 +56,7 @@ type assertion struct {
 	Permissions []string `json:"permissions"`
 	Omitted     []string `json:"omitted,omitempty"`
 	Method      string   `json:"method"`
+	URI         string   `json:"uri_sha256"` // base64url
 	Rule        string   `json:"rule"`
 }
 
@@ -63,13 +67,14 @@ func (s *Set) Assert(a Assertion) (string, error) {
 	}
 	a.IssuedAt, a.Expires = whole(a.IssuedAt), whole(a.Expires)
 	life := a.Expires.Sub(a.IssuedAt)
+	uri := sha256.Sum256([]byte(a.URI))
 	if a.Issuer == "" || a.Audience == "" || a.Subject == "" || !inRange(a.IssuedAt) || life <= 0 || life > MaxAssertionLife {
 		return "", errors.New("token: assert: iss, aud, sub or exp is missing or out of bounds")
 	}
 	claims, err := json.Marshal(assertion{
 		Issuer: a.Issuer, Audience: a.Audience, Subject: a.Subject, IssuedAt: a.IssuedAt.Unix(), Expires: a.Expires.Unix(),
 		Kind: a.Kind, Session: a.Session, ClientID: a.ClientID, Username: a.Username, Email: a.Email,
-		Roles: append([]string{}, a.Roles...), Permissions: append([]string{}, a.Permissions...), Omitted: a.Omitted, Method: a.Method, Rule: a.Rule,
+		Roles: append([]string{}, a.Roles...), Permissions: append([]string{}, a.Permissions...), Omitted: a.Omitted, Method: a.Method, URI: base64.RawURLEncoding.EncodeToString(uri[:]), Rule: a.Rule,
 	})
 	if err != nil { // strings and integers always marshal
 		return "", fmt.Errorf("token: assert: %w", err)

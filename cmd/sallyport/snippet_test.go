@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
@@ -300,7 +301,8 @@ func TestSnippetProxies(t *testing.T) {
 			if e.Method != "POST" || e.URI != "/items?page=2" || e.Host != addr {
 				t.Errorf("the service is sent %s %s of %s", e.Method, e.URI, e.Host)
 			}
-			if claims := claimsOf(t, e.Header.Get("X-Sallyport-Assertion")); claims["aud"] != addr || claims["sub"] != subject || claims["method"] != "POST" || claims["rule"] != "any(role(user), role(admin))" {
+			uri := sha256.Sum256([]byte("/items?page=2")) // as the service gets it
+			if claims := claimsOf(t, e.Header.Get("X-Sallyport-Assertion")); claims["aud"] != addr || claims["sub"] != subject || claims["method"] != "POST" || claims["uri_sha256"] != base64.RawURLEncoding.EncodeToString(uri[:]) || claims["rule"] != "any(role(user), role(admin))" {
 				t.Errorf("the assertion says %v", claims)
 			}
 			named("with a cookie", passes("with a cookie", "GET", site+"/items", cookie...))
