@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/fstest"
 	"time"
@@ -303,8 +304,20 @@ func TestF_CrashInAMigration(t *testing.T) {
 		r := up()
 		inside()
 		waiting := []*running{up(), up()}
+		signal := func(sig os.Signal) {
+			for _, r := range waiting {
+				if err := r.cmd.Process.Signal(sig); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		// On SQLite the next of them would stall as the first did, if it were quicker than
+		// what ends the stalling.
+		time.Sleep(300 * time.Millisecond) // so that they wait
+		signal(syscall.SIGSTOP)
 		r.kill()
 		after()
+		signal(syscall.SIGCONT)
 		for _, r := range waiting {
 			if <-r.ended; r.err != nil {
 				t.Error(r.err)
