@@ -23,6 +23,8 @@ func (s *service) audit(l *ledger, strict bool) {
 			}
 		})
 	}
+	// What was done last is heard of by the others within the lease.
+	time.Sleep(s.lease)
 	// ask asks until there is an answer: without one, nothing is said.
 	ask := func(c *client, n *node, r call, judge func(answer)) {
 		var a answer
