@@ -27,12 +27,11 @@ func insert(tx *db.Tx, r Record) error {
 	if chained {
 		told.ID, told.Digest = e.ID, e.digest()
 	}
-	tx.Happened(told)
 	args := []any{
 		e.ID, e.at, e.Action, string(e.Result), e.Actor, e.ActorKind, e.Target,
 		e.Reason, e.Session, e.Address, e.UserAgent, e.RequestID, e.DecisionID, e.detail, e.salt, e.commitment,
 	}
-	if !chained || tx.Unsealed(e.ID) {
+	if tx.Happened(told) || !chained {
 		_, err := tx.Exec("INSERT INTO sp_audit ("+columns+`, salt, commitment)
 			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)`, args...)
 		return err

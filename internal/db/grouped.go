@@ -229,22 +229,17 @@ func (g *grouped) single(j *job) {
 	_ = g.exec("ROLLBACK")
 }
 
-// Unsealed puts an event of the audit log on the list of those that wait to be
-// sealed, when the group commits: one row for all of them. It reports whether that
-// will be done: on PostgreSQL there are no groups, and the caller does it.
-func (t *Tx) Unsealed(id string) bool {
-	if t.stmts == nil {
-		return false
-	}
-	t.unsealed = append(t.unsealed, id)
-	return true
-}
-
+// unsealed puts the events of a group on the list of those that wait to be sealed.
 func (g *grouped) unsealed(group []*job) error {
 	var ids []string
 	for _, j := range group {
-		if j.err == nil {
-			ids = append(ids, j.tx.unsealed...)
+		if j.err != nil {
+			continue
+		}
+		for _, e := range j.tx.happened {
+			if e.ID != "" {
+				ids = append(ids, e.ID)
+			}
 		}
 	}
 	if len(ids) == 0 {

@@ -37,13 +37,18 @@ func (c *counts) write(do func() error) error {
 // Event is what is told of an event of the audit log.
 type Event struct {
 	Action, Result string
-	ID             string
+	ID             string            // "": it is not to be sealed
 	Digest         [sha256.Size]byte // of what was written
 }
 
 // Happened has an event of the audit log counted, and told to who hears of events, if
-// the transaction commits.
-func (t *Tx) Happened(e Event) { t.happened = append(t.happened, e) }
+// the transaction commits. SQLite's one writer then puts it on the list of those that
+// wait to be sealed, in one row for all of a group. It reports whether that will be
+// done: on PostgreSQL there are no groups, and the caller does it.
+func (t *Tx) Happened(e Event) (listed bool) {
+	t.happened = append(t.happened, e)
+	return t.stmts != nil && e.ID != ""
+}
 
 // Measure returns what is known of the database here.
 func (d *DB) Measure() []measure.Family {

@@ -16,7 +16,6 @@ type Tx struct {
 	changed   []string // whose authority it changes
 	changedAt []int64  // the time of each
 	happened  []Event  // what is told if it commits
-	unsealed  []string // ids of events, of SQLite's one writer
 
 	count, failAt int // statements run; which one is to fail, of a rehearsal
 	trace         func(string)
