@@ -766,7 +766,7 @@ func TestU_SealedAsItWasRecorded(t *testing.T) {
 // was cut back and changed; what other nodes and retention do is nothing to tell.
 func TestU_ASealerRemembersTheChain(t *testing.T) {
 	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
-		var logged lockedBuffer
+		var logged testkit.Buffer
 		c := audit.NewChain(audit.ChainConfig{DB: d, Seed: seed, Log: slog.New(slog.NewTextHandler(&logged, nil))})
 		t.Cleanup(c.Close)
 		other := brief(t, testkit.Again(t, d))

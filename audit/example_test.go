@@ -5,41 +5,18 @@ import (
 	"crypto/hmac"
 	"crypto/sha256"
 	"fmt"
-	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/sallyport/sallyport/account"
 	"github.com/sallyport/sallyport/audit"
 	"github.com/sallyport/sallyport/authz/role"
-	"github.com/sallyport/sallyport/server"
-	"github.com/sallyport/sallyport/store/sqlite"
+	"github.com/sallyport/sallyport/internal/testkit/sample"
 )
-
-// open returns a server on a database of its own, and what ends both.
-func open(change ...func(*server.Config)) (sp *server.Server, done func()) {
-	dir, err := os.MkdirTemp("", "example")
-	if err != nil {
-		panic(err)
-	}
-	db, err := sqlite.Open(filepath.Join(dir, "app.db"))
-	if err != nil {
-		panic(err)
-	}
-	cfg := server.Config{DB: db, BaseURL: "https://id.example.com"}
-	for _, f := range change {
-		f(&cfg)
-	}
-	if sp, err = server.New(context.Background(), cfg); err != nil {
-		panic(err)
-	}
-	return sp, func() { sp.Close(); _ = db.Close(); _ = os.RemoveAll(dir) }
-}
 
 // What was done is recorded with it, sealed in a chain, and found again.
 func Example() {
 	ctx := context.Background()
-	sp, done := open()
+	sp, done := sample.Server()
 	defer done()
 	if _, err := sp.Accounts.Create(ctx, role.Operator(), account.NewUser{
 		Email: "ada@example.com", Password: "wrong giraffe charger paperclip",

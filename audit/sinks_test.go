@@ -147,7 +147,7 @@ func TestSinks(t *testing.T) {
 			}
 		}()
 		file := filepath.Join(t.TempDir(), "audit.ndjson")
-		var logged lockedBuffer
+		var logged testkit.Buffer
 		log := slog.New(slog.NewTextHandler(&logged, nil))
 		cfg := audit.SinksConfig{Log: true, File: file, Syslog: "tcp://" + ln.Addr().String(), Webhook: srv.URL, WebhookSecret: secret}
 		if err := cfg.Check(); err != nil {
@@ -249,23 +249,6 @@ func TestSinks(t *testing.T) {
 			t.Error(hook.bad)
 		}
 	})
-}
-
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
 }
 
 // Of two processes one hands on.
@@ -574,7 +557,7 @@ func TestU_NobodySwitchesASinkOff(t *testing.T) {
 		}); err != nil {
 			t.Fatal(err)
 		}
-		var logged lockedBuffer
+		var logged testkit.Buffer
 		s = audit.NewSinks(audit.SinksConfig{File: file}, d, c, slog.New(slog.NewTextHandler(&logged, nil)))
 		defer s.Close()
 		eventually(t, "it is put right", func() bool { return at() == 1 })
@@ -608,7 +591,7 @@ func TestU_TheAddressOfAWebhookIsASecret(t *testing.T) {
 	srv := httptest.NewServer(http.NotFoundHandler())
 	address := srv.URL + "/PLANTED?x=PLANTED"
 	srv.Close() // nobody is there
-	var logged lockedBuffer
+	var logged testkit.Buffer
 	s := audit.NewSinks(audit.SinksConfig{Webhook: address, WebhookSecret: secret}, d, c, slog.New(slog.NewTextHandler(&logged, nil)))
 	name := ""
 	eventually(t, "it begins", func() bool {
@@ -647,7 +630,7 @@ func TestU_TheFile(t *testing.T) {
 		if err := tt.do(path); err != nil {
 			t.Fatal(err)
 		}
-		var logged lockedBuffer
+		var logged testkit.Buffer
 		s := audit.NewSinks(audit.SinksConfig{File: path}, d, c, slog.New(slog.NewTextHandler(&logged, nil)))
 		eventually(t, "it begins", func() bool {
 			var n int

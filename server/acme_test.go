@@ -35,17 +35,8 @@ type acmeNode struct {
 	sv   *server.Server
 	acme *server.ACME
 	port int // with TLS
-	log  *logText
+	log  *testkit.Buffer
 }
-
-type logText struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *logText) Write(b []byte) (int, error) { l.mu.Lock(); defer l.mu.Unlock(); return l.b.Write(b) }
-
-func (l *logText) String() string { l.mu.Lock(); defer l.mu.Unlock(); return l.b.String() }
 
 func rootsOf(t *testing.T, file string) *x509.CertPool {
 	t.Helper()
@@ -63,7 +54,7 @@ func rootsOf(t *testing.T, file string) *x509.CertPool {
 // newACMENode starts a server on d. It does not ask for certificates before run.
 func newACMENode(t *testing.T, d *db.DB, master string, a *testkit.Authority, port int, renewBefore time.Duration) *acmeNode {
 	t.Helper()
-	n := &acmeNode{t: t, log: new(logText)}
+	n := &acmeNode{t: t, log: new(testkit.Buffer)}
 	var err error
 	n.sv, err = server.New(t.Context(), server.Config{
 		DB: d, BaseURL: "https://" + acmeHost, MasterKeyFile: master, Password: weakHashes, Log: slog.New(slog.NewTextHandler(n.log, nil)),

@@ -5,43 +5,21 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
-	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/account"
 	"github.com/sallyport/sallyport/authz/role"
+	"github.com/sallyport/sallyport/internal/testkit/sample"
 	"github.com/sallyport/sallyport/server"
 	"github.com/sallyport/sallyport/session"
 	"github.com/sallyport/sallyport/signin"
-	"github.com/sallyport/sallyport/store/sqlite"
 )
-
-// open returns a server on a database of its own, and what ends both.
-func open(change ...func(*server.Config)) (sp *server.Server, done func()) {
-	dir, err := os.MkdirTemp("", "example")
-	if err != nil {
-		panic(err)
-	}
-	db, err := sqlite.Open(filepath.Join(dir, "app.db"))
-	if err != nil {
-		panic(err)
-	}
-	cfg := server.Config{DB: db, BaseURL: "https://id.example.com"}
-	for _, f := range change {
-		f(&cfg)
-	}
-	if sp, err = server.New(context.Background(), cfg); err != nil {
-		panic(err)
-	}
-	return sp, func() { sp.Close(); _ = db.Close(); _ = os.RemoveAll(dir) }
-}
 
 // A service that exists is protected: its route beside the server's, within the wall.
 func Example() {
 	ctx := context.Background()
-	sp, done := open(func(cfg *server.Config) { cfg.Hosts = []string{"127.0.0.1"}; cfg.BaseURL = "http://id.example.com" })
+	sp, done := sample.Server(func(cfg *server.Config) { cfg.Hosts = []string{"127.0.0.1"}; cfg.BaseURL = "http://id.example.com" })
 	defer done()
 	mux := sallyport.NewMux(sp)
 	mux.HandleFunc("GET /hello", sallyport.SignedIn(), func(w http.ResponseWriter, r *http.Request) {

@@ -15,7 +15,6 @@ import (
 	"github.com/sallyport/sallyport/bench/traffic"
 	"github.com/sallyport/sallyport/internal/db"
 	"github.com/sallyport/sallyport/internal/testkit"
-	"github.com/sallyport/sallyport/store/postgres"
 )
 
 // readWhole are the tables that some statement may read from the beginning, and why
@@ -54,15 +53,7 @@ func TestPlans(t *testing.T) {
 	})
 	t.Run("postgres", func(t *testing.T) {
 		t.Parallel()
-		url := testkit.PostgresURL(t)
-		d, err := postgres.Open(t.Context(), url)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer d.Close()
-		if _, err := d.Migrate(t.Context()); err != nil {
-			t.Fatal(err)
-		}
+		d, url := testkit.PostgresAt(t)
 		raw, err := sql.Open("pgx", url+"&default_query_exec_mode=simple_protocol")
 		if err != nil {
 			t.Fatal(err)

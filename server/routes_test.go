@@ -142,6 +142,13 @@ func (w *world) operations() []operation {
 // review.
 func TestRoutesGolden(t *testing.T) {
 	w := newWorld(t, testkit.SQLite(t), nil)
+	w.golden("routes.txt")
+}
+
+// golden compares who may call what with a file of testdata.
+func (w *world) golden(name string) {
+	t := w.t
+	t.Helper()
 	var b strings.Builder
 	for _, r := range w.sv.Routes().Routes() {
 		setup := ""
@@ -150,7 +157,7 @@ func TestRoutesGolden(t *testing.T) {
 		}
 		fmt.Fprintf(&b, "%s %s %s%s\n", r.Method, r.Path, r.Rule, setup)
 	}
-	file := filepath.Join("testdata", "routes.txt")
+	file := filepath.Join("testdata", name)
 	if *updateGolden {
 		if err := os.MkdirAll("testdata", 0o755); err != nil {
 			t.Fatal(err)

@@ -596,7 +596,7 @@ func TestK_SeveralCredentials(t *testing.T) {
 // whether it is good.
 func TestK_InTheQuery(t *testing.T) {
 	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
-		log := new(logBuffer)
+		log := new(testkit.Buffer)
 		w := newWorld(t, d, nil, func(c *server.Config) {
 			c.Log = slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 		})
@@ -781,7 +781,7 @@ func TestK_NoWriteOvertakesItsEnd(t *testing.T) {
 // A cookie and a parameter are read only where the configuration names them, and
 // then as the header is.
 func TestK_CookieAndQuery(t *testing.T) {
-	log := new(logBuffer)
+	log := new(testkit.Buffer)
 	w := newWorld(t, testkit.SQLite(t), nil, func(c *server.Config) {
 		c.APIKeyHeader, c.APIKeyCookie, c.APIKeyQuery = "X-Secret", "ck", "auth"
 		c.Log = slog.New(slog.NewTextHandler(log, nil))

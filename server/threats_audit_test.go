@@ -347,10 +347,10 @@ func TestU_EveryRouteThatWritesIsRecorded(t *testing.T) {
 func TestU_PlantedSecretsAreNowhere(t *testing.T) {
 	t.Parallel()
 	d := testkit.SQLite(t)
-	var log safeBuffer
+	var log testkit.Buffer
 	var box mailbox
 	file := filepath.Join(t.TempDir(), "audit.ndjson")
-	var hooked, messages safeBuffer
+	var hooked, messages testkit.Buffer
 	hook := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		if _, err := io.Copy(&hooked, r.Body); err != nil {
 			t.Error(err)

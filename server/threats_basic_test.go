@@ -290,7 +290,7 @@ func TestL_BasicGridWithoutTheFirst(t *testing.T) {
 // waiting by the many who left.
 func TestL_BasicAbandoned(t *testing.T) {
 	slow := password.Config{Memory: 64 << 10, Time: 3, Threads: 1, Permits: 1, DangerouslyWeak: true}
-	log := new(logBuffer)
+	log := new(testkit.Buffer)
 	w := newWorld(t, testkit.SQLite(t), nil, func(c *server.Config) {
 		c.Basic, c.Password, c.Log = true, slow, slog.New(slog.NewTextHandler(log, nil))
 	})

@@ -49,7 +49,7 @@ func refusedBy4xx(r reply) string {
 func TestJ_EveryCredentialEverywhere(t *testing.T) {
 	t.Parallel()
 	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
-		log := new(logBuffer)
+		log := new(testkit.Buffer)
 		static := apikey.Generate()
 		w := newWorld(t, d, func(w *world) {
 			ok := func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) }

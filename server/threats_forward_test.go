@@ -400,7 +400,7 @@ func TestA_ForwardAuthRefusals(t *testing.T) {
 func TestH_ForwardAuthIsForDeclaredProxies(t *testing.T) {
 	t.Parallel()
 	d := testkit.SQLite(t)
-	log := new(logBuffer)
+	log := new(testkit.Buffer)
 	declared := newWorld(t, d, nil, behindOffice)
 	w := declared.restarted(func(c *server.Config) { c.TrustedProxies, c.Log = nil, slog.New(slog.NewTextHandler(log, nil)) })
 	_, admin := declared.user("root", "admin")

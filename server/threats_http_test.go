@@ -13,7 +13,6 @@ import (
 	"runtime"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -564,28 +563,10 @@ func TestH_RequestID(t *testing.T) {
 	}
 }
 
-// logBuffer is a log that tests read.
-type logBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *logBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *logBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
-
 // A handler that panics is answered for, and tells the caller nothing.
 func TestH_Panic(t *testing.T) {
 	t.Parallel()
-	log := new(logBuffer)
+	log := new(testkit.Buffer)
 	w := newWorld(t, testkit.SQLite(t), func(w *world) {
 		w.mux.HandleFunc("GET /panics", sallyport.Public(), func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Etag", `"x"`)
@@ -632,7 +613,7 @@ func TestH_Panic(t *testing.T) {
 // The log has no secrets: no tokens, passwords, or queries.
 func TestH_LogHoldsNoSecrets(t *testing.T) {
 	t.Parallel()
-	log := new(logBuffer)
+	log := new(testkit.Buffer)
 	w := newWorld(t, testkit.SQLite(t), nil, func(c *server.Config) {
 		c.Log = slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	})

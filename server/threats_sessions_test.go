@@ -755,29 +755,11 @@ func TestR_StoredHashed(t *testing.T) {
 	})
 }
 
-// safeBuffer is a log that can be read while it is written.
-type safeBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (s *safeBuffer) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(p)
-}
-
-func (s *safeBuffer) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.String()
-}
-
 // Secrets are planted wherever a caller can put them, rightly or by mistake.
 // None comes out in the log, in an audit row, or in an answer.
 func TestR_PlantedSecrets(t *testing.T) {
 	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
-		var log safeBuffer
+		var log testkit.Buffer
 		w := newWorld(t, d, nil, func(c *server.Config) {
 			c.Log = slog.New(slog.NewJSONHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 		})

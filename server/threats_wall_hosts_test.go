@@ -355,7 +355,7 @@ func TestH_DoctorTellsLockout(t *testing.T) {
 // The operator is told of peers that speak as proxies do: once of each, and of
 // sixteen at most, whatever is sent.
 func TestH_UndeclaredProxies(t *testing.T) {
-	log := new(logBuffer)
+	log := new(testkit.Buffer)
 	w := newWorld(t, testkit.SQLite(t), nil, func(c *server.Config) {
 		c.Log = slog.New(slog.NewJSONHandler(log, nil))
 		c.TrustedProxies = []netip.Prefix{netip.MustParsePrefix("127.0.73.200/32")}

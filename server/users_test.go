@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -540,7 +539,7 @@ func TestA_OwnUsersNames(t *testing.T) {
 // is; those who are signed in go on.
 func TestF_OwnUsersTable(t *testing.T) {
 	t.Parallel()
-	p, box, out := table(ownUser(t, "1", "ada")), &mailbox{}, new(lockedText)
+	p, box, out := table(ownUser(t, "1", "ada")), &mailbox{}, new(testkit.Buffer)
 	w := newWorld(t, testkit.SQLite(t), ownRoutes, withUsers(p), withMail(box), withMailSignIn, func(c *server.Config) {
 		c.Log = slog.New(slog.NewTextHandler(out, nil))
 	})
@@ -626,24 +625,6 @@ func TestF_OwnUsersTable(t *testing.T) {
 
 // upgradeFor is how long whoever stores a better hash has for it.
 const upgradeFor = time.Minute
-
-// lockedText is a log that may be written at once.
-type lockedText struct {
-	mu sync.Mutex
-	b  strings.Builder
-}
-
-func (l *lockedText) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(b)
-}
-
-func (l *lockedText) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
 
 // Of any number of first sign-ins at once there is one account, all are let in, the
 // hash is replaced once, and nobody is signed out by another's better hash.
@@ -813,7 +794,7 @@ func TestE_OwnUsersResetRace(t *testing.T) {
 // Unknown, wrong, disabled, without a password, with one that cannot be verified, new
 // here or known: answered alike, in the same time, and locked alike.
 func TestL_OwnUsersRefusalsAreAlike(t *testing.T) {
-	out := new(lockedText)
+	out := new(testkit.Buffer)
 	current, err := password.New(password.Config{})
 	if err != nil {
 		t.Fatal(err)
@@ -1032,27 +1013,7 @@ func TestA_OwnUsersAndAccountsFromBefore(t *testing.T) {
 func TestOwnUsersRoutes(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, testkit.SQLite(t), nil, withUsers(table()))
-	var b strings.Builder
-	for _, r := range w.sv.Routes().Routes() {
-		setup := ""
-		if r.Setup {
-			setup = " +setup"
-		}
-		fmt.Fprintf(&b, "%s %s %s%s\n", r.Method, r.Path, r.Rule, setup)
-	}
-	file := filepath.Join("testdata", "routes-own-users.txt")
-	if *updateGolden {
-		if err := os.WriteFile(file, []byte(b.String()), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got := b.String(); got != string(want) {
-		t.Errorf("routes or rules changed. If that is meant, run go test ./server -run %s -update and have the diff of %s reviewed.\ngot:\n%s\nwant:\n%s", t.Name(), file, got, want)
-	}
+	w.golden("routes-own-users.txt")
 	declaredAreDocumented(t, w)
 	if link, err := w.sv.SetupLink(t.Context()); link != "" || err != nil {
 		t.Errorf("a link for the first administrator: %q, %v", link, err)

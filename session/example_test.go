@@ -4,42 +4,19 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 
 	"github.com/sallyport/sallyport/account"
 	"github.com/sallyport/sallyport/authn"
 	"github.com/sallyport/sallyport/authz/role"
-	"github.com/sallyport/sallyport/server"
+	"github.com/sallyport/sallyport/internal/testkit/sample"
 	"github.com/sallyport/sallyport/session"
 	"github.com/sallyport/sallyport/signin"
-	"github.com/sallyport/sallyport/store/sqlite"
 )
-
-// open returns a server on a database of its own, and what ends both.
-func open(change ...func(*server.Config)) (sp *server.Server, done func()) {
-	dir, err := os.MkdirTemp("", "example")
-	if err != nil {
-		panic(err)
-	}
-	db, err := sqlite.Open(filepath.Join(dir, "app.db"))
-	if err != nil {
-		panic(err)
-	}
-	cfg := server.Config{DB: db, BaseURL: "https://id.example.com"}
-	for _, f := range change {
-		f(&cfg)
-	}
-	if sp, err = server.New(context.Background(), cfg); err != nil {
-		panic(err)
-	}
-	return sp, func() { sp.Close(); _ = db.Close(); _ = os.RemoveAll(dir) }
-}
 
 // A sign-in is a session: a refresh token that is good once, and an end that holds.
 func Example() {
 	ctx := context.Background()
-	sp, done := open()
+	sp, done := sample.Server()
 	defer done()
 	const pw = "wrong giraffe charger paperclip"
 	ada, err := sp.Accounts.Create(ctx, role.Operator(), account.NewUser{Email: "ada@example.com", Password: pw})

@@ -4,45 +4,22 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/sallyport/sallyport/account"
 	"github.com/sallyport/sallyport/authn"
 	"github.com/sallyport/sallyport/authn/totp"
 	"github.com/sallyport/sallyport/authz/role"
-	"github.com/sallyport/sallyport/server"
+	"github.com/sallyport/sallyport/internal/testkit/sample"
 	"github.com/sallyport/sallyport/session"
 	"github.com/sallyport/sallyport/signin"
-	"github.com/sallyport/sallyport/store/sqlite"
 )
-
-// open returns a server on a database of its own, and what ends both.
-func open(change ...func(*server.Config)) (sp *server.Server, done func()) {
-	dir, err := os.MkdirTemp("", "example")
-	if err != nil {
-		panic(err)
-	}
-	db, err := sqlite.Open(filepath.Join(dir, "app.db"))
-	if err != nil {
-		panic(err)
-	}
-	cfg := server.Config{DB: db, BaseURL: "https://id.example.com"}
-	for _, f := range change {
-		f(&cfg)
-	}
-	if sp, err = server.New(context.Background(), cfg); err != nil {
-		panic(err)
-	}
-	return sp, func() { sp.Close(); _ = db.Close(); _ = os.RemoveAll(dir) }
-}
 
 // Signing in with a password: what goes wrong looks the same from outside, and a second
 // factor that is set up is asked for.
 func Example() {
 	ctx := context.Background()
-	sp, done := open()
+	sp, done := sample.Server()
 	defer done()
 	const pw = "wrong giraffe charger paperclip"
 	ada, err := sp.Accounts.Create(ctx, role.Operator(), account.NewUser{Email: "ada@example.com", Password: pw})

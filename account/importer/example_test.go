@@ -7,36 +7,15 @@ import (
 	"path/filepath"
 
 	"github.com/sallyport/sallyport/account/importer"
-	"github.com/sallyport/sallyport/server"
+	"github.com/sallyport/sallyport/internal/testkit/sample"
 	"github.com/sallyport/sallyport/session"
 	"github.com/sallyport/sallyport/signin"
-	"github.com/sallyport/sallyport/store/sqlite"
 )
-
-// open returns a server on a database of its own, and what ends both.
-func open(change ...func(*server.Config)) (sp *server.Server, done func()) {
-	dir, err := os.MkdirTemp("", "example")
-	if err != nil {
-		panic(err)
-	}
-	db, err := sqlite.Open(filepath.Join(dir, "app.db"))
-	if err != nil {
-		panic(err)
-	}
-	cfg := server.Config{DB: db, BaseURL: "https://id.example.com"}
-	for _, f := range change {
-		f(&cfg)
-	}
-	if sp, err = server.New(context.Background(), cfg); err != nil {
-		panic(err)
-	}
-	return sp, func() { sp.Close(); _ = db.Close(); _ = os.RemoveAll(dir) }
-}
 
 // The table of another system becomes accounts, passwords included.
 func Example() {
 	ctx := context.Background()
-	sp, done := open()
+	sp, done := sample.Server()
 	defer done()
 	file := filepath.Join(sp.DB.Dir(), "users.csv")
 	if err := os.WriteFile(file, []byte(`id,email,hashed_password,is_active,is_superuser,is_verified

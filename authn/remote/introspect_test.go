@@ -14,6 +14,7 @@ import (
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/authn/remote"
 	"github.com/sallyport/sallyport/authn/token"
+	"github.com/sallyport/sallyport/internal/testkit"
 )
 
 func (is *issuer) answers(a any) {
@@ -341,7 +342,7 @@ func TestIntrospectionFails(t *testing.T) {
 	} {
 		t.Run(tt.what, func(t *testing.T) {
 			is := newIssuer(t)
-			var log lockedBuffer
+			var log testkit.Buffer
 			v := is.verifier(func(c *remote.Config) {
 				introspecting(c)
 				c.Log = slog.New(slog.NewTextHandler(&log, nil))

@@ -18,6 +18,7 @@ import (
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/authn/remote"
 	"github.com/sallyport/sallyport/authn/token"
+	"github.com/sallyport/sallyport/internal/testkit"
 )
 
 // eventually waits for what happens in the background.
@@ -483,7 +484,7 @@ func TestConcurrently(t *testing.T) {
 // The log says what is wrong, once a second, and no token.
 func TestLog(t *testing.T) {
 	is := newIssuer(t)
-	var b lockedBuffer
+	var b testkit.Buffer
 	v := is.verifier(func(c *remote.Config) { c.Log = slog.New(slog.NewTextHandler(&b, nil)) })
 	is.with(func(is *issuer) { is.keys = down })
 	access := is.issue(scoped("a"))
@@ -508,21 +509,4 @@ func TestLog(t *testing.T) {
 			t.Error("the log holds a part of a token")
 		}
 	}
-}
-
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
 }

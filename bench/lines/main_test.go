@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -12,7 +11,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -78,7 +76,7 @@ func TestTheyDoTheSame(t *testing.T) {
 	t.Run("sallyport", func(t *testing.T) {
 		t.Parallel()
 		addr := freeAddress(t)
-		out := new(output)
+		out := new(testkit.Buffer)
 		start(t, addr, out, "", nil, build(t, "."), addr, filepath.Join(t.TempDir(), "app.db"))
 		const password = "violet-anchor-97-marmalade"
 		token := ""
@@ -114,7 +112,7 @@ func TestTheyDoTheSame(t *testing.T) {
 		}
 		addr := freeAddress(t)
 		_, port, _ := net.SplitHostPort(addr)
-		start(t, addr, new(output), "fastapi", []string{key, "PYTHONDONTWRITEBYTECODE=1"}, python, "-m", "uvicorn", "app:app", "--host", "127.0.0.1", "--port", port, "--log-level", "warning")
+		start(t, addr, new(testkit.Buffer), "fastapi", []string{key, "PYTHONDONTWRITEBYTECODE=1"}, python, "-m", "uvicorn", "app:app", "--host", "127.0.0.1", "--port", port, "--log-level", "warning")
 		check(t, addr, "secret")
 	})
 	t.Run("echo", func(t *testing.T) {
@@ -125,7 +123,7 @@ func TestTheyDoTheSame(t *testing.T) {
 			without(t, "the modules cannot be had: "+string(said))
 		}
 		addr := freeAddress(t)
-		start(t, addr, new(output), "echo", []string{key}, build(t, "echo"), addr)
+		start(t, addr, new(testkit.Buffer), "echo", []string{key}, build(t, "echo"), addr)
 		check(t, addr, "secret")
 	})
 }
@@ -255,7 +253,7 @@ func build(t *testing.T, module string) string {
 }
 
 // start runs a program until the test ends, and waits until it listens.
-func start(t *testing.T, addr string, out *output, folder string, env []string, name string, args ...string) {
+func start(t *testing.T, addr string, out *testkit.Buffer, folder string, env []string, name string, args ...string) {
 	t.Helper()
 	c := exec.Command(name, args...)
 	c.Dir, c.Stdout, c.Stderr = folder, out, out
@@ -287,24 +285,6 @@ func start(t *testing.T, addr string, out *output, folder string, env []string, 
 			t.Fatalf("%s does not listen on %s after a minute:\n%s", name, addr, out)
 		}
 	}
-}
-
-// output is what a program writes.
-type output struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (o *output) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.b.Write(p)
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.b.String()
 }
 
 // freeAddress is where nobody listens.

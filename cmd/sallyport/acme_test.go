@@ -29,7 +29,7 @@ func TestACME(t *testing.T) {
 	var serial string
 	for _, step := range []string{"at first", "again, without the authority"} {
 		c := p.command(append([]string{"serve"}, flags...)...)
-		log := new(syncBuffer)
+		log := new(testkit.Buffer)
 		c.Stderr = log
 		if err := c.Start(); err != nil {
 			t.Fatal(err)

@@ -11,7 +11,6 @@ import (
 	"net/netip"
 	"os"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -32,28 +31,15 @@ const (
 	v6addresses = "\x20\x01\x0d\xb8\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x01\x20\x01\x0d\xb8\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x1f\x90\x01\xbb"
 )
 
-// syncBuffer is a log that is read while it is written.
-type syncBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (s *syncBuffer) Write(b []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(b)
-}
-func (s *syncBuffer) String() string { s.mu.Lock(); defer s.mu.Unlock(); return s.b.String() }
-
 // serveProxied answers with the address that a request came from. All
 // connections of a test come from 127.0.0.1.
-func serveProxied(t *testing.T, trusted string, timeout time.Duration, cfg *tls.Config) (addr string, log *syncBuffer) {
+func serveProxied(t *testing.T, trusted string, timeout time.Duration, cfg *tls.Config) (addr string, log *testkit.Buffer) {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	log = new(syncBuffer)
+	log = new(testkit.Buffer)
 	srv := server.HTTPServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "from ", r.RemoteAddr) }), slog.New(slog.DiscardHandler))
 	srv.TLSConfig = cfg
 	d := drained(srv)
@@ -242,7 +228,7 @@ func TestServeBehindAProxy(t *testing.T) {
 	port := fmt.Sprint(testkit.FreePort(t))
 	flags := append([]string{"--listen", "127.0.0.1:" + port, "--set", "proxy.protocol=true", "--set", "proxy.trusted=10.0.0.0/8,127.0.0.0/8"}, files.flags()...)
 	c := p.command(append([]string{"serve"}, flags...)...)
-	log := new(syncBuffer)
+	log := new(testkit.Buffer)
 	c.Stderr = log
 	if err := c.Start(); err != nil {
 		t.Fatal(err)

@@ -139,7 +139,7 @@ func write(t *testing.T, path, text string) {
 // failed.
 func background(t *testing.T, c *exec.Cmd) {
 	t.Helper()
-	var out syncBuffer
+	var out testkit.Buffer
 	c.Stdout, c.Stderr = &out, &out
 	if err := c.Start(); err != nil {
 		t.Fatal(err)

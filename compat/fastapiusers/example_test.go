@@ -1,43 +1,20 @@
 package fastapiusers_test
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"maps"
 	"net/http/httptest"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
+	"github.com/sallyport/sallyport/internal/testkit/sample"
 	"github.com/sallyport/sallyport/server"
-	"github.com/sallyport/sallyport/store/sqlite"
 )
-
-// open returns a server on a database of its own, and what ends both.
-func open(change ...func(*server.Config)) (sp *server.Server, done func()) {
-	dir, err := os.MkdirTemp("", "example")
-	if err != nil {
-		panic(err)
-	}
-	db, err := sqlite.Open(filepath.Join(dir, "app.db"))
-	if err != nil {
-		panic(err)
-	}
-	cfg := server.Config{DB: db, BaseURL: "https://id.example.com"}
-	for _, f := range change {
-		f(&cfg)
-	}
-	if sp, err = server.New(context.Background(), cfg); err != nil {
-		panic(err)
-	}
-	return sp, func() { sp.Close(); _ = db.Close(); _ = os.RemoveAll(dir) }
-}
 
 // A front end that was written for fastapi-users signs in as it always has.
 func Example() {
-	sp, done := open(func(cfg *server.Config) { cfg.FastAPIUsers = true })
+	sp, done := sample.Server(func(cfg *server.Config) { cfg.FastAPIUsers = true })
 	defer done()
 	h := sp.Guard(sp.Routes())
 	post := func(path, kind, body string) {

@@ -13,7 +13,6 @@ import (
 
 	"github.com/sallyport/sallyport/internal/db"
 	"github.com/sallyport/sallyport/internal/testkit"
-	"github.com/sallyport/sallyport/store/postgres"
 )
 
 // reader reads changes as a node does.
@@ -207,15 +206,7 @@ func TestChangesAreAnnouncedAfterTheCommitAndBeforeWriteReturns(t *testing.T) {
 // PostgreSQL has to see that without knowing how far they were read.
 func TestAPollReadsNoOldChanges(t *testing.T) {
 	t.Parallel()
-	url := testkit.PostgresURL(t)
-	d, err := postgres.Open(t.Context(), url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer d.Close()
-	if _, err := d.Migrate(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	d, url := testkit.PostgresAt(t)
 	raw, err := sql.Open("pgx", url+"&default_query_exec_mode=simple_protocol")
 	if err != nil {
 		t.Fatal(err)

@@ -49,12 +49,19 @@ func SQLite(t testing.TB) *db.DB {
 // Postgres returns a migrated database of its own on the test server.
 func Postgres(t testing.TB) *db.DB {
 	t.Helper()
+	d, _ := PostgresAt(t)
+	return d
+}
+
+// PostgresAt is Postgres, and returns the URL as well.
+func PostgresAt(t testing.TB) (*db.DB, string) {
+	t.Helper()
 	name := PostgresURL(t)
 	return migrated(t, opened(t, func() (*db.DB, error) {
 		// Several packages share one server with the race detector's costs: what would be
 		// an outage in service is only a busy machine here.
 		return postgres.OpenWith(context.Background(), name, postgres.Options{StatementTimeout: time.Minute})
-	}))
+	})), name
 }
 
 // Again opens the database of a handle that this package gave once more, as

@@ -1,7 +1,6 @@
 package testkit
 
 import (
-	"bytes"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
@@ -14,7 +13,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -29,7 +27,7 @@ type Authority struct {
 	Issued    *x509.CertPool // the roots of the certificates that it gives
 
 	cmd *exec.Cmd
-	log *lockedBuffer
+	log *Buffer
 }
 
 // AuthorityConfig says where an Authority looks for the proof.
@@ -65,7 +63,7 @@ func NewAuthority(t testing.TB, cfg AuthorityConfig) *Authority {
 	if err := os.WriteFile(config, text, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	a := &Authority{Directory: fmt.Sprintf("https://127.0.0.1:%d/dir", api), RootsFile: certFile, log: new(lockedBuffer)}
+	a := &Authority{Directory: fmt.Sprintf("https://127.0.0.1:%d/dir", api), RootsFile: certFile, log: new(Buffer)}
 	a.cmd = exec.Command(program, "-config", config, "-dnsserver", everythingIsHere(t))
 	a.cmd.Env = append(os.Environ(), "PEBBLE_VA_NOSLEEP=1", "PEBBLE_AUTHZREUSE=0")
 	a.cmd.Stdout, a.cmd.Stderr = a.log, a.log
@@ -94,7 +92,7 @@ func NewAuthority(t testing.TB, cfg AuthorityConfig) *Authority {
 }
 
 // Log is what the authority has said.
-func (a *Authority) Log() string { return a.log.String() }
+func (a *Authority) Log() string { return strings.ToValidUTF8(a.log.String(), "?") }
 
 // Stop ends the authority.
 func (a *Authority) Stop() {
@@ -177,21 +175,4 @@ func everythingIsHere(t testing.TB) string {
 		}
 	}()
 	return conn.LocalAddr().String()
-}
-
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(b)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return strings.ToValidUTF8(l.b.String(), "?")
 }
