@@ -14,7 +14,6 @@ package audit
 import (
 	"context"
 	"encoding/json"
-	"maps"
 	"strings"
 	"time"
 
@@ -79,7 +78,7 @@ func record(ctx context.Context, e Event, now time.Time) Record {
 	r := Record{
 		ID: uuid.Must(uuid.NewV7()).String(), At: now, Action: e.Action, Result: e.Result,
 		Actor: i.Actor, ActorKind: i.ActorKind, Target: clip(e.Target, maxText), Reason: clip(e.Reason, maxText),
-		Session: i.Session, Address: i.Address, UserAgent: agent(i.UserAgent), RequestID: i.RequestID, DecisionID: clip(e.DecisionID, maxText), Detail: e.Detail,
+		Session: i.Session, Address: i.Address, UserAgent: agent(i.UserAgent), RequestID: i.RequestID, DecisionID: clip(e.DecisionID, maxText),
 	}
 	if r.Result == "" {
 		r.Result = Success
@@ -93,13 +92,12 @@ func record(ctx context.Context, e Event, now time.Time) Record {
 			r.ActorKind = "user"
 		}
 	}
-	for k, v := range r.Detail {
+	// A map of its own: callers may share theirs, and transactions run side by side.
+	r.Detail = make(map[string]string, len(e.Detail)+1)
+	for k, v := range e.Detail {
 		r.Detail[k] = clip(v, maxDetail)
 	}
 	if i.Key != "" {
-		if r.Detail = maps.Clone(r.Detail); r.Detail == nil {
-			r.Detail = map[string]string{}
-		}
 		r.Detail["api_key"] = i.Key
 	}
 	return r

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"log/slog"
 	"strings"
+	"sync"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -39,6 +40,32 @@ func TestAnEventStandsOrFallsWithItsChange(t *testing.T) {
 		e := events[0]
 		if e.Action != "x.done" || e.Result != audit.Success || e.Actor != "cli:root" || e.ActorKind != "operator" || e.Detail["k"] != "v" || e.ID == "" {
 			t.Errorf("%+v", e)
+		}
+	})
+}
+
+// Callers may share a map of details, and record side by side.
+func TestDetailsStayTheirCallers(t *testing.T) {
+	testkit.EachDB(t, func(t *testing.T, d *db.DB) {
+		const long = 40 << 10 // beyond what is stored of a detail
+		shared := map[string]string{"k": strings.Repeat("x", long)}
+		var wg sync.WaitGroup
+		for range 8 {
+			wg.Go(func() {
+				if err := d.Write(t.Context(), func(tx *db.Tx) error {
+					return audit.Append(t.Context(), tx, audit.Event{Action: "x.done", Target: "t", Detail: shared})
+				}); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+		if n := len(shared["k"]); n != long || len(shared) != 1 {
+			t.Errorf("the caller's map has %d keys and %d bytes now", len(shared), n)
+		}
+		events, err := audit.Latest(d.View(t.Context()), 10)
+		if err != nil || len(events) != 8 || len(events[0].Detail["k"]) >= long || events[0].Detail["k"] == "" {
+			t.Errorf("%d events, %v: stored it must be, and shorter", len(events), err)
 		}
 	})
 }
