@@ -7,7 +7,6 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/binary"
-	"hash"
 	"time"
 
 	"github.com/google/uuid"
@@ -41,28 +40,30 @@ type row struct {
 const saltSize = 16
 
 // digester writes fields so that no two different lists are written alike.
-type digester struct{ h hash.Hash }
+type digester struct{ b []byte }
 
-func digestOf(purpose string) digester {
-	d := digester{sha256.New()}
+func digestOf(purpose string) *digester {
+	d := &digester{make([]byte, 0, 512)} // an event's, as a rule
 	d.text("sallyport audit " + purpose + " v1")
 	return d
 }
 
-func (d digester) bytes(b []byte) {
+func (d *digester) bytes(b []byte) {
 	d.number(int64(len(b)))
-	d.h.Write(b)
+	d.b = append(d.b, b...)
 }
 
-func (d digester) text(s string) { d.bytes([]byte(s)) }
-
-func (d digester) number(n int64) {
-	var b [8]byte
-	binary.BigEndian.PutUint64(b[:], uint64(n))
-	d.h.Write(b[:])
+func (d *digester) text(s string) {
+	d.number(int64(len(s)))
+	d.b = append(d.b, s...)
 }
 
-func (d digester) sum() []byte { return d.h.Sum(nil) }
+func (d *digester) number(n int64) { d.b = binary.BigEndian.AppendUint64(d.b, uint64(n)) }
+
+func (d *digester) sum() []byte {
+	h := sha256.Sum256(d.b)
+	return h[:]
+}
 
 // private returns the fields that an erasure takes.
 func (r *row) private() [7]string {

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -48,6 +49,7 @@ func (serveCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
+	defer runtime.KeepAlive(spare())
 	a.serving = true
 	o, err := a.open(a.ctx, s, mayCreate, log)
 	if err != nil {
