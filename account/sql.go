@@ -160,7 +160,7 @@ func usernameTaken(rd db.Reader, key string) (bool, error) {
 }
 
 func markVerified(tx *db.Tx, id string, now time.Time) error {
-	if _, err := tx.Exec("UPDATE sp_accounts SET email_verified = TRUE, updated_at = $2 WHERE id = $1", id, db.Micros(now)); err != nil {
+	if err := tx.Later("UPDATE sp_accounts SET email_verified = TRUE, updated_at = $2 WHERE id = $1", id, db.Micros(now)); err != nil {
 		return err
 	}
 	return tx.Changed(id)
@@ -169,7 +169,7 @@ func markVerified(tx *db.Tx, id string, now time.Time) error {
 // setHash stores a hash, whatever was there: who may do that has shown it by
 // something else than the password. "" is no password.
 func setHash(tx *db.Tx, id, hash string, now time.Time) error {
-	if _, err := tx.Exec("UPDATE sp_accounts SET password_hash = $2, updated_at = $3 WHERE id = $1", id, hash, db.Micros(now)); err != nil {
+	if err := tx.Later("UPDATE sp_accounts SET password_hash = $2, updated_at = $3 WHERE id = $1", id, hash, db.Micros(now)); err != nil {
 		return err
 	}
 	if err := settleHash(tx, id); err != nil {
@@ -214,7 +214,7 @@ func ReplaceHash(tx *db.Tx, id, old, hash string, now time.Time) (bool, error) {
 // UpgradeHash stores the same password under a current hash; it is no change
 // that the person made.
 func UpgradeHash(tx *db.Tx, id, old, hash string) error {
-	if _, err := tx.Exec("UPDATE sp_accounts SET password_hash = $3 WHERE id = $1 AND password_hash = $2", id, old, hash); err != nil {
+	if err := tx.Later("UPDATE sp_accounts SET password_hash = $3 WHERE id = $1 AND password_hash = $2", id, old, hash); err != nil {
 		return err
 	}
 	return settleHash(tx, id)
@@ -249,7 +249,7 @@ func claim(tx *db.Tx, id string, now time.Time) (bool, error) {
 
 // TouchLogin records a sign-in.
 func TouchLogin(tx *db.Tx, id string, now time.Time) error {
-	if _, err := tx.Exec("UPDATE sp_accounts SET last_login_at = $2 WHERE id = $1", id, db.Micros(now)); err != nil {
+	if err := tx.Later("UPDATE sp_accounts SET last_login_at = $2 WHERE id = $1", id, db.Micros(now)); err != nil {
 		return err
 	}
 	return tx.Changed(id)
@@ -270,16 +270,16 @@ func namesTaken(rd db.Reader, id string, c Change, k keys) (bool, error) {
 
 func updateAccount(tx *db.Tx, u User, c Change, k keys) error {
 	if c.Username != nil {
-		if _, err := tx.Exec("UPDATE sp_accounts SET username = $2, username_key = $3 WHERE id = $1", u.ID, u.Username, k.username); err != nil {
+		if err := tx.Later("UPDATE sp_accounts SET username = $2, username_key = $3 WHERE id = $1", u.ID, u.Username, k.username); err != nil {
 			return err
 		}
 	}
 	if c.Email != nil {
-		if _, err := tx.Exec("UPDATE sp_accounts SET email = $2, email_key = $3 WHERE id = $1", u.ID, u.Email, k.email); err != nil {
+		if err := tx.Later("UPDATE sp_accounts SET email = $2, email_key = $3 WHERE id = $1", u.ID, u.Email, k.email); err != nil {
 			return err
 		}
 	}
-	if _, err := tx.Exec("UPDATE sp_accounts SET full_name = $2, email_verified = $3, updated_at = $4 WHERE id = $1",
+	if err := tx.Later("UPDATE sp_accounts SET full_name = $2, email_verified = $3, updated_at = $4 WHERE id = $1",
 		u.ID, u.FullName, u.EmailVerified, db.Micros(u.UpdatedAt)); err != nil {
 		return err
 	}
@@ -384,13 +384,12 @@ func announceHash(tx *db.Tx, ownID string, hash []byte, now, since time.Time) (b
 
 // settleHash notes that what is stored of a password is what was to be.
 func settleHash(tx *db.Tx, subject string) error {
-	_, err := tx.Exec("UPDATE sp_own_users SET version = version + 1, next_hash = $2 WHERE subject_id = $1", subject, []byte{})
-	return err
+	return tx.Later("UPDATE sp_own_users SET version = version + 1, next_hash = $2 WHERE subject_id = $1", subject, []byte{})
 }
 
 // followAccount stores what a users table says of somebody.
 func followAccount(tx *db.Tx, id string, p profile, k keys, now time.Time) error {
-	if _, err := tx.Exec(`UPDATE sp_accounts SET username = $2, username_key = $3, email = $4, email_key = $5, email_verified = $6, full_name = $7,
+	if err := tx.Later(`UPDATE sp_accounts SET username = $2, username_key = $3, email = $4, email_key = $5, email_verified = $6, full_name = $7,
 		password_hash = $8, updated_at = $9 WHERE id = $1`,
 		id, unlessEmpty(p.username), k.username, p.email, k.email, p.verified, unlessEmpty(p.fullName), p.hash, db.Micros(now)); err != nil {
 		return err

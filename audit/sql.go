@@ -32,14 +32,12 @@ func insert(tx *db.Tx, r Record) error {
 		e.Reason, e.Session, e.Address, e.UserAgent, e.RequestID, e.DecisionID, e.detail, e.salt, e.commitment,
 	}
 	if tx.Happened(told) || !chained {
-		_, err := tx.Exec("INSERT INTO sp_audit ("+columns+`, salt, commitment)
+		return tx.Later("INSERT INTO sp_audit ("+columns+`, salt, commitment)
 			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)`, args...)
-		return err
 	}
-	_, err := tx.Exec("WITH e AS (INSERT INTO sp_audit ("+columns+`, salt, commitment)
+	return tx.Later("WITH e AS (INSERT INTO sp_audit ("+columns+`, salt, commitment)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16) RETURNING id)
 		INSERT INTO sp_audit_waiting (id, more) SELECT id, '' FROM e`, args...)
-	return err
 }
 
 // watched is how far back Watch looks: longer than any transaction lives.
@@ -117,8 +115,7 @@ func (r *row) decode() error {
 }
 
 func insertErasure(tx *db.Tx, subject string, now time.Time) error {
-	_, err := tx.Exec("INSERT INTO sp_erasures (subject_id, created_at, erased_to) VALUES ($1, $2, 0) ON CONFLICT DO NOTHING", subject, db.Micros(now))
-	return err
+	return tx.Later("INSERT INTO sp_erasures (subject_id, created_at, erased_to) VALUES ($1, $2, 0) ON CONFLICT DO NOTHING", subject, db.Micros(now))
 }
 
 func nextErasure(rd db.Reader) (e erasure, found bool, err error) {
@@ -148,21 +145,18 @@ func batchEnd(rd db.Reader, e erasure, size int) (to int64, whole bool, err erro
 // erase leaves of a subject's events within a time who, what and when: of those
 // that it caused, and of those about it that nobody known did.
 func erase(tx *db.Tx, subject string, from, to int64) error {
-	if _, err := tx.Exec("UPDATE sp_audit SET reason = '', session = '', address = '', user_agent = '', request_id = '', decision_id = '', detail = '{}', salt = $4 WHERE actor = $1 AND at > $2 AND at <= $3", subject, from, to, []byte{}); err != nil {
+	if err := tx.Later("UPDATE sp_audit SET reason = '', session = '', address = '', user_agent = '', request_id = '', decision_id = '', detail = '{}', salt = $4 WHERE actor = $1 AND at > $2 AND at <= $3", subject, from, to, []byte{}); err != nil {
 		return err
 	}
-	_, err := tx.Exec("UPDATE sp_audit SET reason = '', session = '', address = '', user_agent = '', request_id = '', decision_id = '', detail = '{}', salt = $4 WHERE target = $1 AND actor = '' AND at > $2 AND at <= $3", subject, from, to, []byte{})
-	return err
+	return tx.Later("UPDATE sp_audit SET reason = '', session = '', address = '', user_agent = '', request_id = '', decision_id = '', detail = '{}', salt = $4 WHERE target = $1 AND actor = '' AND at > $2 AND at <= $3", subject, from, to, []byte{})
 }
 
 func moveErasure(tx *db.Tx, subject string, to int64) error {
-	_, err := tx.Exec("UPDATE sp_erasures SET erased_to = $2 WHERE subject_id = $1", subject, to)
-	return err
+	return tx.Later("UPDATE sp_erasures SET erased_to = $2 WHERE subject_id = $1", subject, to)
 }
 
 func deleteErasure(tx *db.Tx, subject string) error {
-	_, err := tx.Exec("DELETE FROM sp_erasures WHERE subject_id = $1", subject)
-	return err
+	return tx.Later("DELETE FROM sp_erasures WHERE subject_id = $1", subject)
 }
 
 // Since counts what succeeded after a moment, by action.
@@ -216,8 +210,7 @@ func parseID(s string) (id uuid.UUID, ours bool) {
 }
 
 func forgetWaiting(tx *db.Tx, id string) error {
-	_, err := tx.Exec("DELETE FROM sp_audit_waiting WHERE id = $1", id)
-	return err
+	return tx.Later("DELETE FROM sp_audit_waiting WHERE id = $1", id)
 }
 
 // rowsOf returns events by their ids, as far as they are there.
@@ -313,7 +306,7 @@ func commitOld(tx *db.Tx, ids []string) error {
 			continue
 		}
 		r.commit()
-		if _, err := tx.Exec("UPDATE sp_audit SET salt = $2, commitment = $3 WHERE id = $1", r.ID, r.salt, r.commitment); err != nil {
+		if err := tx.Later("UPDATE sp_audit SET salt = $2, commitment = $3 WHERE id = $1", r.ID, r.salt, r.commitment); err != nil {
 			return err
 		}
 	}
@@ -495,8 +488,7 @@ func sinkAt(rd db.Reader, name string) (number int64, found bool, err error) {
 
 // moveSinkBack puts right what nobody can have reached.
 func moveSinkBack(tx *db.Tx, name string, wrong, number int64) error {
-	_, err := tx.Exec("UPDATE sp_audit_sinks SET number = $3 WHERE name = $1 AND number = $2", name, wrong, number)
-	return err
+	return tx.Later("UPDATE sp_audit_sinks SET number = $3 WHERE name = $1 AND number = $2", name, wrong, number)
 }
 
 // holdSink reports whether a node hands on, which it does until it has not for a
@@ -511,12 +503,10 @@ func holdSink(tx *db.Tx, name, node string, number int64, now time.Time) (bool, 
 }
 
 func moveSink(tx *db.Tx, name, node string, number int64, now time.Time) error {
-	_, err := tx.Exec("UPDATE sp_audit_sinks SET number = $3, held_until = $4 WHERE name = $1 AND holder = $2 AND number < $3",
+	return tx.Later("UPDATE sp_audit_sinks SET number = $3, held_until = $4 WHERE name = $1 AND holder = $2 AND number < $3",
 		name, node, number, db.Micros(now.Add(sinkHold)))
-	return err
 }
 
 func releaseSinks(tx *db.Tx, node string) error {
-	_, err := tx.Exec("UPDATE sp_audit_sinks SET held_until = 0 WHERE holder = $1", node)
-	return err
+	return tx.Later("UPDATE sp_audit_sinks SET held_until = 0 WHERE holder = $1", node)
 }

@@ -105,21 +105,19 @@ func putTally(tx *db.Tx, account, network string, t tally) error {
 }
 
 func put(tx *db.Tx, r row, over time.Time) error {
-	_, err := tx.Exec(`INSERT INTO sp_attempts (account, network, failures, last_at, until, held, seen_at, forget_at)
+	return tx.Later(`INSERT INTO sp_attempts (account, network, failures, last_at, until, held, seen_at, forget_at)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
 		ON CONFLICT (account, network) DO UPDATE SET failures = $3, last_at = $4, until = $5, held = $6, seen_at = $7, forget_at = $8`,
 		r.account, r.network, r.failures, r.lastAt, r.until, r.held, r.seenAt, forgetAt(over))
-	return err
 }
 
 // forgetOldest leaves an account no more familiar networks than are remembered.
 // What else their rows say matters for less than the time after which failures
 // are forgotten, and so the rows go then.
 func forgetOldest(tx *db.Tx, account string, now time.Time) error {
-	_, err := tx.Exec(`UPDATE sp_attempts SET seen_at = 0, forget_at = $3 WHERE account = $1 AND network IN
+	return tx.Later(`UPDATE sp_attempts SET seen_at = 0, forget_at = $3 WHERE account = $1 AND network IN
 		(SELECT network FROM sp_attempts WHERE account = $1 AND seen_at > 0 ORDER BY seen_at DESC, network LIMIT 1000 OFFSET $2)`,
 		account, maxFamiliar, forgetAt(now.Add(quiet)))
-	return err
 }
 
 // deleteOver deletes rows of which nothing matters any more.
@@ -148,8 +146,7 @@ func readTally(rd db.Reader, account, network string) (t tally, found bool, err 
 }
 
 func deleteTally(tx *db.Tx, account, network string) error {
-	_, err := tx.Exec("DELETE FROM sp_attempts WHERE account = $1 AND network = $2", account, network)
-	return err
+	return tx.Later("DELETE FROM sp_attempts WHERE account = $1 AND network = $2", account, network)
 }
 
 // maxNetworks bounds networksSeen: what is remembered of one account is swept.
@@ -169,6 +166,5 @@ func networksSeen(rd db.Reader, account string) (out []Network, err error) {
 }
 
 func deleteAccount(tx *db.Tx, account string) error {
-	_, err := tx.Exec("DELETE FROM sp_attempts WHERE account = $1", account)
-	return err
+	return tx.Later("DELETE FROM sp_attempts WHERE account = $1", account)
 }

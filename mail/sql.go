@@ -22,9 +22,8 @@ func insert(tx *db.Tx, r row, now time.Time) error {
 	if r.subject != "" {
 		subject = &r.subject
 	}
-	_, err := tx.Exec(`INSERT INTO sp_outbox (id, subject_id, kind, sealed, attempts, due_at, created_at, expires_at, failure)
+	return tx.Later(`INSERT INTO sp_outbox (id, subject_id, kind, sealed, attempts, due_at, created_at, expires_at, failure)
 		VALUES ($1, $2, $3, $4, 0, $5, $5, $6, '')`, r.id, subject, string(r.kind), r.sealed, db.Micros(now), db.Micros(r.expires))
-	return err
 }
 
 func readDue(rd db.Reader, now time.Time, limit int) ([]row, error) {
@@ -63,15 +62,13 @@ func claim(tx *db.Tx, r row, until time.Time) (bool, error) {
 
 // release undoes a claim, unless it has run out and is another's.
 func release(tx *db.Tx, r row) error {
-	_, err := tx.Exec("UPDATE sp_outbox SET attempts = attempts - 1, claimed = FALSE, due_at = $3 WHERE id = $1 AND due_at = $2", r.id, r.claim, r.due)
-	return err
+	return tx.Later("UPDATE sp_outbox SET attempts = attempts - 1, claimed = FALSE, due_at = $3 WHERE id = $1 AND due_at = $2", r.id, r.claim, r.due)
 }
 
 // postpone ends a claim after an attempt that failed, unless it is another's.
 func postpone(tx *db.Tx, r row, until, now time.Time, failure string) error {
-	_, err := tx.Exec("UPDATE sp_outbox SET claimed = FALSE, due_at = $3, tried_at = $4, failure = $5 WHERE id = $1 AND due_at = $2",
+	return tx.Later("UPDATE sp_outbox SET claimed = FALSE, due_at = $3, tried_at = $4, failure = $5 WHERE id = $1 AND due_at = $2",
 		r.id, r.claim, db.Micros(until), db.Micros(now), failure)
-	return err
 }
 
 func remove(tx *db.Tx, id string) (bool, error) {

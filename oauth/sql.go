@@ -9,9 +9,8 @@ import (
 )
 
 func insertClient(tx *db.Tx, c Client, digest []byte, by string) error {
-	_, err := tx.Exec("INSERT INTO sp_clients (id, name, secret, created_at, created_by) VALUES ($1, $2, $3, $4, $5)",
+	return tx.Later("INSERT INTO sp_clients (id, name, secret, created_at, created_by) VALUES ($1, $2, $3, $4, $5)",
 		c.ID, c.Name, digest, db.Micros(c.CreatedAt), by)
-	return err
 }
 
 func countClients(rd db.Reader) (n int, err error) {

@@ -13,15 +13,13 @@ func sealedCertificate(rd db.Reader, directory, name string) (sealed []byte, fou
 }
 
 func putCertificate(tx *db.Tx, directory, name string, sealed []byte, transient bool, now time.Time) error {
-	_, err := tx.Exec(`INSERT INTO sp_certificates (directory, name, sealed, transient, updated_at) VALUES ($1, $2, $3, $4, $5)
+	return tx.Later(`INSERT INTO sp_certificates (directory, name, sealed, transient, updated_at) VALUES ($1, $2, $3, $4, $5)
 		ON CONFLICT (directory, name) DO UPDATE SET sealed = excluded.sealed, transient = excluded.transient, updated_at = excluded.updated_at`,
 		directory, name, sealed, transient, db.Micros(now))
-	return err
 }
 
 func deleteCertificate(tx *db.Tx, directory, name string) error {
-	_, err := tx.Exec("DELETE FROM sp_certificates WHERE directory = $1 AND name = $2", directory, name)
-	return err
+	return tx.Later("DELETE FROM sp_certificates WHERE directory = $1 AND name = $2", directory, name)
 }
 
 // deleteChallenges deletes those that a crash left behind. There are few rows.
@@ -95,12 +93,10 @@ func takeTurn(tx *db.Tx, directory, host, holder string, now, until time.Time) (
 
 // endTurn also forgets earlier failures.
 func endTurn(tx *db.Tx, directory, host, holder string) error {
-	_, err := tx.Exec("DELETE FROM sp_certificate_orders WHERE directory = $1 AND host = $2 AND holder = $3", directory, host, holder)
-	return err
+	return tx.Later("DELETE FROM sp_certificate_orders WHERE directory = $1 AND host = $2 AND holder = $3", directory, host, holder)
 }
 
 // failTurn keeps every node from asking again until then.
 func failTurn(tx *db.Tx, directory, host, holder string, until time.Time) error {
-	_, err := tx.Exec("UPDATE sp_certificate_orders SET holder = '', until = $4 WHERE directory = $1 AND host = $2 AND holder = $3", directory, host, holder, db.Micros(until))
-	return err
+	return tx.Later("UPDATE sp_certificate_orders SET holder = '', until = $4 WHERE directory = $1 AND host = $2 AND holder = $3", directory, host, holder, db.Micros(until))
 }

@@ -10,14 +10,13 @@ import (
 )
 
 func insertSession(tx *db.Tx, s Session) error {
-	_, err := tx.Exec(`INSERT INTO sp_sessions
+	return tx.Later(`INSERT INTO sp_sessions
 		(id, subject_id, client_id, scoped, scope, amr, mfa, auth_time, created_at, last_used_at, idle_until,
 		 expires_at, ended_at, end_reason, address, user_agent, generation, refresh, refreshed_at)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, 0, '', $13, $14, 0, $15, $16)`,
 		s.ID, s.Subject, s.Client, s.Scoped, strings.Join(s.Scope, " "), strings.Join(s.AMR, " "), s.MFA,
 		stored(s.AuthTime), db.Micros(s.Created), db.Micros(s.LastUsed), db.Micros(s.IdleUntil), db.Micros(s.Expires),
 		s.Address, s.UserAgent, s.refresh, db.Micros(s.refreshedAt))
-	return err
 }
 
 // state is what a session says at a request.
@@ -82,9 +81,11 @@ func readFamily(rd db.Reader, id string) (s Session, disabled bool, keysVersion 
 	return s, disabled, keysVersion, found, err
 }
 
-// rotate replaces the refresh token; exactly one caller can.
-func rotate(tx *db.Tx, id string, generation int64, digest []byte, now, idleUntil time.Time) (int64, error) {
-	return tx.Exec(`UPDATE sp_sessions SET refresh = $3, generation = generation + 1, refreshed_at = $4, last_used_at = $4, idle_until = $5
+// rotate replaces the refresh token that readFamily has found in the same transaction;
+// exactly one caller can. It need not be looked at whether it did: transactions are
+// serializable, so if somebody else has changed the session since, this one fails.
+func rotate(tx *db.Tx, id string, generation int64, digest []byte, now, idleUntil time.Time) error {
+	return tx.Later(`UPDATE sp_sessions SET refresh = $3, generation = generation + 1, refreshed_at = $4, last_used_at = $4, idle_until = $5
 		WHERE id = $1 AND generation = $2 AND ended_at = 0`, id, generation, digest, db.Micros(now), db.Micros(idleUntil))
 }
 
@@ -134,9 +135,8 @@ func listSessions(rd db.Reader, subject string, now time.Time) (out []Session, e
 }
 
 func insertAccess(tx *db.Tx, digest []byte, session string, scoped bool, scope []string, issued, expires time.Time) error {
-	_, err := tx.Exec(`INSERT INTO sp_access_tokens (digest, session_id, scoped, scope, issued_at, expires_at) VALUES ($1, $2, $3, $4, $5, $6)`,
+	return tx.Later(`INSERT INTO sp_access_tokens (digest, session_id, scoped, scope, issued_at, expires_at) VALUES ($1, $2, $3, $4, $5, $6)`,
 		digest, session, scoped, strings.Join(scope, " "), db.Micros(issued), db.Micros(expires))
-	return err
 }
 
 // readAccess reads what an access token of the session in c was issued as, and when.
@@ -157,10 +157,9 @@ func readCookie(rd db.Reader, c *sallyport.Claims, scope *[]string) (digest []by
 // storeUse notes the use of a session: only ever forward, only while it is alive,
 // and never beyond its time in all.
 func storeUse(tx *db.Tx, id string, at, idleUntil time.Time) error {
-	_, err := tx.Exec(`UPDATE sp_sessions SET last_used_at = $2,
+	return tx.Later(`UPDATE sp_sessions SET last_used_at = $2,
 		idle_until = CASE WHEN expires_at < $3 THEN expires_at WHEN idle_until > $3 THEN idle_until ELSE $3 END
 		WHERE id = $1 AND ended_at = 0 AND last_used_at < $2 AND idle_until > $2`, id, db.Micros(at), db.Micros(idleUntil))
-	return err
 }
 
 // deleteAccess deletes access tokens that have expired.

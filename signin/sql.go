@@ -23,11 +23,10 @@ type pending struct {
 }
 
 func insertPending(tx *db.Tx, p pending, now time.Time) error {
-	_, err := tx.Exec(`INSERT INTO sp_pending_signins
+	return tx.Later(`INSERT INTO sp_pending_signins
 		(digest, subject_id, method, bound, setup, client_id, scoped, scope, cookie, tries, created_at, expires_at)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 0, $10, $11)`,
 		p.digest, p.subject, p.method, p.bound[:], p.setup, p.client, p.scoped, strings.Join(p.scope, " "), p.cookie, db.Micros(now), db.Micros(p.expires))
-	return err
 }
 
 func readPending(rd db.Reader, digest []byte) (p pending, found bool, err error) {
@@ -56,15 +55,13 @@ func deletePending(tx *db.Tx, digest []byte) (bool, error) {
 
 // deletePendingOf ends all those of a subject.
 func deletePendingOf(tx *db.Tx, subject string) error {
-	_, err := tx.Exec("DELETE FROM sp_pending_signins WHERE subject_id = $1", subject)
-	return err
+	return tx.Later("DELETE FROM sp_pending_signins WHERE subject_id = $1", subject)
 }
 
 // deleteOldestPending leaves a subject the newest ones.
 func deleteOldestPending(tx *db.Tx, subject string, keep int) error {
-	_, err := tx.Exec(`DELETE FROM sp_pending_signins WHERE digest IN (
+	return tx.Later(`DELETE FROM sp_pending_signins WHERE digest IN (
 		SELECT digest FROM sp_pending_signins WHERE subject_id = $1 ORDER BY created_at DESC, digest LIMIT 100 OFFSET $2)`, subject, keep)
-	return err
 }
 
 func deleteExpiredPending(tx *db.Tx, before time.Time, limit int) (int64, error) {
@@ -103,11 +100,10 @@ func putDevice(tx *db.Tx, subject string, device []byte, told bool, now time.Tim
 	if told {
 		at = db.Micros(now)
 	}
-	_, err := tx.Exec(`INSERT INTO sp_devices (subject_id, device, seen_at, told_at) VALUES ($1, $2, $3, $4)
+	return tx.Later(`INSERT INTO sp_devices (subject_id, device, seen_at, told_at) VALUES ($1, $2, $3, $4)
 		ON CONFLICT (subject_id, device) DO UPDATE SET seen_at = excluded.seen_at,
 			told_at = CASE WHEN excluded.told_at = 0 THEN sp_devices.told_at ELSE excluded.told_at END`,
 		subject, device, db.Micros(now), at)
-	return err
 }
 
 // toldSince returns of how many devices a person was told since a moment.
@@ -119,15 +115,13 @@ func toldSince(rd db.Reader, subject string, since time.Time) (n int, err error)
 // deleteOldestDevices leaves a subject those that were seen last, and those that
 // still count for how many letters there were.
 func deleteOldestDevices(tx *db.Tx, subject string, keep int, told time.Time) error {
-	_, err := tx.Exec(`DELETE FROM sp_devices WHERE subject_id = $1 AND told_at <= $3 AND device IN (
+	return tx.Later(`DELETE FROM sp_devices WHERE subject_id = $1 AND told_at <= $3 AND device IN (
 		SELECT device FROM sp_devices WHERE subject_id = $1 ORDER BY seen_at DESC, device LIMIT 100 OFFSET $2)`, subject, keep, db.Micros(told))
-	return err
 }
 
 // deleteDevices deletes all those of a subject.
 func deleteDevices(tx *db.Tx, subject string) error {
-	_, err := tx.Exec("DELETE FROM sp_devices WHERE subject_id = $1", subject)
-	return err
+	return tx.Later("DELETE FROM sp_devices WHERE subject_id = $1", subject)
 }
 
 func deleteOldDevices(tx *db.Tx, before time.Time, limit int) (int64, error) {

@@ -12,11 +12,10 @@ func insertImport(tx *db.Tx, m Import) error {
 	if err != nil {
 		return err
 	}
-	_, err = tx.Exec(`INSERT INTO sp_imports
+	return tx.Later(`INSERT INTO sp_imports
 		(id, source, file, size, options, state, records, offset_at, digest, imported, refused, admins, no_password, started_at, updated_at)
 		VALUES ($1, $2, $3, $4, $5, $6, 0, 0, $7, 0, 0, 0, 0, $8, $8)`,
 		m.ID, string(m.Source), m.File, m.size, string(options), string(m.State), m.digest, db.Micros(m.StartedAt))
-	return err
 }
 
 // claim reports whether an import is where it was, and makes whoever else looks
@@ -28,23 +27,20 @@ func claim(tx *db.Tx, m Import) (bool, error) {
 
 // advance stores how far an import came that was claimed.
 func advance(tx *db.Tx, m Import, now time.Time) error {
-	_, err := tx.Exec(`UPDATE sp_imports SET state = $2, records = $3, offset_at = $4, digest = $5,
+	return tx.Later(`UPDATE sp_imports SET state = $2, records = $3, offset_at = $4, digest = $5,
 		imported = $6, refused = $7, admins = $8, no_password = $9, updated_at = $10
 		WHERE id = $1`,
 		m.ID, string(m.State), m.Records, m.offset, m.digest,
 		m.Imported, m.Refused, m.Administrators, m.WithoutPassword, db.Micros(now))
-	return err
 }
 
 // stopImport ends an import that was stopped, or still runs, for good.
 func stopImport(tx *db.Tx, id string, now time.Time) error {
-	_, err := tx.Exec("UPDATE sp_imports SET state = 'done', updated_at = $2 WHERE id = $1 AND state = 'running'", id, db.Micros(now))
-	return err
+	return tx.Later("UPDATE sp_imports SET state = 'done', updated_at = $2 WHERE id = $1 AND state = 'running'", id, db.Micros(now))
 }
 
 func setUndone(tx *db.Tx, id string, now time.Time) error {
-	_, err := tx.Exec("UPDATE sp_imports SET state = 'undone', updated_at = $2 WHERE id = $1", id, db.Micros(now))
-	return err
+	return tx.Later("UPDATE sp_imports SET state = 'undone', updated_at = $2 WHERE id = $1", id, db.Micros(now))
 }
 
 func scanImport(scan db.Scan, m *Import) error {

@@ -9,11 +9,10 @@ import (
 )
 
 func insertKey(tx *db.Tx, r Record, digest []byte) error {
-	_, err := tx.Exec(`INSERT INTO sp_api_keys
+	return tx.Later(`INSERT INTO sp_api_keys
 		(id, subject_id, name, prefix, digest, scopes, created_at, expires_at, is_active, last_used_at)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 0)`,
 		r.ID, r.Owner, r.Name, r.Prefix, digest, strings.Join(r.Scopes, " "), db.Micros(r.CreatedAt), optional(r.ExpiresAt), r.Active)
-	return err
 }
 
 // found is what a digest leads to.
@@ -111,7 +110,7 @@ func updateKey(tx *db.Tx, r Record) error {
 }
 
 func deleteKey(tx *db.Tx, r Record) error {
-	if _, err := tx.Exec("DELETE FROM sp_api_keys WHERE id = $1", r.ID); err != nil {
+	if err := tx.Later("DELETE FROM sp_api_keys WHERE id = $1", r.ID); err != nil {
 		return err
 	}
 	return tx.Changed(r.Owner)
@@ -119,8 +118,7 @@ func deleteKey(tx *db.Tx, r Record) error {
 
 // noteUse does nothing for a key that is gone, and never goes back.
 func noteUse(tx *db.Tx, id string, at time.Time) error {
-	_, err := tx.Exec("UPDATE sp_api_keys SET last_used_at = $2 WHERE id = $1 AND last_used_at < $2", id, db.Micros(at))
-	return err
+	return tx.Later("UPDATE sp_api_keys SET last_used_at = $2 WHERE id = $1 AND last_used_at < $2", id, db.Micros(at))
 }
 
 func appendTo(out *[]Record) func(db.Scan) error {

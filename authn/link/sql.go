@@ -26,10 +26,9 @@ func insert(tx *db.Tx, r row) error {
 	if r.subject != "" {
 		subject = &r.subject
 	}
-	_, err := tx.Exec(`INSERT INTO sp_mail_tokens (digest, purpose, subject_id, address, bound, payload, code, handle, familiar, tries, used, created_at, expires_at)
+	return tx.Later(`INSERT INTO sp_mail_tokens (digest, purpose, subject_id, address, bound, payload, code, handle, familiar, tries, used, created_at, expires_at)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 0, FALSE, $10, $11)`,
 		r.digest, string(r.purpose), subject, r.address, r.bound, r.payload, r.code, r.handle, r.familiar, db.Micros(r.created), db.Micros(r.expires))
-	return err
 }
 
 // count returns how many letters an address was sent since two moments.
@@ -74,30 +73,25 @@ func takeTry(tx *db.Tx, digest []byte, most int64, now time.Time) (bool, error) 
 }
 
 func voidAll(tx *db.Tx, subject string) error {
-	_, err := tx.Exec("UPDATE sp_mail_tokens SET used = TRUE, payload = '' WHERE subject_id = $1 AND NOT used", subject)
-	return err
+	return tx.Later("UPDATE sp_mail_tokens SET used = TRUE, payload = '' WHERE subject_id = $1 AND NOT used", subject)
 }
 
 // detach is voidAll for a subject whose rows would go with it.
 func detach(tx *db.Tx, subject string) error {
-	_, err := tx.Exec("UPDATE sp_mail_tokens SET subject_id = NULL, used = TRUE, payload = '', code = NULL, handle = NULL WHERE subject_id = $1", subject)
-	return err
+	return tx.Later("UPDATE sp_mail_tokens SET subject_id = NULL, used = TRUE, payload = '', code = NULL, handle = NULL WHERE subject_id = $1", subject)
 }
 
 func void(tx *db.Tx, subject string, p Purpose) error {
-	_, err := tx.Exec("UPDATE sp_mail_tokens SET used = TRUE, payload = '' WHERE subject_id = $1 AND purpose = $2 AND NOT used", subject, string(p))
-	return err
+	return tx.Later("UPDATE sp_mail_tokens SET used = TRUE, payload = '' WHERE subject_id = $1 AND purpose = $2 AND NOT used", subject, string(p))
 }
 
 // voidPurpose is for a purpose of which there are few rows.
 func voidPurpose(tx *db.Tx, p Purpose) error {
-	_, err := tx.Exec("UPDATE sp_mail_tokens SET used = TRUE WHERE purpose = $1 AND NOT used", string(p))
-	return err
+	return tx.Later("UPDATE sp_mail_tokens SET used = TRUE WHERE purpose = $1 AND NOT used", string(p))
 }
 
 func voidAddress(tx *db.Tx, address []byte, p Purpose) error {
-	_, err := tx.Exec("UPDATE sp_mail_tokens SET used = TRUE, payload = '' WHERE address = $1 AND purpose = $2 AND NOT used", address, string(p))
-	return err
+	return tx.Later("UPDATE sp_mail_tokens SET used = TRUE, payload = '' WHERE address = $1 AND purpose = $2 AND NOT used", address, string(p))
 }
 
 func latest(rd db.Reader, address []byte, p Purpose, after time.Time) (payload string, err error) {

@@ -58,8 +58,7 @@ func deleteUnconfirmed(tx *db.Tx, before time.Time, limit int) (int64, error) {
 }
 
 func insertRecovery(tx *db.Tx, subject string, digest []byte) error {
-	_, err := tx.Exec("INSERT INTO sp_recovery_codes (subject_id, digest, used_at) VALUES ($1, $2, 0)", subject, digest)
-	return err
+	return tx.Later("INSERT INTO sp_recovery_codes (subject_id, digest, used_at) VALUES ($1, $2, 0)", subject, digest)
 }
 
 // useRecovery uses a recovery code up; exactly one caller can.
@@ -69,8 +68,7 @@ func useRecovery(tx *db.Tx, subject string, digest []byte, now time.Time) (bool,
 }
 
 func deleteRecovery(tx *db.Tx, subject string) error {
-	_, err := tx.Exec("DELETE FROM sp_recovery_codes WHERE subject_id = $1", subject)
-	return err
+	return tx.Later("DELETE FROM sp_recovery_codes WHERE subject_id = $1", subject)
 }
 
 func recoveryLeft(rd db.Reader, subject string) (n int, err error) {
@@ -101,7 +99,7 @@ func Reseal(tx *db.Tx, reseal keyring.Reseal) error {
 		if err != nil {
 			continue
 		}
-		if _, err := tx.Exec("UPDATE sp_totp SET sealed = $2 WHERE subject_id = $1", s.subject, sealed); err != nil {
+		if err := tx.Later("UPDATE sp_totp SET sealed = $2 WHERE subject_id = $1", s.subject, sealed); err != nil {
 			return err
 		}
 	}

@@ -21,7 +21,7 @@ func Version(rd db.Reader) (int64, error) {
 
 // bump makes a new version, which every node hears of.
 func bump(tx *db.Tx) (int64, error) {
-	if _, err := tx.Exec("UPDATE sp_versions SET policies = policies + 1 WHERE id = 1"); err != nil {
+	if err := tx.Later("UPDATE sp_versions SET policies = policies + 1 WHERE id = 1"); err != nil {
 		return 0, err
 	}
 	if err := tx.Changed(db.ChangedPolicies); err != nil {
@@ -83,7 +83,7 @@ func weights(rd db.Reader, except string, f func(actions []string, size int)) er
 }
 
 func upsertPolicy(tx *db.Tx, s Stored) error {
-	if _, err := tx.Exec(`INSERT INTO sp_policies (id, cedar, description, permits, actions, version, updated_at, updated_by) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+	if err := tx.Later(`INSERT INTO sp_policies (id, cedar, description, permits, actions, version, updated_at, updated_by) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
 		ON CONFLICT (id) DO UPDATE SET cedar = excluded.cedar, description = excluded.description, permits = excluded.permits, actions = excluded.actions,
 		version = excluded.version, updated_at = excluded.updated_at, updated_by = excluded.updated_by`,
 		s.ID, s.Cedar, s.Description, s.permits, strings.Join(s.Actions, " "), s.Version, db.Micros(s.UpdatedAt), s.UpdatedBy); err != nil {
@@ -93,7 +93,7 @@ func upsertPolicy(tx *db.Tx, s Stored) error {
 }
 
 func deletePolicy(tx *db.Tx, s Stored) error {
-	if _, err := tx.Exec("DELETE FROM sp_policies WHERE id = $1", s.ID); err != nil {
+	if err := tx.Later("DELETE FROM sp_policies WHERE id = $1", s.ID); err != nil {
 		return err
 	}
 	return insertVersion(tx, s, true)
@@ -103,13 +103,12 @@ func deletePolicy(tx *db.Tx, s Stored) error {
 const keepVersions = 100
 
 func insertVersion(tx *db.Tx, s Stored, deleted bool) error {
-	if _, err := tx.Exec("INSERT INTO sp_policy_versions (policy_id, version, cedar, description, deleted, updated_at, updated_by) VALUES ($1, $2, $3, $4, $5, $6, $7)",
+	if err := tx.Later("INSERT INTO sp_policy_versions (policy_id, version, cedar, description, deleted, updated_at, updated_by) VALUES ($1, $2, $3, $4, $5, $6, $7)",
 		s.ID, s.Version, s.Cedar, s.Description, deleted, db.Micros(s.UpdatedAt), s.UpdatedBy); err != nil {
 		return err
 	}
-	_, err := tx.Exec(`DELETE FROM sp_policy_versions WHERE policy_id = $1 AND version <=
+	return tx.Later(`DELETE FROM sp_policy_versions WHERE policy_id = $1 AND version <=
 		(SELECT version FROM sp_policy_versions WHERE policy_id = $1 ORDER BY version DESC LIMIT 1 OFFSET $2)`, s.ID, keepVersions)
-	return err
 }
 
 // history returns what a policy was, the newest first.
@@ -137,8 +136,7 @@ func resourceTypes(rd db.Reader) (map[string]bool, error) {
 }
 
 func insertType(tx *db.Tx, name string) error {
-	_, err := tx.Exec("INSERT INTO sp_resource_types (name) VALUES ($1) ON CONFLICT (name) DO NOTHING", name)
-	return err
+	return tx.Later("INSERT INTO sp_resource_types (name) VALUES ($1) ON CONFLICT (name) DO NOTHING", name)
 }
 
 func micros(t time.Time) time.Time { return db.Time(db.Micros(t)) } // as it is stored

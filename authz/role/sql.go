@@ -79,18 +79,15 @@ func Direct(rd db.Reader, id string) (roles, permissions []string, err error) {
 }
 
 func insertSubject(tx *db.Tx, id, kind string, now time.Time, disabled bool) error {
-	_, err := tx.Exec("INSERT INTO sp_subjects (id, kind, disabled, version, created_at) VALUES ($1, $2, $4, 1, $3)", id, kind, db.Micros(now), disabled)
-	return err
+	return tx.Later("INSERT INTO sp_subjects (id, kind, disabled, version, created_at) VALUES ($1, $2, $4, 1, $3)", id, kind, db.Micros(now), disabled)
 }
 
 func insertUserRole(tx *db.Tx, first, last string) error {
-	_, err := tx.Exec("INSERT INTO sp_subject_roles (subject_id, role) SELECT id, 'user' FROM sp_subjects WHERE id >= $1 AND id <= $2", first, last)
-	return err
+	return tx.Later("INSERT INTO sp_subject_roles (subject_id, role) SELECT id, 'user' FROM sp_subjects WHERE id >= $1 AND id <= $2", first, last)
 }
 
 func discardSubject(tx *db.Tx, id string) error {
-	_, err := tx.Exec("DELETE FROM sp_subjects WHERE id = $1", id)
-	return err
+	return tx.Later("DELETE FROM sp_subjects WHERE id = $1", id)
 }
 
 func subjectExists(rd db.Reader, id string) (bool, error) {
@@ -134,14 +131,14 @@ func deleteSubject(tx *db.Tx, id string) error {
 }
 
 func bumpSubject(tx *db.Tx, id string) error {
-	if _, err := tx.Exec("UPDATE sp_subjects SET version = version + 1 WHERE id = $1", id); err != nil {
+	if err := tx.Later("UPDATE sp_subjects SET version = version + 1 WHERE id = $1", id); err != nil {
 		return err
 	}
 	return tx.Changed(id)
 }
 
 func bumpRoles(tx *db.Tx) error {
-	if _, err := tx.Exec("UPDATE sp_versions SET roles = roles + 1 WHERE id = 1"); err != nil {
+	if err := tx.Later("UPDATE sp_versions SET roles = roles + 1 WHERE id = 1"); err != nil {
 		return err
 	}
 	return tx.Changed(db.ChangedRoles)
@@ -162,14 +159,14 @@ func anyEnabledWithRole(rd db.Reader, role, except string) (bool, error) {
 func replaceRoles(tx *db.Tx, id string, old, roles []string) error {
 	for _, r := range old {
 		if !slices.Contains(roles, r) {
-			if _, err := tx.Exec("DELETE FROM sp_subject_roles WHERE subject_id = $1 AND role = $2", id, r); err != nil {
+			if err := tx.Later("DELETE FROM sp_subject_roles WHERE subject_id = $1 AND role = $2", id, r); err != nil {
 				return err
 			}
 		}
 	}
 	for _, r := range roles {
 		if !slices.Contains(old, r) {
-			if _, err := tx.Exec("INSERT INTO sp_subject_roles (subject_id, role) VALUES ($1, $2)", id, r); err != nil {
+			if err := tx.Later("INSERT INTO sp_subject_roles (subject_id, role) VALUES ($1, $2)", id, r); err != nil {
 				return err
 			}
 		}
@@ -180,14 +177,14 @@ func replaceRoles(tx *db.Tx, id string, old, roles []string) error {
 func replacePermissions(tx *db.Tx, id string, old, permissions []string) error {
 	for _, p := range old {
 		if !slices.Contains(permissions, p) {
-			if _, err := tx.Exec("DELETE FROM sp_subject_permissions WHERE subject_id = $1 AND permission = $2", id, p); err != nil {
+			if err := tx.Later("DELETE FROM sp_subject_permissions WHERE subject_id = $1 AND permission = $2", id, p); err != nil {
 				return err
 			}
 		}
 	}
 	for _, p := range permissions {
 		if !slices.Contains(old, p) {
-			if _, err := tx.Exec("INSERT INTO sp_subject_permissions (subject_id, permission) VALUES ($1, $2)", id, p); err != nil {
+			if err := tx.Later("INSERT INTO sp_subject_permissions (subject_id, permission) VALUES ($1, $2)", id, p); err != nil {
 				return err
 			}
 		}
@@ -196,23 +193,23 @@ func replacePermissions(tx *db.Tx, id string, old, permissions []string) error {
 }
 
 func upsertRole(tx *db.Tx, r Role) error {
-	if _, err := tx.Exec(`INSERT INTO sp_roles (name, description, builtin) VALUES ($1, $2, FALSE)
+	if err := tx.Later(`INSERT INTO sp_roles (name, description, builtin) VALUES ($1, $2, FALSE)
 		ON CONFLICT (name) DO UPDATE SET description = excluded.description`, r.Name, r.Description); err != nil {
 		return err
 	}
-	if _, err := tx.Exec("DELETE FROM sp_role_permissions WHERE role = $1", r.Name); err != nil {
+	if err := tx.Later("DELETE FROM sp_role_permissions WHERE role = $1", r.Name); err != nil {
 		return err
 	}
-	if _, err := tx.Exec("DELETE FROM sp_role_includes WHERE role = $1", r.Name); err != nil {
+	if err := tx.Later("DELETE FROM sp_role_includes WHERE role = $1", r.Name); err != nil {
 		return err
 	}
 	for _, p := range r.Permissions {
-		if _, err := tx.Exec("INSERT INTO sp_role_permissions (role, permission) VALUES ($1, $2)", r.Name, p); err != nil {
+		if err := tx.Later("INSERT INTO sp_role_permissions (role, permission) VALUES ($1, $2)", r.Name, p); err != nil {
 			return err
 		}
 	}
 	for _, in := range r.Includes {
-		if _, err := tx.Exec("INSERT INTO sp_role_includes (role, included) VALUES ($1, $2)", r.Name, in); err != nil {
+		if err := tx.Later("INSERT INTO sp_role_includes (role, included) VALUES ($1, $2)", r.Name, in); err != nil {
 			return err
 		}
 	}
@@ -220,12 +217,11 @@ func upsertRole(tx *db.Tx, r Role) error {
 }
 
 func deleteRole(tx *db.Tx, name string) error {
-	_, err := tx.Exec("DELETE FROM sp_roles WHERE name = $1", name)
-	return err
+	return tx.Later("DELETE FROM sp_roles WHERE name = $1", name)
 }
 
 func upsertPermission(tx *db.Tx, name, description string) error {
-	if _, err := tx.Exec(`INSERT INTO sp_permissions (name, description, source) VALUES ($1, $2, 'put')
+	if err := tx.Later(`INSERT INTO sp_permissions (name, description, source) VALUES ($1, $2, 'put')
 		ON CONFLICT (name) DO UPDATE SET description = excluded.description`, name, description); err != nil {
 		return err
 	}

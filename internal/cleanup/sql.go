@@ -41,8 +41,7 @@ func stillMine(n int64, err error) error {
 }
 
 func giveTurn(tx *db.Tx, me string) error {
-	_, err := tx.Exec("UPDATE sp_cleanup SET holder = '', beat = beat + 1 WHERE id = 1 AND holder = $1", me)
-	return err
+	return tx.Later("UPDATE sp_cleanup SET holder = '', beat = beat + 1 WHERE id = 1 AND holder = $1", me)
 }
 
 // readFinished reads when everything was done last.

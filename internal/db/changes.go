@@ -34,8 +34,7 @@ func (t *Tx) Changed(what string) error {
 	}
 	at := Micros(time.Now())
 	t.changed, t.changedAt = append(t.changed, what), append(t.changedAt, at)
-	_, err := t.Exec("INSERT INTO sp_changes (what, at) VALUES ($1, $2)", what, at)
-	return err
+	return t.Later("INSERT INTO sp_changes (what, at) VALUES ($1, $2)", what, at)
 }
 
 // OnChange has f told of every change that is committed through this handle,
@@ -278,7 +277,7 @@ func NewFeed(tx *Tx) error {
 	if _, err := tx.Row("SELECT feed FROM sp_versions WHERE id = 1", nil, &old); err != nil {
 		return err
 	}
-	if _, err := tx.Exec("UPDATE sp_versions SET roles = roles + $1, signing_keys = signing_keys + $1, policies = policies + $1 WHERE id = 1", versionLeap); err != nil {
+	if err := tx.Later("UPDATE sp_versions SET roles = roles + $1, signing_keys = signing_keys + $1, policies = policies + $1 WHERE id = 1", versionLeap); err != nil {
 		return err
 	}
 	return setFeed(tx, laterFeed(old, uuid.Must(uuid.NewV7()).String()))

@@ -135,6 +135,9 @@ func (d *DB) Write(ctx context.Context, fn func(*Tx) error) error {
 		if err := fn(tx); err != nil {
 			return err
 		}
+		if _, err := tx.Exec("SELECT 1"); err != nil { // and what was put off before it
+			return err
+		}
 		return errDryRun
 	})
 	if errors.Is(err, errDryRun) {
@@ -212,7 +215,16 @@ type Reader interface {
 	Rows(q query, args []any, each func(scan func(dst ...any) error) error) error
 }
 
-// Scan is what Rows hands to its callback.
+// Rows is what a query found. *sql.Rows is one.
+type Rows interface {
+	Next() bool
+	Scan(dst ...any) error
+	// Err is what there is to say after Close.
+	Err() error
+	Close() error
+}
+
+// Scan is what Reader.Rows hands to its callback.
 type Scan = func(dst ...any) error
 
 // View reads outside a transaction.
@@ -230,7 +242,7 @@ var (
 // query runs a read; done must be called when its rows have been read. SQLite's
 // are local and short, and a cancellable context would cost a goroutine each:
 // there the context is only checked first.
-func (v View) query(q query, args []any) (rows *sql.Rows, done func(), err error) {
+func (v View) query(q query, args []any) (rows Rows, done func(), err error) {
 	if err := v.ctx.Err(); err != nil {
 		return nil, func() {}, err
 	}
@@ -275,7 +287,7 @@ func (v View) Rows(q query, args []any, each func(Scan) error) error {
 	return all(rows, each, func(err error) error { return wrap("read", err) })
 }
 
-func first(rows *sql.Rows, dst []any) (bool, error) {
+func first(rows Rows, dst []any) (bool, error) {
 	ok := rows.Next()
 	if ok {
 		if err := rows.Scan(dst...); err != nil {
@@ -283,19 +295,28 @@ func first(rows *sql.Rows, dst []any) (bool, error) {
 			return false, err
 		}
 	}
-	return ok, errors.Join(rows.Err(), rows.Close())
+	return ok, end(rows)
+}
+
+// end closes rows and returns what went wrong with them.
+func end(rows Rows) error {
+	closing := rows.Close()
+	if err := rows.Err(); err != nil {
+		return err
+	}
+	return closing
 }
 
 // all tells the callback's errors from the database's: only the latter go
 // through dbErr.
-func all(rows *sql.Rows, each func(Scan) error, dbErr func(error) error) error {
+func all(rows Rows, each func(Scan) error, dbErr func(error) error) error {
 	for rows.Next() {
 		if err := each(rows.Scan); err != nil {
 			rows.Close()
 			return err
 		}
 	}
-	return dbErr(errors.Join(rows.Err(), rows.Close()))
+	return dbErr(end(rows))
 }
 
 // stmtCache prepares each constant once per connection; database/sql does the

@@ -249,7 +249,7 @@ func (m *Mover) begin(ctx context.Context, tables []Table, id string) (arrived b
 		}
 		for i := range tables {
 			t := tables[len(tables)-1-i]
-			if _, err := tx.Exec(query("DELETE FROM " + t.Name)); err != nil {
+			if err := tx.Later(query("DELETE FROM " + t.Name)); err != nil {
 				return err
 			}
 		}

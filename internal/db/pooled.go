@@ -3,6 +3,7 @@ package db
 import (
 	"context"
 	"database/sql"
+	"database/sql/driver"
 	"math/rand/v2"
 	"time"
 )
@@ -22,6 +23,9 @@ const (
 type Pooled struct {
 	Name string
 	Pool *sql.DB
+	// Begin returns the transaction that the first statement on a connection of Pool or
+	// Behind, as its driver has it, is going to begin.
+	Begin func(conn any, level sql.IsolationLevel) Remote
 	// Changes is a pool of its own for reading changes.
 	Changes *sql.DB
 	// Retry tells the errors after which a transaction that was rolled back may
@@ -42,14 +46,29 @@ type Pooled struct {
 	Migrations Migrations
 }
 
+// Remote is a transaction over the network. A trip there and back costs as much as a
+// statement of ours, so it makes as few as it can: it begins with its first statement,
+// and ends with its last.
+type Remote interface {
+	Exec(ctx context.Context, statement string, args []any) (int64, error)
+	Query(ctx context.Context, statement string, args []any) (Rows, error)
+	// Later has a statement run before the next one, or before Commit, which fails if it
+	// does.
+	Later(statement string, args []any)
+	// Commit fails if its outcome is not known, or if it was rolled back.
+	Commit(ctx context.Context) error
+	// Rollback undoes what was done. If it fails, the connection must not be used again.
+	Rollback(ctx context.Context) error
+}
+
 // NewPooled returns a DB over a pool of PostgreSQL connections.
 func NewPooled(c Pooled) *DB {
-	p := &pooled{pool: c.Pool, retry: c.Retry}
+	p := &pooled{pool: c.Pool, begin: c.Begin, retry: c.Retry}
 	p.db = &DB{
 		dialect: Postgres, name: c.Name, readers: c.Pool, changes: c.Changes,
 		write: p.write, close: c.Close, migrate: migrator{c.Migrations}, nudges: c.Listen, limit: c.Limit, history: &history{expect: c.Expect},
 	}
-	p.db.behind = (&pooled{db: p.db, pool: c.Behind, retry: c.Retry}).write
+	p.db.behind = (&pooled{db: p.db, pool: c.Behind, begin: c.Begin, retry: c.Retry}).write
 	p.db.counts.init()
 	return p.db
 }
@@ -60,6 +79,7 @@ const NudgeChannel = "sp_changes"
 type pooled struct {
 	db    *DB
 	pool  *sql.DB
+	begin func(conn any, level sql.IsolationLevel) Remote
 	retry func(error) bool
 }
 
@@ -90,24 +110,32 @@ func (p *pooled) once(ctx context.Context, fn func(*Tx) error) error {
 	defer conn.Close()
 	bound, cancel := context.WithTimeout(context.WithoutCancel(ctx), p.db.limit+writeSpare)
 	defer cancel()
-	tx, err := conn.BeginTx(bound, &sql.TxOptions{Isolation: isolation(ctx)})
-	if err != nil {
-		return &Error{"begin", err}
-	}
-	t := &Tx{ctx: bound, c: tx}
-	panicked, err := t.run(fn)
-	if err == nil && len(t.changed) > 0 {
-		_, err = t.Exec("SELECT pg_notify('sp_changes', '')") // NudgeChannel
-	}
-	if err != nil {
-		_ = tx.Rollback()
-		if panicked != nil {
-			panic(panicked)
+	var t *Tx
+	var panicked any
+	spoiled := conn.Raw(func(raw any) error {
+		remote := p.begin(raw, isolation(ctx))
+		t = &Tx{ctx: bound, remote: remote}
+		if panicked, err = t.run(fn); err == nil && len(t.changed) > 0 {
+			err = t.Later("SELECT pg_notify('sp_changes', '')") // NudgeChannel
 		}
+		if err == nil {
+			if err = remote.Commit(bound); err == nil {
+				return nil
+			}
+			err = &Error{"commit", err}
+		}
+		if remote.Rollback(bound) != nil {
+			return driver.ErrBadConn
+		}
+		return nil
+	})
+	switch {
+	case panicked != nil:
+		panic(panicked)
+	case err != nil:
 		return err
-	}
-	if err := tx.Commit(); err != nil {
-		return &Error{"commit", err}
+	case spoiled != nil:
+		return &Error{"begin", spoiled} // it was not run
 	}
 	p.db.announce(t)
 	return nil

@@ -8,10 +8,11 @@ import (
 
 // Tx is a transaction. Its methods take no context on purpose: see DB.Write.
 type Tx struct {
-	ctx   context.Context // bounds statements over the network; never the caller's
-	c     txConn
-	stmts map[query]*sql.Stmt // of SQLite's one writer; nil elsewhere
-	err   error               // the first SQL error sticks
+	ctx    context.Context // bounds statements over the network; never the caller's
+	remote Remote          // nil: it is SQLite's one writer, and of that are
+	c      *sql.Conn
+	stmts  map[query]*sql.Stmt
+	err    error // the first SQL error sticks
 
 	changed   []string // whose authority it changes
 	changedAt []int64  // the time of each
@@ -19,12 +20,6 @@ type Tx struct {
 
 	count, failAt int // statements run; which one is to fail, of a rehearsal
 	trace         func(string)
-}
-
-type txConn interface {
-	ExecContext(context.Context, string, ...any) (sql.Result, error)
-	QueryContext(context.Context, string, ...any) (*sql.Rows, error)
-	PrepareContext(context.Context, string) (*sql.Stmt, error)
 }
 
 func (t *Tx) stmt(q query) (*sql.Stmt, error) {
@@ -63,16 +58,15 @@ func (t *Tx) Exec(q query, args ...any) (int64, error) {
 	if err := t.begin(q); err != nil {
 		return 0, err
 	}
-	var res sql.Result
-	var err error
-	if t.stmts != nil {
-		var s *sql.Stmt
-		if s, err = t.stmt(q); err == nil {
-			res, err = s.Exec(args...)
-		}
-	} else {
-		res, err = t.c.ExecContext(t.ctx, string(q), args...)
+	if t.remote != nil {
+		n, err := t.remote.Exec(t.ctx, string(q), args)
+		return n, t.fail(err)
 	}
+	s, err := t.stmt(q)
+	if err != nil {
+		return 0, t.fail(err)
+	}
+	res, err := s.Exec(args...)
 	if err != nil {
 		return 0, t.fail(err)
 	}
@@ -80,15 +74,34 @@ func (t *Tx) Exec(q query, args ...any) (int64, error) {
 	return n, t.fail(err)
 }
 
-func (t *Tx) query(q query, args []any) (*sql.Rows, error) {
-	if t.stmts == nil {
-		return t.c.QueryContext(t.ctx, string(q), args...)
+// Later runs a statement of which nothing is to be known but that it succeeds. Over a
+// network it travels with the next one, or with the commit, and if it fails, so does
+// that: until then args must stay as they are.
+func (t *Tx) Later(q query, args ...any) error {
+	if t.remote == nil {
+		_, err := t.Exec(q, args...)
+		return err
+	}
+	if err := t.begin(q); err != nil {
+		return err
+	}
+	t.remote.Later(string(q), args)
+	return nil
+}
+
+func (t *Tx) query(q query, args []any) (Rows, error) {
+	if t.remote != nil {
+		return t.remote.Query(t.ctx, string(q), args)
 	}
 	s, err := t.stmt(q)
 	if err != nil {
 		return nil, err
 	}
-	return s.Query(args...)
+	rows, err := s.Query(args...)
+	if err != nil {
+		return nil, err
+	}
+	return rows, nil
 }
 
 // Row implements Reader.

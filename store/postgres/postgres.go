@@ -162,7 +162,7 @@ func open(ctx context.Context, to *target, alone *pgx.Conn) (*db.DB, error) {
 		return nil, errors.Join(err, closeAll())
 	}
 	return db.NewPooled(db.Pooled{
-		Name: to.name, Pool: pool, Changes: changes, Close: closeAll, Retry: retry, Limit: to.StatementTimeout,
+		Name: to.name, Pool: pool, Begin: begin, Changes: changes, Close: closeAll, Retry: retry, Limit: to.StatementTimeout,
 		Behind: behind, Expect: func(server string) { to.expected.Store(&server) },
 		Listen:     func(ctx context.Context, nudge func()) { listenAll(ctx, to, nudge) },
 		Migrations: db.Migrations{Pool: migrations, Locker: locker, Busy: busy},

@@ -435,7 +435,7 @@ func (k *Ring) rotate(ctx context.Context, due func([]row) bool) (active Info, r
 	}
 	now := k.now()
 	err = k.db.Write(ctx, func(tx *db.Tx) error {
-		rotated = false
+		active, rotated = Info{}, false
 		rows, err := loadUnder(tx, master)
 		if err != nil || !due(rows) {
 			return err

@@ -91,41 +91,35 @@ func micros(t time.Time) int64 {
 }
 
 func insertKey(tx *db.Tx, r row) error {
-	_, err := tx.Exec(`INSERT INTO sp_signing_keys (id, alg, state, sealed, created_at, activated_at, retire_at)
+	return tx.Later(`INSERT INTO sp_signing_keys (id, alg, state, sealed, created_at, activated_at, retire_at)
 		VALUES ($1, $2, $3, $4, $5, $6, $7)`,
 		r.id, string(r.alg), string(r.state), r.sealed, micros(r.created), micros(r.activated), micros(r.retireAt))
-	return err
 }
 
 func setState(tx *db.Tx, id string, s State, activated, retireAt time.Time) error {
-	_, err := tx.Exec("UPDATE sp_signing_keys SET state = $2, activated_at = $3, retire_at = $4 WHERE id = $1",
+	return tx.Later("UPDATE sp_signing_keys SET state = $2, activated_at = $3, retire_at = $4 WHERE id = $1",
 		id, string(s), micros(activated), micros(retireAt))
-	return err
 }
 
 // retire also forgets the sealed private key.
 func retire(tx *db.Tx, id string) error {
-	_, err := tx.Exec("UPDATE sp_signing_keys SET state = 'retired', retire_at = 0, sealed = $2 WHERE id = $1", id, []byte{})
-	return err
+	return tx.Later("UPDATE sp_signing_keys SET state = 'retired', retire_at = 0, sealed = $2 WHERE id = $1", id, []byte{})
 }
 
 func reseal(tx *db.Tx, id string, sealed []byte) error {
-	_, err := tx.Exec("UPDATE sp_signing_keys SET sealed = $2 WHERE id = $1", id, sealed)
-	return err
+	return tx.Later("UPDATE sp_signing_keys SET sealed = $2 WHERE id = $1", id, sealed)
 }
 
 func insertSecret(tx *db.Tx, name string, sealed []byte, now time.Time) error {
-	_, err := tx.Exec("INSERT INTO sp_secrets (name, sealed, created_at) VALUES ($1, $2, $3)", name, sealed, db.Micros(now))
-	return err
+	return tx.Later("INSERT INTO sp_secrets (name, sealed, created_at) VALUES ($1, $2, $3)", name, sealed, db.Micros(now))
 }
 
 func resealSecret(tx *db.Tx, name string, sealed []byte) error {
-	_, err := tx.Exec("UPDATE sp_secrets SET sealed = $2 WHERE name = $1", name, sealed)
-	return err
+	return tx.Later("UPDATE sp_secrets SET sealed = $2 WHERE name = $1", name, sealed)
 }
 
 func bumpKeys(tx *db.Tx) error {
-	if _, err := tx.Exec("UPDATE sp_versions SET signing_keys = signing_keys + 1 WHERE id = 1"); err != nil {
+	if err := tx.Later("UPDATE sp_versions SET signing_keys = signing_keys + 1 WHERE id = 1"); err != nil {
 		return err
 	}
 	return tx.Changed(db.ChangedKeys)
