@@ -121,17 +121,19 @@ func (p *ownTable) remove(id string) {
 	delete(p.all, id)
 }
 
+// count is how often it was asked for an id.
+func (p *ownTable) count(id string) int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.asked[id]
+}
+
 // followed does something, and waits until the server has asked about a user behind it.
 func (p *ownTable) followed(t *testing.T, id string, use func()) {
 	t.Helper()
-	count := func() int {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		return p.asked[id]
-	}
-	before := count()
+	before := p.count(id)
 	use()
-	for end := time.Now().Add(10 * time.Second); count() == before; time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(10 * time.Second); p.count(id) == before; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("nobody has asked about %s", id)
 		}
@@ -444,11 +446,14 @@ func TestA_OwnUserChangedInSilence(t *testing.T) {
 			}
 		})
 	}
-	for _, id := range []string{"cookie", "key", "basic"} {
+	for id, accepted := range map[string]func() bool{
+		"cookie": func() bool { return w.lives(cookie) }, "key": func() bool { return w.accepted(key) }, "basic": byBasic,
+	} {
+		asked := p.count(id)
 		off(id)
-	}
-	if !w.lives(cookie) || !w.accepted(key) || !byBasic() {
-		t.Error("a change that nobody has heard of holds at once: then the page says too little")
+		if !accepted() && p.count(id) == asked { // on a machine that is slow they may be asked about right now
+			t.Errorf("%s: a change that nobody has heard of holds at once: then the page says too little", id)
+		}
 	}
 	w.clock.advance(time.Minute + time.Second)
 	refusedSoon(t, "cookie", func() bool { return w.lives(cookie) })

@@ -288,10 +288,10 @@ func (v View) Rows(q query, args []any, each func(Scan) error) error {
 }
 
 func first(rows Rows, dst []any) (bool, error) {
+	defer rows.Close() // also if it panics
 	ok := rows.Next()
 	if ok {
 		if err := rows.Scan(dst...); err != nil {
-			rows.Close()
 			return false, err
 		}
 	}
@@ -310,9 +310,9 @@ func end(rows Rows) error {
 // all tells the callback's errors from the database's: only the latter go
 // through dbErr.
 func all(rows Rows, each func(Scan) error, dbErr func(error) error) error {
+	defer rows.Close() // also if it panics
 	for rows.Next() {
 		if err := each(rows.Scan); err != nil {
-			rows.Close()
 			return err
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"context"
 	"net"
+	"regexp"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -186,6 +187,7 @@ func (x *Proxy) serve(c *conn) {
 			return m.without(b, x.mute.Load(), &x.kept), true
 		})
 	})
+	var ends prepared
 	serializable := false // the transaction that is open
 	x.copy(c, c.server, c.client, func(b []byte) ([]byte, bool) {
 		if x.deaf.Load() && bytes.Contains(b, []byte("LISTEN ")) {
@@ -193,10 +195,13 @@ func (x *Proxy) serve(c *conn) {
 			return nil, false
 		}
 		// What runs behind requests may be looser, and commits in between.
-		if bytes.Contains(b, []byte("begin isolation level ")) {
-			serializable = bytes.Contains(b, []byte("begin isolation level serializable"))
+		switch {
+		case ends.in(b, "begin isolation level serializable"):
+			serializable = true
+		case ends.in(b, "begin isolation level read committed"):
+			serializable = false
 		}
-		if serializable && bytes.Contains(b, []byte("commit\x00")) {
+		if ends.in(b, "commit") && serializable {
 			if x.commit.CompareAndSwap(int32(BeforeCommit), 0) {
 				return nil, false
 			}
@@ -213,6 +218,27 @@ func (x *Proxy) serve(c *conn) {
 		return b, true
 	})
 	back.Wait()
+}
+
+// prepared are the names of statements that a connection has prepared.
+type prepared map[string]string // statement → name
+
+// preparation is a message that prepares one: a letter, four bytes of length, the name
+// and the text.
+var preparation = regexp.MustCompile(`(?s)P.{4}([a-z]+_[0-9a-f]+)\x00(commit|begin isolation level [a-z ]+)\x00`)
+
+// in reports whether b runs a statement, by its text or by its name, and remembers what b
+// prepares.
+func (p *prepared) in(b []byte, statement string) bool {
+	for _, m := range preparation.FindAllSubmatch(b, -1) {
+		if *p == nil {
+			*p = prepared{}
+		}
+		(*p)[string(m[2])] = string(m[1])
+	}
+	b = preparation.ReplaceAll(b, nil)
+	name, known := (*p)[statement]
+	return bytes.Contains(b, []byte(statement+"\x00")) || known && bytes.Contains(b, []byte("\x00"+name+"\x00")) // where it is bound, not where it is described
 }
 
 // passes waits until what a connection sends may go on; false is never.

@@ -127,3 +127,24 @@ func TestProxy(t *testing.T) {
 		t.Error("it does not come back")
 	}
 }
+
+// A statement is run where it is bound or sent as text, not where it is prepared.
+func TestPrepared(t *testing.T) {
+	const begin = "begin isolation level serializable"
+	var p prepared
+	for _, c := range []struct {
+		sent, statement string
+		runs            bool
+	}{
+		{"B\x00\x00\x00F\x00stmtcache_9505\x00\x00\x00", "commit", false}, // not known yet
+		{"P\x00\x00\x00dstmtcache_a25b\x00" + begin + "\x00\x00\x00D\x00\x00\x00@Sstmtcache_a25b\x00P\x00\x00\x00pstmtcache_9505\x00commit\x00\x00\x00D\x00\x00\x00@Sstmtcache_9505\x00", "commit", false},
+		{"B\x00\x00\x00F\x00stmtcache_9505\x00\x00\x00", "commit", true},
+		{"B\x00\x00\x00F\x00stmtcache_9505\x00\x00\x00", begin, false},
+		{"B\x00\x00\x00F\x00stmtcache_a25b\x00\x00\x00", begin, true},
+		{"Q\x00\x00\x00\vcommit\x00", "commit", true},
+	} {
+		if got := p.in([]byte(c.sent), c.statement); got != c.runs {
+			t.Errorf("%q runs %s: %v", c.sent, c.statement, got)
+		}
+	}
+}

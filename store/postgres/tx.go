@@ -3,6 +3,7 @@ package postgres
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
@@ -105,12 +106,17 @@ func (t *transaction) Commit(ctx context.Context) error {
 
 // Rollback implements db.Remote.
 func (t *transaction) Rollback(ctx context.Context) error {
+	if t.conn.PgConn().IsBusy() {
+		return errUnread // and what it says of the transaction is from before
+	}
 	if t.conn.IsClosed() || t.conn.PgConn().TxStatus() == 'I' {
 		return nil // it is over, or never began
 	}
 	_, err := t.conn.Exec(ctx, "rollback")
 	return err
 }
+
+var errUnread = errors.New("the answer to a statement was not read")
 
 // rows is a db.Rows.
 type rows struct {

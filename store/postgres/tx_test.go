@@ -214,6 +214,11 @@ func TestPutOffAndRefused(t *testing.T) {
 	}
 }
 
+// panics is what nothing can be scanned into.
+type panics struct{}
+
+func (panics) Scan(any) error { panic("boom") }
+
 // Whatever a transaction is refused for, its connection serves others, and the levels
 // are what they are said to be.
 func TestConnectionsStayUsable(t *testing.T) {
@@ -234,17 +239,36 @@ func TestConnectionsStayUsable(t *testing.T) {
 		_ = d.Write(t.Context(), func(tx *db.Tx) error {
 			return tx.Rows("SELECT n FROM t, generate_series(1, 1000)", nil, func(db.Scan) error { return errors.New("enough") })
 		})
-		func() {
-			defer func() {
-				if recover() == nil {
-					t.Error("the panic is gone")
-				}
-			}()
-			_ = d.Write(t.Context(), func(tx *db.Tx) error {
+		for _, do := range []func(tx *db.Tx){
+			func(tx *db.Tx) { _, _ = tx.Exec("INSERT INTO t VALUES (1)") },
+			func(tx *db.Tx) {
+				_ = tx.Rows("SELECT generate_series(1, 1000)", nil, func(db.Scan) error { panic("boom") })
+			},
+			func(tx *db.Tx) {
 				_, _ = tx.Exec("INSERT INTO t VALUES (1)")
-				panic("boom")
-			})
-		}()
+				_ = tx.Rows("SELECT generate_series(1, 1000)", nil, func(db.Scan) error { panic("boom") })
+			},
+			func(tx *db.Tx) { _, _ = tx.Row("SELECT 1", nil, panics{}) },
+		} {
+			func() {
+				defer func() {
+					if recover() == nil {
+						t.Error("the panic is gone")
+					}
+				}()
+				_ = d.Write(t.Context(), func(tx *db.Tx) error {
+					do(tx)
+					panic("boom")
+				})
+			}()
+			if err := d.Write(t.Context(), func(tx *db.Tx) error { _, err := tx.Exec("SELECT 1"); return err }); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	var open int64
+	if _, err := d.View(t.Context()).Row("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in transaction%'", nil, &open); err != nil || open != 0 {
+		t.Errorf("%d connections are in a transaction: %v", open, err)
 	}
 	if s, l := level(t.Context()), level(db.Loosely(t.Context())); s != "serializable" || l != "read committed" {
 		t.Errorf("%s and %s", s, l)
