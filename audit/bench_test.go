@@ -53,7 +53,7 @@ func BenchmarkChained(b *testing.B) {
 		work  func(b *testing.B, sv *server.Server, h http.Handler, ada signin.Attempt) func()
 	}{
 		{"refresh/sqlite", func(b *testing.B) *db.DB { return testkit.SQLite(b) }, password.Config{Memory: 64, Time: 1, Threads: 1, DangerouslyWeak: true}, 3000, 64, refreshes},
-		{"refresh/postgres", func(b *testing.B) *db.DB { return testkit.Postgres(b) }, password.Config{Memory: 64, Time: 1, Threads: 1, DangerouslyWeak: true}, 800, 64, refreshes},
+		{"refresh/postgres", func(b *testing.B) *db.DB { return testkit.Postgres(b) }, password.Config{Memory: 64, Time: 1, Threads: 1, DangerouslyWeak: true}, 3000, 64, refreshes},
 		{"signin/sqlite", func(b *testing.B) *db.DB { return testkit.SQLite(b) }, password.Config{}, 60, 2, signIns},
 	} {
 		b.Run(c.name, func(b *testing.B) {

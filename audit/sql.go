@@ -27,17 +27,16 @@ func insert(tx *db.Tx, r Record) error {
 	if chained {
 		told.ID, told.Digest = e.ID, e.digest()
 	}
-	args := []any{
+	if err := tx.Later("INSERT INTO sp_audit ("+columns+`, salt, commitment)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)`,
 		e.ID, e.at, e.Action, string(e.Result), e.Actor, e.ActorKind, e.Target,
-		e.Reason, e.Session, e.Address, e.UserAgent, e.RequestID, e.DecisionID, e.detail, e.salt, e.commitment,
+		e.Reason, e.Session, e.Address, e.UserAgent, e.RequestID, e.DecisionID, e.detail, e.salt, e.commitment); err != nil {
+		return err
 	}
 	if tx.Happened(told) || !chained {
-		return tx.Later("INSERT INTO sp_audit ("+columns+`, salt, commitment)
-			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)`, args...)
+		return nil
 	}
-	return tx.Later("WITH e AS (INSERT INTO sp_audit ("+columns+`, salt, commitment)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16) RETURNING id)
-		INSERT INTO sp_audit_waiting (id, more) SELECT id, '' FROM e`, args...)
+	return tx.Later("INSERT INTO sp_audit_waiting (id, more) VALUES ($1, '')", e.ID)
 }
 
 // watched is how far back Watch looks: longer than any transaction lives.
