@@ -22,6 +22,7 @@ type Proxy struct {
 	delay  atomic.Int64
 	cutOff atomic.Int64 // connections that listened
 	kept   atomic.Int64 // notifications
+	trips  atomic.Int64
 	commit atomic.Int32 // what becomes of the next COMMIT: a Commit
 
 	mu     sync.Mutex
@@ -46,6 +47,7 @@ type conn struct {
 	client, server net.Conn // server is nil until it is connected
 	age            int
 	cutting        atomic.Bool // once the server answers
+	asked          atomic.Bool // and the server has not answered yet
 }
 
 // Commit is a moment at which a connection is cut off: before the server gets the
@@ -119,6 +121,10 @@ func (x *Proxy) CutAt(c Commit) { x.commit.Store(int32(c)) }
 // Cuts tells whether that is still to come.
 func (x *Proxy) Cuts() bool { return x.commit.Load() != 0 }
 
+// Trips returns how many messages clients have sent so far: what is sent without
+// waiting for an answer is one.
+func (x *Proxy) Trips() int64 { return x.trips.Load() }
+
 func (x *Proxy) set(s state, lose bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -180,6 +186,7 @@ func (x *Proxy) serve(c *conn) {
 	back.Go(func() {
 		var m messages
 		x.copy(c, c.client, c.server, func(b []byte) ([]byte, bool) {
+			c.asked.Store(false)
 			if c.cutting.Load() {
 				x.commit.Store(0)
 				return nil, false
@@ -187,21 +194,24 @@ func (x *Proxy) serve(c *conn) {
 			return m.without(b, x.mute.Load(), &x.kept), true
 		})
 	})
-	var ends prepared
+	var named prepared
 	serializable := false // the transaction that is open
 	x.copy(c, c.server, c.client, func(b []byte) ([]byte, bool) {
+		if len(b) > 0 && !c.asked.Swap(true) {
+			x.trips.Add(1)
+		}
 		if x.deaf.Load() && bytes.Contains(b, []byte("LISTEN ")) {
 			x.cutOff.Add(1)
 			return nil, false
 		}
 		// What runs behind requests may be looser, and commits in between.
 		switch {
-		case ends.in(b, "begin isolation level serializable"):
+		case named.in(b, "begin isolation level serializable"):
 			serializable = true
-		case ends.in(b, "begin isolation level read committed"):
+		case named.in(b, "begin isolation level read committed"):
 			serializable = false
 		}
-		if ends.in(b, "commit") && serializable {
+		if named.in(b, "commit") && serializable {
 			if x.commit.CompareAndSwap(int32(BeforeCommit), 0) {
 				return nil, false
 			}

@@ -5,80 +5,19 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"io"
-	"net"
 	"net/url"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 
 	"github.com/sallyport/sallyport/internal/db"
+	"github.com/sallyport/sallyport/internal/netfault"
 	"github.com/sallyport/sallyport/internal/testkit"
 	"github.com/sallyport/sallyport/store/postgres"
 )
 
-// counted returns the URL of a database through a proxy, and how many messages were
-// sent to the server: what is sent without waiting for an answer is one.
-func counted(t *testing.T, through string) (_ string, messages *atomic.Int64) {
-	t.Helper()
-	u, err := url.Parse(through)
-	if err != nil {
-		t.Fatal(err)
-	}
-	server := u.Host
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	u.Host = ln.Addr().String()
-	messages = new(atomic.Int64)
-	var open sync.WaitGroup
-	t.Cleanup(func() { ln.Close(); open.Wait() })
-	open.Go(func() {
-		for {
-			from, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			to, err := net.Dial("tcp", server)
-			if err != nil {
-				from.Close()
-				continue
-			}
-			var answered atomic.Bool
-			answered.Store(true)
-			pipe := func(to io.WriteCloser, from io.Reader, seen func()) {
-				defer to.Close()
-				b := make([]byte, 64<<10)
-				for {
-					n, err := from.Read(b)
-					if n > 0 {
-						seen()
-						if _, werr := to.Write(b[:n]); werr != nil {
-							return
-						}
-					}
-					if err != nil {
-						return
-					}
-				}
-			}
-			open.Go(func() {
-				pipe(to, from, func() {
-					if answered.Swap(false) {
-						messages.Add(1)
-					}
-				})
-			})
-			open.Go(func() { pipe(from, to, func() { answered.Store(true) }) })
-		}
-	})
-	return u.String(), messages
-}
-
 // table returns a database through a proxy with a table t of one number, at most 9.
-func table(t *testing.T) (d *db.DB, messages *atomic.Int64) {
+func table(t *testing.T) (*db.DB, *netfault.Proxy) {
 	t.Helper()
 	name := testkit.PostgresURL(t)
 	raw, err := sql.Open("pgx", name)
@@ -89,12 +28,22 @@ func table(t *testing.T) (d *db.DB, messages *atomic.Int64) {
 	if _, err := raw.Exec("CREATE TABLE t (n BIGINT NOT NULL CHECK (n < 10))"); err != nil {
 		t.Fatal(err)
 	}
-	name, messages = counted(t, name)
-	if d, err = postgres.Open(t.Context(), name); err != nil {
+	u, err := url.Parse(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	through, err := netfault.New(u.Host)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(through.Close)
+	u.Host = through.Addr()
+	d, err := postgres.Open(t.Context(), u.String())
+	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { d.Close() })
-	return d, messages
+	return d, through
 }
 
 func numbers(t *testing.T, rd db.Reader) string {
@@ -114,7 +63,7 @@ func numbers(t *testing.T, rd db.Reader) string {
 // Begin goes with the first statement, commit with the last, and what nobody waits for
 // with either.
 func TestMessagesOfATransaction(t *testing.T) {
-	d, messages := table(t)
+	d, through := table(t)
 	write := func(fn func(*db.Tx) error) func() error {
 		return func() error { return d.Write(t.Context(), fn) }
 	}
@@ -159,11 +108,11 @@ func TestMessagesOfATransaction(t *testing.T) {
 			}); err != nil {
 				t.Fatal(err)
 			}
-			before := messages.Load()
+			before := through.Trips()
 			if err := tt.do(); !errors.Is(err, tt.err) {
 				t.Fatalf("%s: %v", tt.name, err)
 			}
-			if sent := messages.Load() - before; run == "is counted" && sent != tt.want {
+			if sent := through.Trips() - before; run == "is counted" && sent != tt.want {
 				t.Errorf("%s: %d messages, want %d", tt.name, sent, tt.want)
 			}
 			if got := numbers(t, d.View(t.Context())); got != tt.left {
